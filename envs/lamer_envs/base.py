@@ -1,0 +1,158 @@
+"""The environment protocol: immutable parameters, and state that the caller keeps as a plain JSON dict.
+
+What must stay true: `reset` depends on the seed alone (same dict in every process, under every PYTHONHASHSEED) and
+`step` is a pure function that never mutates its input. A trial can therefore be checkpointed, resumed after a crash,
+forked and replayed by whoever holds the dict, and restarting an episode is keeping the first one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from lamer_envs.errors import EnvParameterError
+
+State = dict[str, Any]
+"""A JSON object: str, int, float, bool, None, lists and dicts of these."""
+
+MAX_ACTION_CHARS = 500
+"""Longest action text an environment looks at; policies may write anything."""
+
+
+class Step(NamedTuple):
+    """What one turn did.
+
+    `state` is new (the input is untouched), `observation` is `observe(state)`, `reward` is in the environment's units
+    (success is worth 10), `done` ends the episode, `success` says that it was won, `valid` is False for text that is
+    malformed or inadmissible (the state is then otherwise unchanged).
+    """
+
+    state: State
+    observation: str
+    reward: float
+    done: bool
+    success: bool
+    valid: bool
+
+
+class Env(ABC):
+    """One family of tasks with fixed parameters. Instances are immutable and safe to share between threads."""
+
+    name: ClassVar[str]
+    """Registered name, e.g. "minesweeper"."""
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    penalises_invalid: ClassVar[bool] = False
+    """True where `step` already charges for an invalid action, so that a trainer adds no penalty of its own."""
+
+    max_turns: int
+    """Default turn budget of an episode. `step` never counts turns: the driver ends the episode."""
+
+    # -- identity ---------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Canonical text, e.g. "minesweeper:6x6-3"; `make(env.spec)` gives an equal environment."""
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, params: str) -> Env:
+        """The environment of a spec's part after the colon ("" for none). Raises EnvParameterError."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters as a JSON-plain mapping, for logs."""
+        return {}
+
+    # -- what the policy is told ------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def rules(self) -> str:
+        """The rules and the goal, in a few sentences, for the prompt."""
+
+    @property
+    @abstractmethod
+    def action_format(self) -> str:
+        """How an action is written inside the answer tag, with an example."""
+
+    @abstractmethod
+    def observe(self, state: State) -> str:
+        """What the policy reads."""
+
+    @abstractmethod
+    def compact(self, state: State) -> str:
+        """The same observation in as few tokens as possible, for small policies and long trials."""
+
+    @abstractmethod
+    def outcome(self, before: State, action: str, step: Step) -> str:
+        """What one turn did, in a few words, for compact histories and trajectory memory."""
+
+    # -- dynamics ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def reset(self, seed: int) -> State:
+        """The initial state of the task with this seed."""
+
+    @abstractmethod
+    def step(self, state: State, action: str) -> Step:
+        """Play `action`. Never raises on bad text and never mutates `state`."""
+
+    @abstractmethod
+    def parse(self, answer: str) -> str | None:
+        """Canonical action from the text inside the answer tag, None if it has not the form of an action."""
+
+    @abstractmethod
+    def admissible(self, state: State) -> list[str]:
+        """Every action that would be valid now, in canonical form and in a fixed order."""
+
+    @abstractmethod
+    def load(self, instance: Mapping[str, Any] | str) -> State:
+        """An initial state from an explicit instance or the path of a file that holds one. Raises InstanceError."""
+
+    # -- instances and splits ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def instance(self, state: State) -> str:
+        """Canonical text of the instance behind any state of an episode: equal text, equal task."""
+
+    def split_of(self, state: State) -> str:
+        """The split that owns the state's instance: a stable hash assigns 80/10/10 to train/val/test."""
+        digest = hashlib.blake2b(f"{self.name}\n{self.instance(state)}".encode(), digest_size=8).digest()
+        bucket = int.from_bytes(digest, "big") % 10
+        return "train" if bucket < 8 else ("val" if bucket == 8 else "test")
+
+    def seeds(self, split: str) -> Iterator[int]:
+        """Endless increasing seeds whose *instances* belong to `split`. Raises EnvParameterError for an unknown one."""
+        if split not in self.splits:
+            raise EnvParameterError(f"{self.name} has no split '{split}'; splits are {', '.join(self.splits)}")
+        return (seed for seed in itertools.count() if self.split_of(self.reset(seed)) == split)
+
+    # -- scripted players and pictures ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def solve(self, state: State) -> list[str] | None:
+        """Actions of a scripted expert with full knowledge that win from `state`, None if it cannot be won."""
+
+    @abstractmethod
+    def weak(self, state: State, rng: random.Random) -> str:
+        """The next action of a scripted player of middling skill, which sees only what the policy sees."""
+
+    @abstractmethod
+    def render(self, state: State) -> str:
+        """The state for a person in a terminal, as plain text with rich markup."""
+
+    # -- value semantics --------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Env) and type(other) is type(self) and other.spec == self.spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
+
+    def __repr__(self) -> str:
+        return f"make({self.spec!r})"

@@ -1,0 +1,21 @@
+"""Errors of lamer_envs, named after the boundary that was crossed.
+
+`step` never raises: what an agent types is data, and a bad action is an invalid turn. These errors are for the person
+who configures an environment or loads an instance.
+"""
+
+
+class EnvError(Exception):
+    """Base class: one clear line that says what was wrong and what would be right."""
+
+
+class UnknownEnvError(EnvError):
+    """No environment has this name; the message names the nearest one."""
+
+
+class EnvParameterError(EnvError):
+    """A parameter or a spec string is malformed or out of range."""
+
+
+class InstanceError(EnvError):
+    """An explicit instance given to `load` is malformed or impossible."""

@@ -1,0 +1,1 @@
+"""lamer_graph"""

@@ -1,0 +1,37 @@
+"""Errors of lamer_graph, named after the boundary that was crossed. Every message is one line with the fix in it."""
+
+
+class LamerError(Exception):
+    """Base class of everything lamer_graph raises on purpose."""
+
+
+class ConfigError(LamerError):
+    """What the user asked for is malformed or contradictory (exit code 2)."""
+
+
+class PolicyError(LamerError):
+    """A policy call failed for good: after the retries, or for a reason that no retry mends."""
+
+
+class PolicyConnectionError(PolicyError):
+    """The server could not be reached, hung past the timeout, or kept failing; the message has its address."""
+
+
+class PolicyAuthError(PolicyError):
+    """The server refused the credentials (401 or 403)."""
+
+
+class PolicyResponseError(PolicyError):
+    """The server answered, but not with what was asked: missing ids or logprobs, another model, malformed."""
+
+
+class PromptTooLongError(PolicyError):
+    """The prompt does not fit the model's context even with all history dropped; says by how many tokens."""
+
+
+class ServeError(LamerError):
+    """The vLLM child process could not be started, died, or did not become healthy in time."""
+
+
+class RunLogError(LamerError):
+    """The run log is unreadable, of another schema or configuration, or cannot be written."""

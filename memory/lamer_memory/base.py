@@ -1,0 +1,113 @@
+"""The memory protocol: records in namespaces, written by upsert under deterministic keys.
+
+What must stay true: a record's key depends only on (trial, episode, kind), so a node that runs again after a crash
+writes the same record over itself; text comes back verbatim; a namespace never sees another's records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+Namespace = tuple[str, ...]
+Kind = Literal["trajectory", "reflection"]
+MetadataValue = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecord:
+    """One remembered text: what happened in an episode (trajectory) or what was learned from it (reflection)."""
+
+    key: str
+    task_id: str
+    episode: int
+    kind: Kind
+    text: str
+    success: bool
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-plain dict; `from_json` is its inverse."""
+        return {
+            "key": self.key,
+            "task_id": self.task_id,
+            "episode": self.episode,
+            "kind": self.kind,
+            "text": self.text,
+            "success": self.success,
+            "metadata": dict(self.metadata),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MemoryRecord:
+        return cls(**data)
+
+
+class ScoredRecord(NamedTuple):
+    """A found record and its similarity in [0, 1], None where the answer was not ranked by similarity."""
+
+    record: MemoryRecord
+    score: float | None
+
+
+def record_key(trial_id: str, episode: int, kind: Kind) -> str:
+    """The deterministic key of a record."""
+    return f"{trial_id}/{episode}/{kind}"
+
+
+class MemoryBackend(ABC):
+    """Where records are kept. Subclasses implement the sync four; the async four run them in a thread by default.
+
+    All methods raise MemoryClosedError after `close` and MemoryBackendError when the store fails.
+    """
+
+    persistent: ClassVar[bool] = True
+    """False if records die with the process: the graph then keeps a trial's records in its own state."""
+
+    @abstractmethod
+    def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        """Upsert: a record replaces the one with its key and counts as newest."""
+
+    @abstractmethod
+    def search(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        """At most `limit` records of exactly this namespace.
+
+        `filter` is equality on record fields and metadata keys, all must hold (a record field wins over a metadata key
+        of the same name). `query=None`: newest first. A backend without vectors answers a query by newest first too,
+        with score None.
+        """
+
+    @abstractmethod
+    def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        """Forget these keys, or the whole namespace; unknown keys are ignored."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what is held; calling it again does nothing."""
+
+    async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        await asyncio.to_thread(self.put, namespace, records)
+
+    async def asearch(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        return await asyncio.to_thread(self.search, namespace, query, filter, limit)
+
+    async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        await asyncio.to_thread(self.delete, namespace, keys)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
