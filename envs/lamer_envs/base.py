@@ -45,6 +45,8 @@ class Env(ABC):
     name: ClassVar[str]
     """Registered name, e.g. "minesweeper"."""
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    markov: ClassVar[bool] = False
+    """True where one observation tells all that matters of the episode so far: compact prompts then show no history."""
     penalises_invalid: ClassVar[bool] = False
     """True where `step` already charges for an invalid action, so that a trainer adds no penalty of its own."""
 

@@ -1,0 +1,57 @@
+# The targets of this project; `make help` lists them. Those that run something set `.venv` up first if needed.
+SHELL := /bin/bash
+BIN := .venv/bin
+# Nothing here needs a network once set-up is done, and nothing may report anything anywhere.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export VLLM_NO_USAGE_STATS := 1
+PACKAGES := lamer_graph memory envs trainers
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow lint format bench doctor readme constraints clean distclean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: ## build .venv from nothing, with vLLM for this machine (does nothing if it is up to date)
+	@python3 scripts/setup.py
+
+quickstart: setup ## the main job end to end at CPU size: a tiny policy plays MineSweeper on a real vLLM
+	@$(BIN)/lamer-graph quickstart $(ARGS)
+
+test: setup ## the default test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## the tests marked slow
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup ## ruff, mypy --strict, the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the code in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## measure, as ratios against baselines run beside them
+	@$(BIN)/python -m bench $(ARGS)
+
+doctor: setup ## what is installed, what is missing, how to fix it
+	@$(BIN)/lamer-graph doctor $(ARGS)
+
+readme: setup ## draw the compiled graph into README.md
+	@$(BIN)/python scripts/update_readme.py
+
+constraints: setup ## write what is installed now to constraints/cpu.txt
+	@$(BIN)/python scripts/freeze.py
+
+clean: ## remove caches
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean ## remove caches and .venv
+	rm -rf .venv *.egg-info

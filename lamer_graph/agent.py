@@ -1,0 +1,305 @@
+"""The trial as a LangGraph state machine: `recall -> episode -> (END | reflect) -> remember -> recall`.
+
+What must stay true: the nodes only fetch and store; every decision is a pure step of `lamer_graph.trial`, which the
+bulk driver runs too. State is JSON-plain, so a checkpointer can save it anywhere and a killed run resumes to the same
+result; handles (policy, environment, memory, log) live in the closure or in the run's context.
+
+`episode` runs an inner graph `begin -> act -> act ..` through its own call with its own recursion limit: LangChain
+injects a limit of 25 through `.batch`, `|` and tools, which a long episode would break.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypedDict, cast
+from uuid import uuid4
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.config import get_config
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import get_runtime
+from langgraph.store.base import BaseStore
+from langgraph.types import Checkpointer, Command
+
+from lamer_envs import make
+from lamer_envs.base import Env
+from lamer_graph import calls, trial
+from lamer_graph.errors import ConfigError
+from lamer_graph.policy import Policy, run_sync
+from lamer_graph.prompts import PromptStyle, Strategy
+from lamer_graph.recording import TrialRecorder
+from lamer_graph.trial import EpisodeRecord, EpisodeState, Harness, Json, TrialState
+from lamer_graph.types import Sampling
+from lamer_memory import MemoryConfig
+
+RECURSION_MARGIN = 5
+"""Supersteps of the inner graph beyond one per turn."""
+
+
+class LamerContext(TypedDict, total=False):
+    """Handles and settings of one invocation, given as `context=`; none of it is checkpointed.
+
+    `namespace` separates users or agents in a shared memory backend (default `("lamer",)`), `seed` replaces the
+    sampling's run seed, `recorder` logs the finished trial with its exact tokens.
+    """
+
+    namespace: tuple[str, ...]
+    seed: int
+    recorder: TrialRecorder
+
+
+class LamerInput(TypedDict):
+    """`{"task": {"seed": 7}}` or `{"task": {"instance": {...}}}`, optionally with `"trial": index` in the task."""
+
+    task: dict[str, Any]
+
+
+class LamerOutput(TypedDict):
+    """What a trial came to."""
+
+    success: bool
+    episodes: list[EpisodeRecord]
+    reflections: list[str]
+
+
+class _EpisodeContext(TypedDict):
+    """What `episode` hands to the inner graph: its own stream writer, because LangGraph gives a nested graph none."""
+
+    write: Callable[[Json], None]
+    record: bool
+
+
+class _Node(Runnable[Any, Any]):
+    """A node with a sync and an async door; a bare Runnable, because wrappers cost more than the node's own work."""
+
+    def __init__(self, name: str, sync: Callable[[Any], Any], async_: Callable[[Any], Awaitable[Any]]) -> None:
+        self.name = name
+        self._sync = sync
+        self._async = async_
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return self._sync(input)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return await self._async(input)
+
+
+def create_lamer_agent(
+    model: BaseChatModel | Policy,
+    env: Env | str,
+    memory: str | MemoryConfig = "reflection",
+    *,
+    max_episodes: int = 3,
+    max_turns: int | None = None,
+    prompt_style: PromptStyle = "standard",
+    strategy: Strategy = "lamer",
+    sampling: Sampling | None = None,
+    checkpointer: Checkpointer = None,
+    store: BaseStore | None = None,
+    interrupt_before: Sequence[str] | None = None,
+    name: str = "lamer",
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """An agent that plays a task for up to `max_episodes` episodes and reflects after each failed one but the last.
+
+    `model` is a LangChain chat model or a Policy, `env` an environment or its spec, `memory` one of "none",
+    "trajectory", "reflection", "both", or a MemoryConfig. `max_turns` bounds an episode (the environment's default if
+    None). `strategy="react"` asks for a short reasoning before each action. `sampling.seed` is the run's seed.
+    `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection (`update_state` with
+    `{"reflection": text}`).
+
+    Returns a compiled graph: `invoke({"task": {"seed": 7}})` gives `{"success", "episodes", "reflections"}`. The
+    custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
+    lamer_envs errors for what cannot be played; policy errors come through the invocation.
+    """
+    policy = _as_policy(model)
+    harness = trial.make_harness(
+        policy,
+        make(env) if isinstance(env, str) else env,
+        memory,
+        max_episodes=max_episodes,
+        max_turns=max_turns,
+        prompt_style=prompt_style,
+        strategy=strategy,
+        sampling=sampling,
+    )
+    nodes = _Nodes(harness)
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(
+        TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
+    )
+    after = "reflect" if harness.reflects else "remember" if harness.remembers else "recall"
+    graph.add_node("recall", _Node("recall", nodes.recall, nodes.arecall))
+    graph.add_node("episode", _Node("episode", nodes.episode, nodes.aepisode))
+    graph.add_edge(START, "recall")
+    graph.add_edge("recall", "episode")
+    if harness.reflects:
+        graph.add_node("reflect", _Node("reflect", nodes.reflect, nodes.areflect))
+        graph.add_edge("reflect", "remember")
+    if harness.remembers:
+        graph.add_node("remember", _Node("remember", nodes.remember, nodes.aremember))
+        graph.add_edge("remember", "recall")
+
+    def route(state: TrialState) -> str:
+        return END if trial.is_over(harness, state) else after
+
+    graph.add_conditional_edges("episode", route, [END, after])
+    unknown = set(interrupt_before or ()) - set(graph.nodes)
+    if unknown:
+        raise ConfigError(
+            f"interrupt_before names {', '.join(sorted(unknown))}; with memory '{harness.memory.contents}' the nodes "
+            f"are {', '.join(graph.nodes)}"
+        )
+    return graph.compile(
+        checkpointer=checkpointer,
+        store=store,
+        interrupt_before=list(interrupt_before) if interrupt_before else None,
+        name=name,
+    )
+
+
+def episode_graph(agent: CompiledStateGraph[Any, Any, Any, Any]) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """The inner graph of an agent made by `create_lamer_agent`, to draw or inspect."""
+    node = agent.nodes["episode"].bound
+    inner = getattr(getattr(node, "_sync", None), "__self__", None)
+    if not isinstance(inner, _Nodes):
+        raise ConfigError("this graph was not made by create_lamer_agent")
+    return inner.inner
+
+
+def _as_policy(model: BaseChatModel | Policy) -> Policy:
+    if isinstance(model, Policy):
+        return model
+    if isinstance(model, BaseChatModel):
+        from lamer_graph.chat_policy import ChatModelPolicy
+
+        return ChatModelPolicy(model)
+    raise ConfigError(f"model must be a LangChain chat model or a lamer_graph Policy, not {type(model).__name__}")
+
+
+def _context() -> LamerContext:
+    return cast(LamerContext, get_runtime().context or {})
+
+
+def _namespace() -> tuple[str, ...]:
+    return tuple(_context().get("namespace") or ("lamer",))
+
+
+def _emit(event: Json) -> None:
+    get_runtime().stream_writer(event)
+
+
+def _inner_context(context: LamerContext) -> _EpisodeContext:
+    return {"write": get_runtime().stream_writer, "record": "recorder" in context}
+
+
+class _Nodes:
+    """The node functions of one agent: fetch, ask `trial` what it means, return the update."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.h = harness
+        graph: StateGraph[Any, Any, Any, Any] = StateGraph(EpisodeState, context_schema=_EpisodeContext)
+        graph.add_node("begin", _Node("begin", _begin, _abegin))
+        graph.add_node("act", _Node("act", self.act, self.aact), destinations=("act", END))
+        graph.add_edge(START, "begin")
+        graph.add_edge("begin", "act")
+        self.inner = graph.compile(name="episode")
+        self._inner_config: RunnableConfig = {"recursion_limit": harness.max_turns + RECURSION_MARGIN}
+
+    # -- recall -------------------------------------------------------------------------------------------------------
+
+    def _opened(self, state: TrialState) -> tuple[TrialState, Json]:
+        """The trial's state, and the update that opens it if there is a new task to take over."""
+        task = state.get("task")
+        if task is None and "playing" in state:
+            return state, {}
+        thread = get_config().get("configurable", {}).get("thread_id")
+        opened = trial.open_trial(
+            self.h,
+            task or {},
+            unique=str(thread) if thread else uuid4().hex,
+            seed=_context().get("seed"),
+            started=time.time(),
+        )
+        return opened, cast(Json, opened)
+
+    def recall(self, state: TrialState) -> Json:
+        state, update = self._opened(state)
+        records = calls.recall(self.h, state, _namespace())
+        return {**update, **trial.recalled(state, records)}
+
+    async def arecall(self, state: TrialState) -> Json:
+        state, update = self._opened(state)
+        records = await calls.arecall(self.h, state, _namespace())
+        return {**update, **trial.recalled(state, records)}
+
+    # -- episode ------------------------------------------------------------------------------------------------------
+
+    def episode(self, state: TrialState) -> Json:
+        context = _context()
+        played = self.inner.invoke(trial.begin(state), self._inner_config, context=_inner_context(context))
+        update, after = self._ended(state, cast(EpisodeState, played))
+        if trial.is_over(self.h, after):
+            calls.forget(self.h, after, _namespace())
+            if "recorder" in context:
+                context["recorder"].record(self.h, after)
+        return update
+
+    async def aepisode(self, state: TrialState) -> Json:
+        context = _context()
+        played = await self.inner.ainvoke(trial.begin(state), self._inner_config, context=_inner_context(context))
+        update, after = self._ended(state, cast(EpisodeState, played))
+        if trial.is_over(self.h, after):
+            await calls.aforget(self.h, after, _namespace())
+            if "recorder" in context:
+                await context["recorder"].arecord(self.h, after)
+        return update
+
+    def _ended(self, state: TrialState, played: EpisodeState) -> tuple[Json, TrialState]:
+        update = trial.ended(self.h, state, played)
+        _emit(trial.episode_event(len(state["episodes"]), update["episodes"][-1]))
+        return update, cast(TrialState, {**state, **update})
+
+    def act(self, state: EpisodeState) -> Command[str]:
+        return self._acted(state, run_sync(calls.call(self.h.policy, trial.ask_action(self.h, state))))
+
+    async def aact(self, state: EpisodeState) -> Command[str]:
+        return self._acted(state, await calls.call(self.h.policy, trial.ask_action(self.h, state)))
+
+    def _acted(self, state: EpisodeState, reply: trial.Reply) -> Command[str]:
+        context = cast(_EpisodeContext, get_runtime().context)
+        update = trial.acted(self.h, state, reply, context["record"])
+        context["write"](trial.turn_event(state, update))
+        return Command(update=update, goto=END if update["done"] else "act")
+
+    # -- reflect and remember -----------------------------------------------------------------------------------------
+
+    def reflect(self, state: TrialState) -> Json:
+        return self._reflected(state, run_sync(calls.call(self.h.policy, trial.ask_reflection(self.h, state))))
+
+    async def areflect(self, state: TrialState) -> Json:
+        return self._reflected(state, await calls.call(self.h.policy, trial.ask_reflection(self.h, state)))
+
+    def _reflected(self, state: TrialState, reply: trial.Reply) -> Json:
+        update = trial.reflected(self.h, state, reply, "recorder" in _context())
+        _emit(trial.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
+        return update
+
+    def remember(self, state: TrialState) -> Json:
+        records = trial.memories(self.h, state)
+        self.h.backend.put(trial.namespace_of(self.h, _namespace(), state), records)
+        return trial.remembered(self.h, state, records)
+
+    async def aremember(self, state: TrialState) -> Json:
+        records = trial.memories(self.h, state)
+        await self.h.backend.aput(trial.namespace_of(self.h, _namespace(), state), records)
+        return trial.remembered(self.h, state, records)
+
+
+def _begin(state: EpisodeState) -> Json:
+    return {"env_state": state["start"], "turns": [], "outcomes": []}
+
+
+async def _abegin(state: EpisodeState) -> Json:
+    return _begin(state)

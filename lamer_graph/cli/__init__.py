@@ -1,0 +1,46 @@
+"""The command line `lamer-graph`. Nothing imports this package; it may start trainers, lazily, inside its commands.
+
+What must stay true: `lamer-graph --help` starts within a second, so a command imports what it needs when it runs.
+`frame` has what all commands share, `options` their common options, one module per command the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from lamer_graph.cli import doctor, log, serve, warmup
+from lamer_graph.cli.frame import REFUSED, describe, fail, one_line, quiet_libraries
+
+app = typer.Typer(
+    name="lamer-graph",
+    help="Language agents that learn from their own failed attempts: play, reflect, remember, retry, and be scored.",
+    epilog="Start with [bold]lamer-graph quickstart[/]; every command explains itself with [bold]--help[/].",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+for module in (log, serve, warmup, doctor):
+    module.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; leaves with SystemExit and the exit codes of `frame`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    quiet_libraries()
+    try:
+        code = app(given or ["--help"], prog_name="lamer-graph", standalone_mode=False)
+    except typer.TyperException as error:  # bad options: nothing has been started
+        try:
+            fail(error, REFUSED, as_json="--json" in given, debug="--debug" in given)
+        except typer.Exit as leave:
+            code = leave.exit_code
+    except typer.Abort:
+        code = 1
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+__all__ = ["app", "describe", "main", "one_line"]

@@ -1,0 +1,240 @@
+"""What every command shares: `--json` and `--debug`, option groups, exit codes, one clear line per error.
+
+What must stay true: a command writes its result to stdout and nothing else there; under `--json` that is exactly one
+JSON document, also when it fails. An error is one line on stderr and never a traceback without `--debug`. Exit codes:
+0 done; 2 refused before any work (bad input, a server that does not answer); 1 failed during work, what was logged is
+intact. A command says with `ui.working()` where work begins.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hints
+
+import typer
+
+from lamer_graph.errors import LamerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+Json = dict[str, Any]
+Command = Callable[..., "Json | None"]
+T = TypeVar("T", bound=type)
+
+OUTPUT_PANEL = "Output"
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT_PANEL)
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT_PANEL)
+]
+
+
+class Ui:
+    """How a command speaks: to a person with rich output, or to a machine with the document that it returns."""
+
+    def __init__(self, json: bool, debug: bool) -> None:
+        self.json = json
+        self.debug = debug
+        self.exit_code = DONE
+        self._working = False
+
+    @functools.cached_property
+    def console(self) -> Console:
+        """stdout for people; silent under `--json`."""
+        from rich.console import Console
+
+        return Console(quiet=self.json, highlight=False)
+
+    def print(self, *renderables: Any) -> None:
+        """Show something to a person; nothing happens under `--json`."""
+        if not self.json:
+            self.console.print(*renderables)
+
+    def emit(self, document: Json) -> None:
+        """Print the document now, for commands that go on after it."""
+        if self.json:
+            sys.stdout.write(json.dumps(document, allow_nan=False, default=str) + "\n")
+            sys.stdout.flush()
+
+    def working(self) -> None:
+        """Preparation is over: from here on an error is a failure during work (1), not a refusal (2)."""
+        self._working = True
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar with rate and ETA on stderr, only where stderr is a terminal. Yields `advance(steps)`."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        from lamer_graph.cli.render import RateColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            RateColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        silent = self.json or not sys.stderr.isatty()
+        with Progress(*columns, console=Console(stderr=True), disable=silent, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda steps: bar.advance(task, steps)
+
+    def note(self, line: str) -> None:
+        """A passing word to a person who watches, on stderr and only at a terminal."""
+        if not self.json and sys.stderr.isatty():
+            sys.stderr.write(one_line(line) + "\n")
+
+    def code_of(self, error: BaseException) -> int:
+        return FAILED if self._working else REFUSED if is_refusal(error) else FAILED
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Errors that, before any work, mean that what was asked for cannot be done (and not that we are broken)."""
+    from lamer_envs.errors import EnvError
+    from lamer_memory.errors import MemoryBackendError, MemoryConfigError
+
+    known = (LamerError, EnvError, MemoryConfigError, MemoryBackendError, OSError, typer.TyperException)
+    return isinstance(error, known) or _is_validation_error(error)
+
+
+def _is_validation_error(error: BaseException) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(error, pydantic.ValidationError)
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was logged is intact, --resume continues it"
+    if _is_validation_error(error):
+        problem = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
+        place = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        return one_line(f"{place}: {problem['msg']}, not {problem['input']!r}")
+    if isinstance(error, typer.TyperException):
+        return one_line(error.format_message())
+    if isinstance(error, OSError) and error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror}")
+    if is_refusal(error):
+        return one_line(str(error))
+    return one_line(f"unexpected {type(error).__name__}: {error} (run again with --debug to see where)")
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def fail(error: BaseException, code: int, *, as_json: bool, debug: bool) -> NoReturn:
+    """Say what went wrong and leave with `code`."""
+    if debug:
+        traceback.print_exception(error)
+    line = describe(error)
+    sys.stderr.write(f"lamer-graph: {line}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"error": line, "type": type(error).__name__, "exit_code": code}) + "\n")
+    raise typer.Exit(code)
+
+
+def options(cls: T) -> T:
+    """Mark a dataclass whose fields are command line options: `Annotated[type, typer.Option(..)] = default`."""
+    assert is_dataclass(cls)
+    cls.__lamer_options__ = True  # type: ignore[attr-defined]
+    return cls
+
+
+def command(app: typer.Typer, name: str, *, examples: Iterable[tuple[str, str]]) -> Callable[[Command], Command]:
+    """Register a command on `app`.
+
+    Its function takes a `Ui` first; a parameter whose type is an `options` dataclass stands for all of its fields.
+    `--json` and `--debug` are added. What it returns is the document that `--json` prints. `examples` are (command
+    line, what it does) and end the help text.
+    """
+
+    def register(function: Command) -> Command:
+        signature = inspect.signature(function, eval_str=True)
+        groups: dict[str, type] = {}
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            annotation = parameter.annotation
+            if annotation is Ui:
+                continue
+            if getattr(annotation, "__lamer_options__", False):
+                groups[parameter.name] = annotation
+                parameters.extend(_option_parameters(annotation))
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        for flag, kind in (("json_", JsonOption), ("debug", DebugOption)):
+            parameters.append(inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            ui = Ui(values.pop("json_"), values.pop("debug"))
+            for group, cls in groups.items():
+                values[group] = cls(**{field.name: values.pop(field.name) for field in fields(cls)})
+            try:
+                document = function(ui, **values)
+            except typer.Exit:
+                raise
+            except (Exception, KeyboardInterrupt) as error:
+                fail(error, ui.code_of(error), as_json=ui.json, debug=ui.debug)
+            if document is not None:
+                ui.emit(document)
+            raise typer.Exit(ui.exit_code)
+
+        run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        del run.__wrapped__  # typer reads the signature, and would otherwise look through to the function's own
+        lines = [f"[bold]{line}[/]\n\n  {meaning}" for line, meaning in examples]
+        app.command(name, epilog="\n\n".join(["Examples:", *lines]))(run)
+        return function
+
+    return register
+
+
+def _option_parameters(cls: type) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(cls, include_extras=True)
+    for field in fields(cls):
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        yield inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+        )
+
+
+def quiet_libraries() -> None:
+    """Libraries log to stderr, where only our own line belongs, and some report home."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    defaults = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DO_NOT_TRACK": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,90 @@
+"""`lamer-graph log check|export`: validate a run's log, or turn it into a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lamer_graph.cli.frame import FAILED, Json, Ui, command
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)]
+ParquetOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Where to write; default RUN/calls.parquet.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    log = typer.Typer(help="Look at the log that `collect`, `eval` and `quickstart` write.", rich_markup_mode="rich")
+    app.add_typer(log, name="log")
+
+    @command(
+        log,
+        "check",
+        examples=[
+            ("lamer-graph log check runs/first", "Validate every line; the exit code is 1 if one cannot be trained on.")
+        ],
+    )
+    def check(ui: Ui, run: RunArgument) -> Json:
+        """Validate a run's log line by line against the schema.
+
+        A torn last line (the machine lost power in the middle of a write) is reported and is no error: the next run
+        that opens the log drops it.
+        """
+        from rich.markup import escape
+        from rich.table import Table
+
+        from lamer_graph.runlog import check as check_log
+
+        report = check_log(run)
+        ui.working()
+        table = Table(title=escape(report.path), show_header=False)
+        rows = {
+            "trials": report.trials,
+            "tasks": report.tasks,
+            "successful trials": report.successes,
+            "trials that an error ended": report.failed_trials,
+            "episodes": report.episodes,
+            "turns": report.turns,
+            "reflections": report.reflections,
+            "policy calls": report.calls,
+            "sampled tokens": report.tokens,
+            "calls without tokens": report.untrainable_calls,
+            "torn last line, bytes": report.torn_bytes,
+        }
+        for name, value in rows.items():
+            table.add_row(name, f"{value:,}")
+        for version, count in sorted(report.policy_versions.items()):
+            table.add_row(f"calls answered by {escape(version)}", f"{count:,}")
+        ui.print(table)
+        for line, message in report.errors:
+            ui.print(f"[red]line {line}[/]: {escape(message)}")
+        for line, task, trial in report.duplicates:
+            ui.print(f"[red]line {line}[/]: trial {trial} of {escape(task)} was already logged")
+        if not report.ok:
+            ui.exit_code = FAILED
+        found = report.error_count + len(report.duplicates)
+        ui.print("[green]the log is valid[/]" if report.ok else f"[red]{found} problems[/]")
+        return report.to_json()
+
+    @command(
+        log,
+        "export",
+        examples=[
+            ("lamer-graph log export runs/first", "Write runs/first/calls.parquet, one row per policy call."),
+            ("lamer-graph log export runs/first --out calls.parquet", "The same, elsewhere."),
+        ],
+    )
+    def export(ui: Ui, run: RunArgument, out: ParquetOption = None) -> Json:
+        """Write a run's policy calls as a Parquet table: exact tokens, logprobs, rewards, outcomes.
+
+        Read it with [bold]datasets.load_dataset("parquet", data_files=FILE)[/].
+        """
+        from lamer_graph.runlog import export_parquet
+
+        path = run / "calls.parquet" if out is None else out
+        rows = export_parquet(run, path)
+        ui.print(f"{rows:,} policy calls written to {path}")
+        return {"run": str(run), "out": str(path), "rows": rows}

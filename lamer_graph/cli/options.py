@@ -1,0 +1,222 @@
+"""The options that `play`, `collect`, `eval` and `quickstart` share, and what they come to.
+
+What must stay true: an option means the same in every command that has it, and everything that can be wrong with it is
+found here, before any work. `open_policy` is the only place where the command line makes a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lamer_graph.cli.frame import options
+from lamer_graph.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lamer_graph.collect import CollectConfig
+    from lamer_graph.policy import Policy
+
+PLAYER, GAME, RUN = "Who plays", "What is played", "The run"
+
+DEFAULT_ENV = "minesweeper:4x4-3"
+
+EnvOption = Annotated[
+    str,
+    typer.Option(
+        "--env", metavar="SPEC", rich_help_panel=GAME, help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1."
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="S", rich_help_panel=GAME, help="Seeds the sampling of every policy call.")
+]
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """Where the answers come from: a folder (in process), or a server."""
+
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            rich_help_panel=PLAYER,
+            show_default=False,
+            help="A model in Hugging Face format, run in this process. Default: the policy shipped for --env.",
+        ),
+    ] = None
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            rich_help_panel=PLAYER,
+            show_default=False,
+            help="A running vLLM (or other OpenAI-compatible) server; its API key is read from LAMER_API_KEY.",
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=PLAYER,
+            show_default=False,
+            help="Which of the server's models or adapters answers. Default: its only one.",
+        ),
+    ] = None
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, rich_help_panel=PLAYER, help="Longest wait for one answer.")
+    ] = 60.0
+
+    def folder(self, env: str) -> Path | None:
+        """The folder of the in-process policy, None where a server answers. Raises ConfigError."""
+        from lamer_graph.shipped import is_policy, shipped_policy
+
+        if self.base_url is not None:
+            if self.policy is not None:
+                raise ConfigError("--policy and --base-url exclude each other: who plays, the folder or the server?")
+            return None
+        if self.model is not None:
+            raise ConfigError("--model names a model of a server; give the server with --base-url")
+        if self.policy is None:
+            folder = shipped_policy(env)
+            if folder is None:
+                raise ConfigError(f"no policy is shipped for {env}: say who plays, with --policy DIR or --base-url URL")
+            return folder
+        if not self.policy.is_dir():
+            raise ConfigError(f"--policy {self.policy} is not a folder; it must hold a model in Hugging Face format")
+        if not is_policy(self.policy):
+            raise ConfigError(
+                f"--policy {self.policy} holds no model in Hugging Face format "
+                "(config.json, tokenizer.json and model.safetensors)"
+            )
+        return self.policy
+
+    def name(self, env: str) -> str:
+        """Who plays, for the run's record: the same for the same policy, wherever the run is resumed from."""
+        folder = self.folder(env)
+        return folder.resolve().name if folder is not None else self.model or "the server's only model"
+
+    @asynccontextmanager
+    async def open(self, env: str, *, training: bool) -> AsyncIterator[Policy]:
+        """The policy, checked: a server has answered, a folder is loaded. Raises ConfigError and PolicyError.
+
+        `training` demands exact tokens and logprobs of a server.
+        """
+        folder = self.folder(env)
+        policy: Policy
+        if folder is None:
+            from lamer_graph.openai_policy import OpenAIPolicy
+
+            assert self.base_url is not None
+            policy = await OpenAIPolicy(self.base_url, self.model, timeout=self.timeout, training=training).connect()
+        else:
+            from lamer_graph.local_policy import LocalPolicy
+
+            policy = LocalPolicy(folder)
+        try:
+            yield policy
+        finally:
+            await policy.aclose()
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """The task, the rules of a trial, and how answers are sampled."""
+
+    env: EnvOption = DEFAULT_ENV
+    split: Annotated[
+        str, typer.Option(metavar="NAME", rich_help_panel=GAME, help="Which tasks: train, val or test.")
+    ] = "test"
+    episodes: Annotated[
+        int, typer.Option(metavar="N", min=1, rich_help_panel=GAME, help="Attempts per trial, at most.")
+    ] = 3
+    max_turns: Annotated[
+        int | None,
+        typer.Option(
+            metavar="T",
+            min=1,
+            rich_help_panel=GAME,
+            show_default=False,
+            help="Turns per episode, at most. Default: the environment's own.",
+        ),
+    ] = None
+    memory: Annotated[
+        Literal["none", "trajectory", "reflection", "both"],
+        typer.Option(rich_help_panel=GAME, help="What an episode sees of the ones before it."),
+    ] = "reflection"
+    shuffle_reflections: Annotated[
+        bool,
+        typer.Option(
+            "--shuffle-reflections",
+            rich_help_panel=GAME,
+            help="Ablation: every trial gets another trial's reflection. What it loses was memory at work.",
+        ),
+    ] = False
+    prompt_style: Annotated[
+        Literal["auto", "standard", "compact"],
+        typer.Option(
+            rich_help_panel=GAME,
+            help="standard: for instruction-tuned models; compact: for small policies; auto: as the policy was taught.",
+        ),
+    ] = "auto"
+    sampling: Annotated[
+        Literal["train", "paper"],
+        typer.Option(rich_help_panel=GAME, help="train: temperature 1, nothing cut; paper: 0.7, top-p 0.8, top-k 20."),
+    ] = "train"
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, rich_help_panel=GAME, help="Tokens per answer, at most.")
+    ] = 512
+    seed: SeedOption = 0
+
+    def config(self, player: Player, *, tasks: int, trials: int) -> CollectConfig:
+        """The run's configuration. Raises ConfigError, the environment's errors and pydantic's."""
+        from lamer_envs import make
+        from lamer_graph.collect import CollectConfig
+
+        env = make(self.env).spec
+        settings: dict[str, Any] = CollectConfig.sampling_preset(self.sampling)
+        return CollectConfig(
+            env=env,
+            policy=player.name(env),
+            split=self.split,
+            tasks=tasks,
+            trials=trials,
+            max_episodes=self.episodes,
+            max_turns=self.max_turns,
+            contents=self.memory,
+            prompt_style=self.style(player, env),
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            shuffle_reflections=self.shuffle_reflections,
+            **settings,
+        )
+
+    def style(self, player: Player, env: str) -> Literal["standard", "compact"]:
+        """The prompt style: as asked, or the one that the policy's own card names, or standard."""
+        if self.prompt_style != "auto":
+            return self.prompt_style
+        from lamer_graph.shipped import taught_style
+
+        folder = player.folder(env)
+        return "standard" if folder is None else taught_style(folder)
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How many trials, and how many at once."""
+
+    tasks: Annotated[int, typer.Option(metavar="N", min=1, rich_help_panel=RUN, help="Tasks, the split's first.")] = 100
+    trials: Annotated[int, typer.Option(metavar="M", min=1, rich_help_panel=RUN, help="Trials per task.")] = 1
+    concurrency: Annotated[
+        int, typer.Option(metavar="N", min=1, rich_help_panel=RUN, help="Trials played at once, per worker.")
+    ] = 64
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, rich_help_panel=RUN, help="Processes that share the trials.")
+    ] = 1

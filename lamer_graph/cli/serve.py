@@ -1,0 +1,133 @@
+"""`lamer-graph serve`: a policy, and adapters trained on it, behind vLLM's OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, Player
+from lamer_graph.errors import ConfigError, ServeError
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="DIR",
+        show_default=False,
+        help="A model in Hugging Face format. Default: the policy shipped for --env.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", show_default=False, help="Name it is served under. Default: the folder's."),
+]
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", metavar="NAME=DIR", show_default=False, help="A trained LoRA adapter; may be repeated."),
+]
+HostOption = Annotated[
+    str,
+    typer.Option("--host", metavar="ADDRESS", help="Where to listen; beyond this machine only with LAMER_API_KEY set."),
+]
+PortOption = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len", metavar="TOKENS", min=1, show_default=False, help="Context served. Default: the model's own."
+    ),
+]
+RunOption = Annotated[
+    Path | None,
+    typer.Option("--run", "--out", metavar="DIR", show_default=False, help="Folder for the server's log."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    @command(
+        app,
+        "serve",
+        examples=[
+            ("lamer-graph serve --policy examples/policies/minesweeper-4x4-3 --port 8000", "Serve until Ctrl-C."),
+            ("lamer-graph play --base-url http://127.0.0.1:8000/v1", "In another terminal: play against it."),
+            (
+                "lamer-graph serve --policy DIR --adapter policy-v0007=runs/first/adapters/0007",
+                "Serve a model together with an adapter that was trained on it.",
+            ),
+        ],
+    )
+    def serve(
+        ui: Ui,
+        policy: PolicyOption = None,
+        env: EnvOption = DEFAULT_ENV,
+        model: ModelOption = None,
+        adapter: AdapterOption = None,
+        host: HostOption = "127.0.0.1",
+        port: PortOption = 8000,
+        max_model_len: ContextOption = None,
+        run: RunOption = None,
+    ) -> Json | None:
+        """Start vLLM with a policy and keep it running until Ctrl-C.
+
+        With --json the document is printed as soon as the server is healthy. The server dies with this process,
+        whatever kills it; a server that crashes is restarted once.
+        """
+        from lamer_graph.openai_policy import API_KEY_ENV
+        from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
+
+        folder = Player(policy=policy).folder(env)
+        assert folder is not None
+        if vllm_flavour() is None:
+            raise ConfigError(INSTALL_HINT)
+        server = VllmServer(
+            folder.resolve(),
+            model_name=model,
+            adapters=_adapters(adapter or []),
+            host=host,
+            port=port,
+            api_key=os.environ.get(API_KEY_ENV),
+            run_dir=run,
+            max_model_len=max_model_len,
+            on_progress=ui.note,
+        )
+        signal.signal(signal.SIGTERM, _stop)
+        ui.working()
+        try:
+            with server:
+                document = {
+                    "base_url": server.base_url,
+                    "model": server.model_name,
+                    "adapters": sorted(server.adapters),
+                    "log": str(server.log_path),
+                }
+                ui.emit(document)
+                ui.print(f"[green]{server.model_name}[/] is served at {server.base_url}, log {server.log_path}")
+                ui.print(f"play against it: lamer-graph play --env {env} --base-url {server.base_url}")
+                ui.print("Ctrl-C stops it")
+                while server.alive:
+                    time.sleep(0.5)
+                raise ServeError(f"vLLM died and did not come back; its log is {server.log_path}")
+        except KeyboardInterrupt:
+            ui.note("stopped")
+        return None
+
+
+def _adapters(given: list[str]) -> dict[str, Path]:
+    adapters: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"--adapter {text!r} must be NAME=DIR, e.g. policy-v0007=runs/first/adapters/0007")
+        if name in adapters:
+            raise ConfigError(f"--adapter {name} is given twice: every version needs a name of its own")
+        adapters[name] = Path(path)
+    return adapters
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

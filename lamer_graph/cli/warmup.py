@@ -1,0 +1,63 @@
+"""`lamer-graph warmup`: make a small policy from nothing, for one environment."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lamer_graph.cli.frame import FAILED, Json, Ui, command
+from lamer_graph.cli.options import DEFAULT_ENV, EnvOption
+from lamer_graph.errors import ConfigError
+
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", show_default=False, help="Folder for the policy; must not exist yet.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="S", min=0, help="The same seed makes the same policy.")]
+MinutesOption = Annotated[
+    float, typer.Option("--minutes", metavar="M", min=0.1, help="Time that the training may take, about.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    @command(
+        app,
+        "warmup",
+        examples=[
+            ("lamer-graph warmup --out runs/tiny", "A MineSweeper policy in some ten minutes on two cores."),
+            ("lamer-graph warmup --env sokoban:6x6-1 --out runs/tiny-sokoban", "The same for Sokoban."),
+        ],
+    )
+    def warmup(
+        ui: Ui, out: OutOption, env: EnvOption = DEFAULT_ENV, seed: SeedOption = 0, minutes: MinutesOption = 10.0
+    ) -> Json:
+        """Make a small policy from nothing: format-correct, weak, and improvable.
+
+        A Qwen3-architecture model of under a million parameters and a tokenizer of its own are fitted to scripted weak
+        play and to reflections of mixed quality. The gates that it must pass to be worth training are measured and
+        printed at the end; the exit code is 1 if one is missed.
+        """
+        from rich.table import Table
+
+        from lamer_envs import make
+
+        make(env)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"--out {out} exists already; choose another folder, so that no policy is overwritten")
+        for module in ("torch", "transformers", "trl"):
+            if importlib.util.find_spec(module) is None:
+                raise ConfigError(f"warmup needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
+        from lamer_trainers.warmup import run_warmup
+
+        ui.working()
+        report = run_warmup(env, out, seed=seed, minutes=minutes, progress=ui.note)
+        table = Table("gate", "reading", "asked for", "", title=f"{env}, seed {seed}: {out}")
+        for gate in report.gates:
+            mark = "[green]passed[/]" if gate.passed else "[red]missed[/]"
+            table.add_row(gate.name, f"{gate.value:.3f}", gate.target, mark)
+        ui.print(table)
+        ui.print("[green]ready to be trained[/]" if report.passed else "[red]a gate is missed: do not train on this[/]")
+        ui.exit_code = 0 if report.passed else FAILED
+        return {"out": str(out), **report.to_json()}

@@ -1,0 +1,292 @@
+"""Collection: many trials at once, each logged whole, under a configuration that the run folder remembers.
+
+What must stay true: a run is the exact set {first `tasks` seeds of the split} x {`trials` indices}; resuming plays
+what is missing and nothing else; a failed call ends its trial with a recorded error and never the run; the log is the
+only thing that grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lamer_envs import make
+from lamer_graph.driver import play_trial
+from lamer_graph.errors import ConfigError
+from lamer_graph.policy import Policy
+from lamer_graph.prompts import PromptStyle, Strategy
+from lamer_graph.recording import TrialRecorder
+from lamer_graph.runlog import RunLog
+from lamer_graph.trial import Harness, Json, make_harness, task_id_of
+from lamer_graph.types import SAMPLING_PRESETS, Sampling
+from lamer_memory import MemoryConfig
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class CollectConfig(BaseModel):
+    """What is collected. Two runs with equal configurations hold trials of the same tasks under the same rules.
+
+    `policy` names what plays, for the record: the caller hands over the policy itself. `shuffle_reflections` gives
+    every trial another trial's reflection (an ablation: what is lost was memory at work).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: str
+    policy: str = ""
+    split: str = "train"
+    tasks: Positive
+    trials: Positive = 1
+    max_episodes: Positive = 3
+    max_turns: Positive | None = None
+    contents: Literal["none", "trajectory", "reflection", "both"] = "reflection"
+    backend: str = "in-context"
+    scope: Literal["trial", "tasks"] = "trial"
+    k: Positive = 3
+    max_chars: Positive = 2000
+    prompt_style: PromptStyle = "standard"
+    strategy: Strategy = "lamer"
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Positive = 512
+    seed: int = 0
+    shuffle_reflections: bool = False
+
+    @classmethod
+    def sampling_preset(cls, name: str) -> dict[str, Any]:
+        """The sampling fields of a preset ("train" or "paper"). Raises ConfigError for another name."""
+        if name not in SAMPLING_PRESETS:
+            raise ConfigError(f"unknown sampling '{name}'; choose one of: {', '.join(SAMPLING_PRESETS)}")
+        preset = SAMPLING_PRESETS[name]
+        return {"temperature": preset.temperature, "top_p": preset.top_p, "top_k": preset.top_k}
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed)
+
+    def harness(self, policy: Policy) -> Harness:
+        """The harness of this configuration. Raises ConfigError and the environment's and memory's own errors."""
+        if self.shuffle_reflections and self.contents not in ("reflection", "both"):
+            raise ConfigError(f"shuffle_reflections needs memory with reflections, not '{self.contents}'")
+        return make_harness(
+            policy,
+            make(self.env),
+            MemoryConfig(self.contents, self.backend, self.scope, self.k, self.max_chars),
+            max_episodes=self.max_episodes,
+            max_turns=self.max_turns,
+            prompt_style=self.prompt_style,
+            strategy=self.strategy,
+            sampling=self.sampling,
+        )
+
+
+class CollectSummary(NamedTuple):
+    """What a call of `collect` did. `missing` trials are left for a resume (interrupted or failed)."""
+
+    requested: int
+    already: int
+    finished: int
+    failed: int
+    turns: int
+    calls: int
+    seconds: float
+    interrupted: bool
+
+    @property
+    def missing(self) -> int:
+        return self.requested - self.already - self.finished
+
+    def to_json(self) -> Json:
+        return {**self._asdict(), "missing": self.missing}
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The part of a run that one worker process plays: trials number `index`, `index + count`, .."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+
+
+def requested_trials(config: CollectConfig, h: Harness) -> Iterator[Json]:
+    """The run's tasks in order, each with its trial index; lazily, so that a run of any length holds one at a time."""
+    for seed in islice(h.env.seeds(config.split), config.tasks):
+        for index in range(config.trials):
+            yield {"seed": seed, "trial": index}
+
+
+async def collect(
+    config: CollectConfig,
+    policy: Policy,
+    folder: str | Path,
+    *,
+    concurrency: int = 64,
+    resume: bool = False,
+    shard: Shard = WHOLE,
+    on_trial: Callable[[Json], None] | None = None,
+) -> CollectSummary:
+    """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
+
+    SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
+    and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
+    h = config.harness(policy)
+    log = RunLog.create(folder, config.model_dump(mode="json"), resume=resume)
+    try:
+        return await _collect(config, h, log, concurrency, shard, on_trial)
+    finally:
+        log.close()
+        await h.backend.aclose()
+
+
+async def _collect(
+    config: CollectConfig,
+    h: Harness,
+    log: RunLog,
+    concurrency: int,
+    shard: Shard,
+    on_trial: Callable[[Json], None] | None,
+) -> CollectSummary:
+    started = time.perf_counter()
+    recorder = TrialRecorder(log, config.split)
+    requested = already = finished = failed = turns = policy_calls = 0
+    exchange: _Exchange | None = None
+
+    def missing() -> Iterator[Json]:
+        nonlocal requested, already
+        for number, task in enumerate(requested_trials(config, h)):
+            if number % shard.count == shard.index:
+                requested += 1
+                if (task_id_of(h.env, task), task["trial"]) in log.keys:
+                    already += 1
+                else:
+                    yield task
+
+    tasks = missing()
+    if config.shuffle_reflections:
+        # Everyone must fail together before reflections can change hands, so all trials are open at once.
+        waiting = list(tasks)
+        tasks, exchange = iter(waiting), _Exchange(len(waiting), config.seed)
+        concurrency = max(1, len(waiting))
+
+    async def worker() -> None:
+        nonlocal finished, failed, turns, policy_calls
+        for task in tasks:
+            try:
+                played = await play_trial(h, task, exchange=exchange)
+            finally:
+                if exchange is not None:
+                    exchange.leave()
+            line = recorder.line(h, played.state, played.error, played.unfinished)
+            await log.aappend(line)
+            finished += played.error is None
+            failed += played.error is not None
+            count = sum(len(episode["turns"]) for episode in line["episodes"])
+            turns += count
+            policy_calls += count + len(line["reflections"])
+            if on_trial is not None:
+                on_trial(line)
+
+    workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
+    with _signals(workers) as interrupted:
+        try:
+            await asyncio.gather(*workers)
+        except asyncio.CancelledError:
+            if not interrupted():
+                raise
+        finally:
+            for running in workers:
+                running.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    for _ in tasks:  # an interrupted run still says how much was asked for
+        pass
+    return CollectSummary(
+        requested=requested,
+        already=already,
+        finished=finished,
+        failed=failed,
+        turns=turns,
+        calls=policy_calls,
+        seconds=time.perf_counter() - started,
+        interrupted=interrupted(),
+    )
+
+
+@contextmanager
+def _signals(workers: list[asyncio.Task[None]]) -> Iterator[Callable[[], bool]]:
+    """While open, SIGINT and SIGTERM cancel the workers instead of killing the process in the middle of a write."""
+    loop = asyncio.get_running_loop()
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        for running in workers:
+            running.cancel()
+
+    installed = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread: the host owns its signals
+            loop.add_signal_handler(number, stop)
+            installed.append(number)
+    try:
+        yield lambda: stopped
+    finally:
+        for number in installed:
+            loop.remove_signal_handler(number)
+
+
+class _Exchange:
+    """Swaps reflections between the trials that have failed the same episode: a seeded rotation of a shuffled order.
+
+    A trial waits until every trial still open has reached the same point, so the outcome does not depend on timing. A
+    trial that is alone has nobody to swap with and remembers nothing.
+    """
+
+    def __init__(self, trials: int, seed: int) -> None:
+        self._open = trials
+        self._seed = seed
+        self._random = random.Random(seed)
+        self._waiting: dict[str, tuple[str, asyncio.Future[str]]] = {}
+
+    async def __call__(self, state: Any, text: str) -> str:
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting[state["trial_id"]] = (text, future)
+        self._settle()
+        return await future
+
+    def leave(self) -> None:
+        """A trial is over and waits no more."""
+        self._open -= 1
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._waiting or len(self._waiting) < self._open:
+            return
+        names = sorted(self._waiting)
+        self._random.shuffle(names)
+        texts = [self._waiting[name][0] for name in names]
+        if len(names) == 1:
+            texts = [""]
+        for name, text in zip(names, texts[1:] + texts[:1], strict=True):
+            future = self._waiting[name][1]
+            if not future.done():
+                future.set_result(text)
+        self._waiting.clear()

@@ -1,0 +1,471 @@
+"""The run log: a folder with `run.json` (the configuration) and `trials.jsonl` (one finished trial per line).
+
+What must stay true: an acknowledged trial is on disk whole, whatever is killed afterwards. Every write appends whole
+lines under an exclusive lock of the file and is fsynced before it is acknowledged; a write that fails is truncated
+away again. What a killed writer leaves behind is a torn last line: opening or appending drops that, and nothing else.
+A malformed line anywhere before the last is an error that names the line. Line format: `runlog_schema`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import orjson
+
+from lamer_graph.errors import RunLogError
+
+if TYPE_CHECKING:
+    from lamer_graph.runlog_schema import CheckReport
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+TRIALS_FILE = "trials.jsonl"
+MAX_BATCH_BYTES = 64 << 20
+"""Most bytes one group commit writes: bounded memory, and far below what one `write` may take."""
+
+Key = tuple[str, int]
+"""(task id, trial index): what a run must hold exactly once."""
+
+
+class LogLine(NamedTuple):
+    """One line as it lies in the file. `value` is None where it is not JSON; `torn` marks an unfinished last one."""
+
+    number: int
+    start: int
+    raw: bytes
+    value: Any
+    torn: bool
+
+
+def scan(file: BinaryIO) -> Iterator[LogLine]:
+    """The lines of a log from its start, numbered from 1; a torn last line comes too, marked."""
+    offset, number, raw = 0, 1, file.readline()
+    while raw:
+        if not raw.endswith(b"\n"):  # do not look further: a live writer may be completing this very line
+            yield LogLine(number, offset, raw, None, torn=True)
+            return
+        following = file.readline()
+        value = _parse(raw)
+        yield LogLine(number, offset, raw, value, torn=value is None and not following)
+        offset, number, raw = offset + len(raw), number + 1, following
+
+
+def read_trials(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The trials of a run in the order they were logged; a torn last line is left out.
+
+    Raises RunLogError for a missing log, a malformed line before the last, or a newer schema. Reads one line at a
+    time, also while a run is still writing. The fields of a trial are not validated: that is `check`.
+    """
+    path = Path(folder) / TRIALS_FILE
+    with open_trials(path) as file:
+        for line in scan(file):
+            if not line.torn:
+                yield trial_of(line, path)
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The configuration that a run was created with. Raises RunLogError where there is none."""
+    path = Path(folder) / RUN_FILE
+    try:
+        data = orjson.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunLogError(f"{path} is not a readable run description ({_reason(error)})") from error
+    if not isinstance(data, dict):
+        raise RunLogError(f"{path} is not a run description but a {type(data).__name__}")
+    _check_version(data, str(path))
+    config = data.get("config")
+    if not isinstance(config, dict):
+        raise RunLogError(f"{path} is not a run description: it has no 'config' object")
+    return config
+
+
+def check(folder: str | Path) -> CheckReport:
+    """Validate every line of a run's log; see `runlog_schema.check`."""
+    from lamer_graph.runlog_schema import check as check_log  # pydantic models, only where they are needed
+
+    return check_log(folder)
+
+
+def export_parquet(folder: str | Path, out: str | Path) -> int:
+    """One Parquet row per policy call of a run; see `runlog_export.export_parquet`."""
+    from lamer_graph.runlog_export import export_parquet as export  # needs the extra `train`
+
+    return export(folder, out)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """16 hex digits that are equal for equal configurations, whatever the order of their keys."""
+    return hashlib.blake2b(orjson.dumps(config, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+
+
+def open_trials(path: Path) -> BinaryIO:
+    """A log for reading. Raises RunLogError where there is none."""
+    try:
+        return path.open("rb", buffering=1 << 20)
+    except FileNotFoundError:
+        raise RunLogError(f"no run log at {path}; give the folder that `collect` or `eval` wrote") from None
+    except OSError as error:
+        raise RunLogError(f"cannot read {path} ({_reason(error)})") from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that after a crash either the old file or the whole new one is there. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+class _Waiting(NamedTuple):
+    key: Key
+    line: bytes
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+
+
+class RunLog:
+    """A log opened for appending; made by `RunLog.create`.
+
+    Safe for any number of threads and event loops, and several processes may have the same run open (each makes its
+    own RunLog). `append` and `aappend` raise RunLogError when the line cannot be written; the file then ends where it
+    ended before, and a later call may try again.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], fd: int, keys: set[Key]) -> None:
+        self.folder = folder
+        self.config_hash = config_hash(config)
+        self._path = folder / TRIALS_FILE
+        self._fd = fd
+        self._keys = keys
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()  # one commit at a time; flock does not exclude threads of one process
+        self._wake = threading.Condition()  # guards the three below
+        self._queue: list[_Waiting] = []
+        self._writer: threading.Thread | None = None
+        self._closing = False
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Mapping[str, Any], resume: bool = False) -> RunLog:
+        """Start a run in `folder`, or with `resume` continue the one that is there (start it where there is none).
+
+        Raises RunLogError where the folder holds a run of another configuration (named key by key), a run and `resume`
+        is off, a damaged log or one of a newer schema, or where it cannot be written.
+        """
+        folder = Path(folder)
+        wanted = _plain(config)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            fd = os.open(folder / TRIALS_FILE, flags, 0o644)
+        except OSError as error:
+            raise RunLogError(f"cannot write the run folder {folder} ({_reason(error)}); choose another") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # two processes may create the same run at once
+            _claim(folder, fd, wanted, resume)
+            keys = _recover(folder / TRIALS_FILE, fd)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError as error:
+            os.close(fd)
+            raise RunLogError(f"cannot write the run folder {folder} ({_reason(error)}); choose another") from error
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(folder, wanted, fd, keys)
+
+    @property
+    def keys(self) -> Set[Key]:
+        """(task id, trial index) of every trial that this object knows to be on disk."""
+        return self._keys
+
+    def append(self, trial: Mapping[str, Any]) -> None:
+        """Log a trial; returns when it is on disk. A trial whose key is already there is skipped."""
+        key, line = self._encode(trial)
+        self._commit([(key, line)])
+
+    async def aappend(self, trial: Mapping[str, Any]) -> None:
+        """`append` without blocking the loop: all trials that wait together share one write and one fsync."""
+        key, line = self._encode(trial)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(key, line, loop, loop.create_future())
+        with self._wake:
+            if self._closing:
+                raise self._closed_error()
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_queued, name="lamer-runlog", daemon=True)
+                self._writer.start()
+            self._queue.append(waiting)
+            self._wake.notify()
+        await waiting.done
+
+    def close(self) -> None:
+        """Write what is still queued and release the file; calling it again does nothing."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._writer is not None:
+            self._writer.join()
+        with self._mutex:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _encode(self, trial: Mapping[str, Any]) -> tuple[Key, bytes]:
+        if os.getpid() != self._pid:  # a forked child shares the file's lock with its parent: no lock at all
+            raise RunLogError(f"this RunLog of {self.folder} belongs to another process; create one in each worker")
+        if (version := trial.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+            raise RunLogError(f"a trial of schema {version} cannot be logged; this version writes {SCHEMA_VERSION}")
+        return _key_of(trial, "a trial to be logged"), _dump({"schema_version": SCHEMA_VERSION, **trial})
+
+    def _commit(self, lines: Iterable[tuple[Key, bytes]]) -> None:
+        """Write the lines whose key is new, in one piece, and fsync. Raises RunLogError, having written nothing."""
+        with self._mutex:
+            if self._fd < 0:
+                raise self._closed_error()
+            fresh: dict[Key, bytes] = {}
+            for key, line in lines:
+                if key not in self._keys:
+                    fresh.setdefault(key, line)
+            if not fresh:
+                return
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                try:
+                    _append_synced(self._fd, b"".join(fresh.values()))
+                finally:
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+            except OSError as error:
+                raise RunLogError(
+                    f"cannot write {self._path} ({_reason(error)}); what was logged is intact: make room, then --resume"
+                ) from error
+            self._keys.update(fresh)
+
+    def _write_queued(self) -> None:
+        """The writer thread: takes all that waits, commits it, tells the loops that wait."""
+        while True:
+            with self._wake:
+                while not self._queue and not self._closing:
+                    self._wake.wait()
+                if not self._queue:
+                    return
+                batch = self._take()
+            error: BaseException | None = None
+            try:
+                self._commit((waiting.key, waiting.line) for waiting in batch)
+            except BaseException as problem:  # whoever waits must hear of it, whatever it is
+                error = problem
+            for loop in {waiting.loop for waiting in batch}:
+                futures = [waiting.done for waiting in batch if waiting.loop is loop]
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(_settle, futures, error)
+
+    def _take(self) -> list[_Waiting]:
+        size = count = 0
+        while count < len(self._queue) and (count == 0 or size + len(self._queue[count].line) <= MAX_BATCH_BYTES):
+            size += len(self._queue[count].line)
+            count += 1
+        batch, self._queue = self._queue[:count], self._queue[count:]
+        return batch
+
+    def _closed_error(self) -> RunLogError:
+        return RunLogError(f"the run log of {self.folder} was closed; nothing can be added to it")
+
+
+def _settle(futures: list[asyncio.Future[None]], error: BaseException | None) -> None:
+    for future in futures:
+        if future.done():  # its task was cancelled while it waited
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def _append_synced(fd: int, data: bytes) -> None:
+    """Append `data`, whole or not at all, after dropping a torn tail. The caller holds the lock. Raises OSError."""
+    start = _trim(fd)
+    try:
+        left = memoryview(data)
+        while left:  # one write, unless the disk fills up in the middle: the next one then says so
+            left = left[os.write(fd, left) :]
+        os.fsync(fd)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(fd, start)
+            os.fsync(fd)
+        raise
+
+
+def _trim(fd: int) -> int:
+    """Cut what follows the last newline (a killed writer's torn line); the file's size afterwards."""
+    size = os.fstat(fd).st_size
+    if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
+        return size
+    end = size
+    while end > 0:
+        begin = max(0, end - (1 << 16))
+        newline = os.pread(fd, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
+            break
+        end = begin
+    os.ftruncate(fd, end)
+    return end
+
+
+def _recover(path: Path, fd: int) -> set[Key]:
+    """The keys of all logged trials, after dropping a torn last line. Raises RunLogError for any other damage."""
+    keys: set[Key] = set()
+    with open_trials(path) as file:
+        for line in scan(file):
+            if line.torn:
+                os.ftruncate(fd, line.start)
+                os.fsync(fd)
+                break
+            keys.add(_key_of(trial_of(line, path), f"{path} line {line.number}"))
+    return keys
+
+
+def _claim(folder: Path, fd: int, wanted: dict[str, Any], resume: bool) -> None:
+    """Write `run.json`, or compare with the one that is there. The caller holds the lock."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        if os.fstat(fd).st_size:
+            raise RunLogError(f"{folder} holds {TRIALS_FILE} but no {RUN_FILE}; choose another folder")
+        write_atomic(path, orjson.dumps({"schema_version": SCHEMA_VERSION, "config": wanted}, option=_PRETTY))
+        _sync_folder(folder.parent)
+        return
+    differing = list(_differences(read_config(folder), wanted))
+    if differing:
+        raise RunLogError(f"{folder} holds a run of another configuration: {'; '.join(differing)}; choose another name")
+    if not resume:
+        raise RunLogError(f"{folder} already holds this run; continue it with --resume or choose another name")
+
+
+def trial_of(line: LogLine, path: Path) -> dict[str, Any]:
+    """A line's trial. Raises RunLogError where it is not one of a schema that is understood."""
+    where = f"{path} line {line.number}"
+    if line.value is None:
+        raise RunLogError(f"{where} is not valid JSON and not the last line: the file was damaged, not cut short")
+    if not isinstance(line.value, dict):
+        raise RunLogError(f"{where} is not a trial but a {type(line.value).__name__}")
+    _check_version(line.value, where)
+    return line.value
+
+
+def _check_version(data: Mapping[str, Any], where: str) -> None:
+    version = data.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise RunLogError(f"{where} has no schema_version; this version of lamer-graph reads up to {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise RunLogError(
+            f"{where} has schema_version {version}, this version of lamer-graph reads up to {SCHEMA_VERSION}: upgrade"
+        )
+
+
+def _key_of(trial: Mapping[str, Any], where: str) -> Key:
+    try:
+        task, index = trial["task"]["id"], trial["trial"]
+    except (KeyError, TypeError):
+        task = index = None
+    if not isinstance(task, str) or not isinstance(index, int):
+        raise RunLogError(f"{where} has no task.id (text) and trial (whole number)")
+    return task, index
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+_PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+_ABSENT = object()
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        return None
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        pass
+    try:
+        # A server may send half a surrogate pair inside a JSON escape: no reason to lose the trial.
+        return orjson.dumps(_without_surrogates(value), option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError as error:
+        raise RunLogError(f"a trial cannot be logged: {error}; it must be JSON-plain") from error
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(item) for item in value]
+    return value
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = orjson.loads(orjson.dumps(dict(config)))
+    except TypeError as error:
+        raise RunLogError(f"a run configuration must be JSON-plain: {error}") from error
+    return plain
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            yield from _differences(there.get(key, _ABSENT), here.get(key, _ABSENT), f"{name}.{key}" if name else key)
+    elif there != here:
+        yield f"{name} is {_brief(there)} there and {_brief(here)} here"
+
+
+def _brief(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,133 @@
+"""What is remembered and where: a frozen memory configuration, and backends by name.
+
+What must stay true: a configuration that exists is a possible one (every field is checked when it is made, and two
+fields that contradict each other are both named), and equal settings give equal `to_json`, so a run log can compare
+them. Names of backends come from the table below and from the entry-point group `lamer_graph.memory`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal, get_args
+
+from lamer_memory.base import MemoryBackend
+from lamer_memory.errors import MemoryBackendError, MemoryConfigError
+
+Contents = Literal["none", "trajectory", "reflection", "both"]
+Scope = Literal["trial", "tasks"]
+
+ENTRY_POINT_GROUP = "lamer_graph.memory"
+MIN_CHARS = 16
+"""Smallest `max_chars`: a cut text must have room for the mark that says so."""
+
+_BUILT_IN = {"in-context": "lamer_memory.in_context:InContextMemory"}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    """Contents x backend x scope. Raises MemoryConfigError where a field or a combination makes no sense.
+
+    `contents` is what later episodes see of earlier ones; `scope="trial"` is the paper's (only this trial's own
+    episodes), `"tasks"` adds up to `k` records of other trials, the most similar first. `max_chars` bounds each
+    recalled text. `backend` is a name for `open_backend` or an open backend, which the caller then closes.
+    """
+
+    contents: Contents = "reflection"
+    backend: str | MemoryBackend = "in-context"
+    scope: Scope = "trial"
+    k: int = 3
+    max_chars: int = 2000
+
+    def __post_init__(self) -> None:
+        _check_choice("contents", self.contents, get_args(Contents))
+        _check_choice("scope", self.scope, get_args(Scope))
+        _check_least("k", self.k, 1)
+        _check_least("max_chars", self.max_chars, MIN_CHARS)
+        if not isinstance(self.backend, MemoryBackend) and not (isinstance(self.backend, str) and self.backend):
+            raise MemoryConfigError(f"memory backend must be a name or a MemoryBackend, not {self.backend!r}")
+        if self.contents == "none" and self.scope == "tasks":
+            raise MemoryConfigError(
+                "memory contents 'none' and scope 'tasks' exclude each other: with nothing remembered there is nothing "
+                "to recall from other tasks; use scope 'trial', or contents 'trajectory', 'reflection' or 'both'"
+            )
+
+    @classmethod
+    def of(cls, value: str | MemoryConfig) -> MemoryConfig:
+        """A configuration from "none", "trajectory", "reflection", "both", or itself."""
+        if isinstance(value, MemoryConfig):
+            return value
+        return cls(contents=value)  # type: ignore[arg-type]  # checked in __post_init__
+
+    def open(self) -> MemoryBackend:
+        """The backend itself: the given one, or a new one by name."""
+        return self.backend if isinstance(self.backend, MemoryBackend) else open_backend(self.backend)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-plain dict; a backend object appears under its registered name, or as "module:Class"."""
+        backend = self.backend if isinstance(self.backend, str) else _name_of(type(self.backend))
+        return {
+            "contents": self.contents,
+            "backend": backend,
+            "scope": self.scope,
+            "k": self.k,
+            "max_chars": self.max_chars,
+        }
+
+
+def backend_names() -> list[str]:
+    """Every name that `open_backend` knows here, sorted."""
+    return sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def open_backend(name: str, **options: Any) -> MemoryBackend:
+    """A new backend by name; `options` go to its constructor.
+
+    Raises MemoryConfigError for an unknown name or an option the backend does not have, MemoryBackendError where it
+    cannot be imported (an extra is missing).
+    """
+    kind = _load(name)
+    if not (isinstance(kind, type) and issubclass(kind, MemoryBackend)):
+        raise MemoryConfigError(f"memory backend '{name}' is {kind!r}; it must be a subclass of MemoryBackend")
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        raise MemoryConfigError(f"memory backend '{name}': {error}; it takes {inspect.signature(kind)}") from None
+    return kind(**options)
+
+
+def _load(name: str) -> object:
+    try:
+        if name in _BUILT_IN:
+            module, _, attribute = _BUILT_IN[name].partition(":")
+            return getattr(import_module(module), attribute)
+        for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+            return entry.load()
+    except ImportError as error:
+        raise MemoryBackendError(
+            f"memory backend '{name}' cannot be imported ({error}); install what it needs"
+        ) from error
+    names = backend_names()
+    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise MemoryConfigError(f"unknown memory backend '{name}'; {hint}known: {', '.join(names)}")
+
+
+def _name_of(kind: type) -> str:
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, target in _BUILT_IN.items() if target == path), path)
+
+
+def _check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise MemoryConfigError(f"memory {field} must be one of {', '.join(choices)}, not {value!r}{hint}")
+
+
+def _check_least(field: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise MemoryConfigError(f"memory {field} must be a whole number of at least {least}, not {value!r}")

@@ -1,0 +1,152 @@
+"""From a store to what the next episode sees: which records, in which order, how long.
+
+What must stay true: the pure functions `select_own` and `select_similar` decide everything; the sync and async forms
+differ only in how they ask the backend. A trial's own records are recognised by their deterministic key, so a record
+of a later episode (left by a fork or a replay) or of another trial never slips in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord, record_key
+from lamer_memory.config import Contents, MemoryConfig
+
+CUT_MARK = " ...[cut]"
+TRIAL_KEY = "trial_id"
+"""Metadata key under which `make_record` notes the trial, so that one filter finds a trial's records."""
+
+_KINDS: dict[Contents, tuple[Kind, ...]] = {
+    "none": (),
+    "trajectory": ("trajectory",),
+    "reflection": ("reflection",),
+    "both": ("trajectory", "reflection"),
+}
+
+
+def kinds(contents: Contents) -> tuple[Kind, ...]:
+    """The kinds of record that a contents keeps, in the order they are shown within one episode."""
+    return _KINDS[contents]
+
+
+def trial_namespace(config: MemoryConfig, base: Namespace, trial_id: str) -> Namespace:
+    """Where a trial reads and writes: a namespace of its own, or the shared one when other tasks' records count."""
+    return (*base, trial_id) if config.scope == "trial" else base
+
+
+def make_record(
+    trial_id: str,
+    task_id: str,
+    episode: int,
+    kind: Kind,
+    text: str,
+    success: bool,
+    metadata: Mapping[str, MetadataValue] | None = None,
+) -> MemoryRecord:
+    """A record under its deterministic key, with its trial noted in the metadata."""
+    return MemoryRecord(
+        key=record_key(trial_id, episode, kind),
+        task_id=task_id,
+        episode=episode,
+        kind=kind,
+        text=text,
+        success=success,
+        metadata={**(metadata or {}), TRIAL_KEY: trial_id},
+    )
+
+
+def cut(text: str, max_chars: int) -> str:
+    """`text` in at most `max_chars` characters; a cut one ends in a visible mark."""
+    return text if len(text) <= max_chars else text[: max_chars - len(CUT_MARK)] + CUT_MARK
+
+
+def select_own(
+    records: Iterable[MemoryRecord], config: MemoryConfig, trial_id: str, episode: int
+) -> list[MemoryRecord]:
+    """Of `records`, this trial's of episodes before `episode`, oldest episode first, trajectory before reflection."""
+    order = {kind: position for position, kind in enumerate(kinds(config.contents))}
+    own = [
+        record
+        for record in records
+        if record.kind in order and record.episode < episode and record.key == _key_in(trial_id, record)
+    ]
+    own.sort(key=lambda record: (record.episode, order[record.kind]))
+    return [_bounded(record, config.max_chars) for record in own]
+
+
+def select_similar(records: Iterable[MemoryRecord], config: MemoryConfig, trial_id: str) -> list[MemoryRecord]:
+    """Of `records`, the first `k` of other trials, in the order given (most similar first)."""
+    wanted = kinds(config.contents)
+    others = [record for record in records if record.kind in wanted and record.key != _key_in(trial_id, record)]
+    return [_bounded(record, config.max_chars) for record in others[: config.k]]
+
+
+def own_records(
+    config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, episode: int
+) -> list[MemoryRecord]:
+    """What the coming `episode` (from 0) sees of its trial's earlier ones. `namespace` is `trial_namespace`'s."""
+    if _sees_nothing(config, episode):
+        return []
+    found = backend.search(namespace, **_own_search(config, trial_id, episode))
+    return select_own(_records(found), config, trial_id, episode)
+
+
+async def aown_records(
+    config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, episode: int
+) -> list[MemoryRecord]:
+    """`own_records`, async."""
+    if _sees_nothing(config, episode):
+        return []
+    found = await backend.asearch(namespace, **_own_search(config, trial_id, episode))
+    return select_own(_records(found), config, trial_id, episode)
+
+
+def similar_records(
+    config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, query: str, episode: int = 0
+) -> list[MemoryRecord]:
+    """With scope "tasks": up to `k` records of other trials for `query` (the task's first observation); else none."""
+    if config.scope != "tasks":
+        return []
+    found = backend.search(namespace, **_similar_search(config, query, episode))
+    return select_similar(_records(found), config, trial_id)
+
+
+async def asimilar_records(
+    config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, query: str, episode: int = 0
+) -> list[MemoryRecord]:
+    """`similar_records`, async."""
+    if config.scope != "tasks":
+        return []
+    found = await backend.asearch(namespace, **_similar_search(config, query, episode))
+    return select_similar(_records(found), config, trial_id)
+
+
+def _sees_nothing(config: MemoryConfig, episode: int) -> bool:
+    return config.contents == "none" or episode < 1
+
+
+def _own_search(config: MemoryConfig, trial_id: str, episode: int) -> dict[str, Any]:
+    # Newest first with a limit: leave room for later episodes that a fork or a replay of this trial left behind.
+    limit = 4 * episode + 100
+    return {"limit": limit} if config.scope == "trial" else {"limit": limit, "filter": {TRIAL_KEY: trial_id}}
+
+
+def _similar_search(config: MemoryConfig, query: str, episode: int) -> dict[str, Any]:
+    # This trial's own records match its task best and are dropped afterwards: ask for that many more.
+    wanted = kinds(config.contents)
+    own = len(wanted) * episode
+    return {"query": query, "limit": config.k + own, "filter": {"kind": wanted[0]} if len(wanted) == 1 else None}
+
+
+def _records(found: Iterable[ScoredRecord]) -> Iterable[MemoryRecord]:
+    return (entry.record for entry in found)
+
+
+def _key_in(trial_id: str, record: MemoryRecord) -> str:
+    return record_key(trial_id, record.episode, record.kind)
+
+
+def _bounded(record: MemoryRecord, max_chars: int) -> MemoryRecord:
+    return record if len(record.text) <= max_chars else replace(record, text=cut(record.text, max_chars))

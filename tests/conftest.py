@@ -1,0 +1,28 @@
+"""Fixtures shared by the whole suite: one tiny policy on disk and one real vLLM that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_random import build_tiny_random
+
+from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 0.7 M-parameter Qwen3 with a byte-level tokenizer, in Hugging Face format; context 4,096 tokens."""
+    return build_tiny_random(tmp_path_factory.mktemp("policies") / "tiny-random")
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """The suite's only vLLM (some 40 s to start): `vllm_server.base_url`, `.model_name`, adapters on, context 2,048."""
+    if vllm_flavour() is None:
+        pytest.skip(INSTALL_HINT)
+    with VllmServer(
+        tiny_model_dir, max_adapters=3, max_model_len=2048, run_dir=tmp_path_factory.mktemp("vllm")
+    ) as server:
+        yield server
