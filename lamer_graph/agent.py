@@ -65,6 +65,16 @@ class LamerOutput(TypedDict):
     reflections: list[str]
 
 
+class _InnerState(TypedDict, total=False):
+    """The inner graph's two channels: what an episode starts from, and what it has come to.
+
+    Two, because LangGraph's work per turn grows with the number of channels.
+    """
+
+    setup: EpisodeState
+    progress: EpisodeState
+
+
 class _EpisodeContext(TypedDict):
     """What `episode` hands to the inner graph: its own stream writer, because LangGraph gives a nested graph none."""
 
@@ -199,7 +209,7 @@ class _Nodes:
 
     def __init__(self, harness: Harness) -> None:
         self.h = harness
-        graph: StateGraph[Any, Any, Any, Any] = StateGraph(EpisodeState, context_schema=_EpisodeContext)
+        graph: StateGraph[Any, Any, Any, Any] = StateGraph(_InnerState, context_schema=_EpisodeContext)
         graph.add_node("begin", _Node("begin", _begin, _abegin))
         graph.add_node("act", _Node("act", self.act, self.aact), destinations=("act", END))
         graph.add_edge(START, "begin")
@@ -238,8 +248,13 @@ class _Nodes:
 
     def episode(self, state: TrialState) -> Json:
         context = _context()
-        played = self.inner.invoke(trial.begin(state), self._inner_config, context=_inner_context(context))
-        update, after = self._ended(state, cast(EpisodeState, played))
+        played: _InnerState = {}
+        # `stream` instead of `invoke`: the latter asks for every update as well, only to drop it.
+        for played in self.inner.stream(  # noqa: B007  (the last one is wanted)
+            {"setup": trial.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
+        ):
+            pass
+        update, after = self._ended(state, played)
         if trial.is_over(self.h, after):
             calls.forget(self.h, after, _namespace())
             if "recorder" in context:
@@ -248,30 +263,36 @@ class _Nodes:
 
     async def aepisode(self, state: TrialState) -> Json:
         context = _context()
-        played = await self.inner.ainvoke(trial.begin(state), self._inner_config, context=_inner_context(context))
-        update, after = self._ended(state, cast(EpisodeState, played))
+        played: _InnerState = {}
+        async for played in self.inner.astream(  # noqa: B007
+            {"setup": trial.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
+        ):
+            pass
+        update, after = self._ended(state, played)
         if trial.is_over(self.h, after):
             await calls.aforget(self.h, after, _namespace())
             if "recorder" in context:
                 await context["recorder"].arecord(self.h, after)
         return update
 
-    def _ended(self, state: TrialState, played: EpisodeState) -> tuple[Json, TrialState]:
-        update = trial.ended(self.h, state, played)
+    def _ended(self, state: TrialState, played: _InnerState) -> tuple[Json, TrialState]:
+        update = trial.ended(self.h, state, played["progress"])
         _emit(trial.episode_event(len(state["episodes"]), update["episodes"][-1]))
         return update, cast(TrialState, {**state, **update})
 
-    def act(self, state: EpisodeState) -> Command[str]:
-        return self._acted(state, run_sync(calls.call(self.h.policy, trial.ask_action(self.h, state))))
+    def act(self, state: _InnerState) -> Command[str]:
+        now = cast(EpisodeState, {**state["setup"], **state["progress"]})
+        return self._acted(now, run_sync(calls.call(self.h.policy, trial.ask_action(self.h, now))))
 
-    async def aact(self, state: EpisodeState) -> Command[str]:
-        return self._acted(state, await calls.call(self.h.policy, trial.ask_action(self.h, state)))
+    async def aact(self, state: _InnerState) -> Command[str]:
+        now = cast(EpisodeState, {**state["setup"], **state["progress"]})
+        return self._acted(now, await calls.call(self.h.policy, trial.ask_action(self.h, now)))
 
-    def _acted(self, state: EpisodeState, reply: trial.Reply) -> Command[str]:
+    def _acted(self, now: EpisodeState, reply: trial.Reply) -> Command[str]:
         context = cast(_EpisodeContext, get_runtime().context)
-        update = trial.acted(self.h, state, reply, context["record"])
-        context["write"](trial.turn_event(state, update))
-        return Command(update=update, goto=END if update["done"] else "act")
+        update = trial.acted(self.h, now, reply, context["record"])
+        context["write"](trial.turn_event(now, update))
+        return Command(update={"progress": update}, goto=END if update["done"] else "act")
 
     # -- reflect and remember -----------------------------------------------------------------------------------------
 
@@ -297,9 +318,9 @@ class _Nodes:
         return trial.remembered(self.h, state, records)
 
 
-def _begin(state: EpisodeState) -> Json:
-    return {"env_state": state["start"], "turns": [], "outcomes": []}
+def _begin(state: _InnerState) -> Json:
+    return {"progress": {}}
 
 
-async def _abegin(state: EpisodeState) -> Json:
+async def _abegin(state: _InnerState) -> Json:
     return _begin(state)

@@ -383,7 +383,7 @@ def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:
     text, failure = extract_remark(reply.completion.text, h.max_remark_chars)
     update: Json = {"reflection": text}
     if record:
-        call = {"episode": len(s["episodes"]) - 1, "valid": failure is None, "call": reply.to_json()}
+        call = {"episode": len(s["episodes"]) - 1, "text": text, "valid": failure is None, "call": reply.to_json()}
         update["reflection_calls"] = [*s["reflection_calls"], call]
     return update
 
@@ -493,10 +493,20 @@ def trial_record(
         {**episode, "turns": [{**turn, "call": interned(turn.get("call"))} for turn in episode["turns"]]}
         for episode in episodes
     ]
-    reflections = [
-        {"episode": made["episode"], "text": text, "valid": made["valid"], "call": interned(made["call"])}
-        for made, text in zip(s["reflection_calls"], s["reflections"], strict=False)
-    ]
+    # The reflection of episode i is number i. One that a person wrote or edited has no call that could be trained on.
+    written = {made["episode"]: made for made in s["reflection_calls"]}
+    reflections = []
+    for number, text in enumerate(s["reflections"]):
+        made = written.get(number)
+        own = made if made is not None and made["text"] == text else None
+        reflections.append(
+            {
+                "episode": number,
+                "text": text,
+                "valid": own is None or own["valid"],
+                "call": None if own is None else interned(own["call"]),
+            }
+        )
     task = s["playing"]
     return {
         "trial_id": s["trial_id"],

@@ -19,3 +19,7 @@ class EnvParameterError(EnvError):
 
 class InstanceError(EnvError):
     """An explicit instance given to `load` is malformed or impossible."""
+
+
+class EnvCheckError(EnvError):
+    """`check_env` found a promise of the protocol broken; the message says which and by what."""

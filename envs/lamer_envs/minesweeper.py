@@ -96,6 +96,7 @@ class Minesweeper(Env):
     """
 
     name: ClassVar[str] = "minesweeper"
+    markov: ClassVar[bool] = True
     penalises_invalid: ClassVar[bool] = True
 
     def __init__(self, size: int = 6, mines: int = 3, max_turns: int | None = None) -> None:

@@ -91,7 +91,7 @@ class Board:
         return count + (self.safe & ~opened).bit_count()
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def board(size: int, mines: str) -> Board:
     """The Board of a layout in state form (row-major 0 and 1)."""
     return Board(size, int(mines, 2))

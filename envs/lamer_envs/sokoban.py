@@ -27,7 +27,7 @@ INVALID = -0.1
 MOVES_PER_TURN = 3
 MIN_MOVES, MAX_MOVES, MAX_TURNS = 5, 21, 7
 MAX_BOXES = 20
-WEAK_SKILL = 0.45
+WEAK_SKILL = 0.3
 """Share of the weak player's turns that follow a shortest solution; the others are random moves."""
 
 _SPEC = re.compile(
@@ -43,8 +43,6 @@ class _Turn(NamedTuple):
     player: int
     boxes: int
     moves: int
-    walked: int
-    pushed: int
     bumped: int
     on: int
     off: int
@@ -60,6 +58,8 @@ class Sokoban(Env):
     """
 
     name: ClassVar[str] = "sokoban"
+    markov: ClassVar[bool] = True
+    markov: ClassVar[bool] = True
     penalises_invalid: ClassVar[bool] = True
 
     def __init__(
@@ -98,7 +98,7 @@ class Sokoban(Env):
         if not _feasible(self.rows, self.columns, boxes, min_moves, max_moves):
             raise EnvParameterError(
                 f"no sokoban level was found with size {self.rows}x{self.columns}, {boxes} boxes and a solution of "
-                f"{min_moves} to {max_moves} moves; use a larger room, fewer boxes or wider bounds, for example {_EXAMPLE}"
+                f"{min_moves} to {max_moves} moves; use a larger room, fewer boxes or wider bounds: {_EXAMPLE}"
             )
 
     @property
@@ -106,11 +106,8 @@ class Sokoban(Env):
         text = f"{self.name}:{self.rows}x{self.columns}-{self.boxes}"
         if (self.min_moves, self.max_moves) != (MIN_MOVES, MAX_MOVES):
             text += f"-m{self.min_moves}..{self.max_moves}"
-        return (
-            text
-            if self.max_turns == max(MAX_TURNS, -(-self.max_moves // MOVES_PER_TURN))
-            else f"{text}-t{self.max_turns}"
-        )
+        usual_turns = max(MAX_TURNS, -(-self.max_moves // MOVES_PER_TURN))
+        return text if self.max_turns == usual_turns else f"{text}-t{self.max_turns}"
 
     @classmethod
     def from_spec(cls, params: str) -> Sokoban:
@@ -122,9 +119,9 @@ class Sokoban(Env):
                 f"'{params[:40]}' is no size of sokoban; write ROWSxCOLUMNS-BOXES, for example sokoban:6x6-2, with "
                 "-m5..12 for bounds of the solution in moves and -t9 for a budget of 9 turns where wanted"
             )
-        rows, columns, boxes, low, high, turns = (int(part) if part else None for part in match.groups())
-        assert rows is not None and columns is not None and boxes is not None  # the pattern requires them
-        return cls((rows, columns), boxes, MIN_MOVES if low is None else low, high, turns)
+        low, high, turns = (int(part) if part else None for part in match.groups()[3:])
+        size = int(match[1]), int(match[2])
+        return cls(size, int(match[3]), MIN_MOVES if low is None else low, high, turns)
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -171,9 +168,12 @@ class Sokoban(Env):
         parsed = self.parse(action)
         if not step.valid:
             return f"{parsed} invalid" if parsed else "invalid"
-        turn = _play(level(before["level"]), before, str(parsed).split(", "))
-        counts = {"moved": turn.walked, "pushed": turn.pushed, "on goal": turn.on, "off goal": turn.off}
-        parts = [f"{word} {number}" for word, number in {**counts, "bumped": turn.bumped}.items() if number]
+        here = level(before["level"])
+        turn = _play(here, before, str(parsed).split(", "))
+        pushed = [cell for cell in step.state["boxes"] if cell not in before["boxes"]]
+        parts = [f"box to {here.cell(cell)}{' on goal' if here.ground[cell] == '.' else ''}" for cell in pushed]
+        parts = parts or [f"at {here.cell(step.state['player'])}"]
+        parts += [f"bumped {turn.bumped}"] if turn.bumped else []
         parts += ["won"] if turn.won else ["stuck"] if turn.dead else []
         return f"{parsed}: {', '.join(parts)}"
 
@@ -280,7 +280,7 @@ def _play(here: Level, state: State, moves: Sequence[str]) -> _Turn:
     room = here.room
     player, boxes = 1 << state["player"], _mask(state["boxes"])
     floor, goals = here.floor, here.goals
-    played = walked = pushed = bumped = on = off = 0
+    played = bumped = on = off = 0
     dead = False
     for name in moves:
         played += 1
@@ -293,7 +293,6 @@ def _play(here: Level, state: State, moves: Sequence[str]) -> _Turn:
                 continue
             boxes ^= ahead | beyond
             player = ahead
-            pushed += 1
             on += bool(beyond & goals)
             off += bool(ahead & goals)
             if boxes == goals:
@@ -303,10 +302,9 @@ def _play(here: Level, state: State, moves: Sequence[str]) -> _Turn:
                 break
         elif ahead & floor:
             player = ahead
-            walked += 1
         else:
             bumped += 1
-    return _Turn(player, boxes, played, walked, pushed, bumped, on, off, boxes == goals, dead)
+    return _Turn(player, boxes, played, bumped, on, off, boxes == goals, dead)
 
 
 def _initial(text: str, check: bool = False) -> State:

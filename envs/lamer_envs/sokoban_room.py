@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
+from math import comb
 
-EXACT_STATES = 3000
+EXACT_STATES = 2000
 """Rooms in which at most this many placements of the boxes can be won get an exact answer to "is this one dead"."""
+PLACEMENTS = 10_000
+"""Rooms with more placements of boxes on live cells than this are not searched at all, to keep the first push fast."""
 
 DIRECTIONS = ("up", "down", "left", "right")
 
@@ -74,8 +77,10 @@ class Room:
         """Every placement of the boxes that can be won, with the player's cells that win it.
 
         Backward search from the solved placement: the player steps back and pulls. Exact, because a push is undone
-        by a pull and nothing else moves a box. None where there are more than EXACT_STATES placements.
+        by a pull and nothing else moves a box. None in rooms beyond EXACT_STATES or PLACEMENTS.
         """
+        if comb(self.live.bit_count(), self.goals.bit_count()) > PLACEMENTS:
+            return None
         floor, columns = self.floor, self.columns
         won = {self.goals: floor & ~self.goals}
         todo = [(self.goals, won[self.goals])]
@@ -102,7 +107,7 @@ class Room:
     def is_dead(self, player: int, boxes: int, pushed: int) -> bool:
         """True only if the position cannot be won; `pushed` are the boxes to look at in rooms too large to be exact.
 
-        Exact where `EXACT_STATES` allows. Beyond it: a box on a dead square, or frozen boxes off their targets.
+        Exact where `winnable` is known. Else: a box on a dead square, or frozen boxes off their targets.
         """
         if boxes & ~self.live:
             return True

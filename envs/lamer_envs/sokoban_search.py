@@ -24,7 +24,7 @@ def shortest(room: Room, player: int, boxes: int, limit: int = SOLVER_LIMIT) -> 
     floor, columns, goals, live, distances = room.floor, room.columns, room.goals, room.live, room.distances
     heuristics = {boxes: sum(distances[bit] for bit in bits(boxes))}
     closed: dict[int, int] = {}
-    opened: dict[int, list[tuple[int, int]]] = {}  # placement -> (moves, players closed at that number of moves)
+    layers: dict[int, dict[int, int]] = {}  # placement -> moves -> players closed at that number of moves
     buckets: dict[int, list[tuple[int, int]]] = {heuristics[boxes]: [(boxes, player)]}
     bound = nodes = 0
     while buckets:
@@ -41,9 +41,10 @@ def shortest(room: Room, player: int, boxes: int, limit: int = SOLVER_LIMIT) -> 
                 continue
             h = heuristics[placed]
             closed[placed] = known | players
-            opened.setdefault(placed, []).append((bound - h, players))
+            layer = layers.setdefault(placed, {})
+            layer[bound - h] = layer.get(bound - h, 0) | players
             if placed == goals:
-                return _trace(room, opened, bound, placed, players & -players)
+                return _trace(room, layers, bound, placed, players & -players)
             nodes += 1
             if nodes > limit:
                 raise EnvError(f"the level was not solved within {limit} search nodes; use a smaller one")
@@ -71,9 +72,8 @@ def shortest(room: Room, player: int, boxes: int, limit: int = SOLVER_LIMIT) -> 
     return None
 
 
-def _trace(room: Room, opened: dict[int, list[tuple[int, int]]], moves: int, boxes: int, player: int) -> list[str]:
+def _trace(room: Room, layers: dict[int, dict[int, int]], moves: int, boxes: int, player: int) -> list[str]:
     """Walk back from the win through positions that were closed one move earlier."""
-    closed_at = {placed: dict(layers) for placed, layers in opened.items()}
     path: list[str] = []
     while moves:
         moves -= 1
@@ -81,10 +81,10 @@ def _trace(room: Room, opened: dict[int, list[tuple[int, int]]], moves: int, box
             step = room.steps[name]
             came = _shift(player, -step)
             beyond = _shift(player, step)
-            if closed_at[boxes].get(moves, 0) & came:
+            if layers[boxes].get(moves, 0) & came:
                 break
             unpushed = boxes ^ beyond ^ player
-            if boxes & beyond and closed_at.get(unpushed, {}).get(moves, 0) & came:
+            if boxes & beyond and layers.get(unpushed, {}).get(moves, 0) & came:
                 boxes = unpushed
                 break
         player = came

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +31,11 @@ from lamer_envs.webshop_lexicon import (
     REVIEWS,
     Kind,
 )
+from lamer_envs.webshop_words import plain_nouns
 
 T = TypeVar("T")
+Draw = Callable[[], float]
+"""A generator's `random()`: the one method whose sequence is the same in every Python."""
 
 FAMILY = 5
 """Products of one family: one base and four near-misses of it."""
@@ -111,6 +114,7 @@ def indexed_text(product: Product) -> str:
 # -- the generated catalogue ----------------------------------------------------------------------------------------
 
 _DIGITS = "0123456789ABCDEFGHJKLMNPQRSTVWXY"
+_THREE_DIGITS = [a + b + c for a in _DIGITS for b in _DIGITS for c in _DIGITS]
 _ID_BITS = 45
 _ID_STEP = 0x0B5A_3C69_72D1 | 1
 _ID_BACK = pow(_ID_STEP, -1, 1 << _ID_BITS)
@@ -148,17 +152,12 @@ class GeneratedCatalogue:
         return at if at < self.size else None
 
     def nouns(self, title: str) -> Sequence[str]:
-        from lamer_envs.webshop_official import plain_nouns
-
         return plain_nouns(title)
 
     def _asin(self, at: int) -> str:
         code = (at * _ID_STEP + self._offset) % (1 << _ID_BITS)
-        digits = []
-        for _ in range(9):
-            code, digit = divmod(code, 32)
-            digits.append(_DIGITS[digit])
-        return "B" + "".join(reversed(digits))
+        three = _THREE_DIGITS
+        return f"B{three[code >> 30]}{three[(code >> 15) & 0x7FFF]}{three[code & 0x7FFF]}"
 
     def kind(self, family: int) -> Kind:
         return KINDS[self._order[family % len(KINDS)]]
@@ -253,17 +252,17 @@ class GeneratedCatalogue:
         )
 
 
-def pick(draw: object, items: Sequence[T]) -> T:
-    """One of the items. Only `random()` is used of a generator: its sequence is the same in every Python."""
-    return items[int(draw() * len(items))]  # type: ignore[operator]
+def pick(draw: Draw, items: Sequence[T]) -> T:
+    """One of the items."""
+    return items[int(draw() * len(items))]
 
 
-def _offer(draw: object, values: tuple[str, ...]) -> tuple[str, ...]:
+def _offer(draw: Draw, values: tuple[str, ...]) -> tuple[str, ...]:
     """Three to five of an option's values (all of them where there are three), in their order."""
     if len(values) <= 4:
         return values
-    count = 3 + int(draw() * 3)  # type: ignore[operator]
-    start = int(draw() * len(values))  # type: ignore[operator]
+    count = 3 + int(draw() * 3)
+    start = int(draw() * len(values))
     stride = 1 if len(values) <= 8 else 3
     chosen = {(start + stride * n) % len(values) for n in range(count)}
     return tuple(value for at, value in enumerate(values) if at in chosen)

@@ -146,12 +146,17 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def warn(line: str) -> None:
+    """The one line on stderr of a command that has a result and yet did not do all that was asked."""
+    sys.stderr.write(f"lamer-graph: {one_line(line)}\n")
+
+
 def fail(error: BaseException, code: int, *, as_json: bool, debug: bool) -> NoReturn:
     """Say what went wrong and leave with `code`."""
     if debug:
         traceback.print_exception(error)
     line = describe(error)
-    sys.stderr.write(f"lamer-graph: {line}\n")
+    warn(line)
     if as_json:
         sys.stdout.write(json.dumps({"error": line, "type": type(error).__name__, "exit_code": code}) + "\n")
     raise typer.Exit(code)
@@ -206,11 +211,20 @@ def command(app: typer.Typer, name: str, *, examples: Iterable[tuple[str, str]])
         run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         del run.__wrapped__  # typer reads the signature, and would otherwise look through to the function's own
-        lines = [f"[bold]{line}[/]\n\n  {meaning}" for line, meaning in examples]
-        app.command(name, epilog="\n\n".join(["Examples:", *lines]))(run)
+        lines = [f"[bold]{line.replace('[', _BRACKET)}[/]\n\n  {meaning}" for line, meaning in examples]
+        app.command(name, help=_unwrapped(function), epilog="\n\n".join(["Examples:", *lines]))(run)
         return function
 
     return register
+
+
+_BRACKET = "\\["  # so that rich does not read an example's brackets as markup
+
+
+def _unwrapped(function: Command) -> str:
+    """A docstring with each paragraph on one line: the terminal wraps it."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(one_line(paragraph) for paragraph in paragraphs)
 
 
 def _option_parameters(cls: type) -> Iterator[inspect.Parameter]:

@@ -96,10 +96,10 @@ class Player:
             )
         return self.policy
 
-    def name(self, env: str) -> str:
-        """Who plays, for the run's record: the same for the same policy, wherever the run is resumed from."""
+    def name_of(self, policy: Policy, env: str) -> str:
+        """Who plays, for the run's record: the folder's name, or the model that the server was asked for."""
         folder = self.folder(env)
-        return folder.resolve().name if folder is not None else self.model or "the server's only model"
+        return folder.resolve().name if folder is not None else str(getattr(policy, "model", ""))
 
     @asynccontextmanager
     async def open(self, env: str, *, training: bool) -> AsyncIterator[Policy]:
@@ -150,14 +150,6 @@ class Game:
         Literal["none", "trajectory", "reflection", "both"],
         typer.Option(rich_help_panel=GAME, help="What an episode sees of the ones before it."),
     ] = "reflection"
-    shuffle_reflections: Annotated[
-        bool,
-        typer.Option(
-            "--shuffle-reflections",
-            rich_help_panel=GAME,
-            help="Ablation: every trial gets another trial's reflection. What it loses was memory at work.",
-        ),
-    ] = False
     prompt_style: Annotated[
         Literal["auto", "standard", "compact"],
         typer.Option(
@@ -174,8 +166,10 @@ class Game:
     ] = 512
     seed: SeedOption = 0
 
-    def config(self, player: Player, *, tasks: int, trials: int) -> CollectConfig:
-        """The run's configuration. Raises ConfigError, the environment's errors and pydantic's."""
+    def config(
+        self, player: Player, *, tasks: int = 1, trials: int = 1, shuffle_reflections: bool = False
+    ) -> CollectConfig:
+        """The run's configuration, but for who plays. Raises ConfigError, the environment's errors and pydantic's."""
         from lamer_envs import make
         from lamer_graph.collect import CollectConfig
 
@@ -183,7 +177,6 @@ class Game:
         settings: dict[str, Any] = CollectConfig.sampling_preset(self.sampling)
         return CollectConfig(
             env=env,
-            policy=player.name(env),
             split=self.split,
             tasks=tasks,
             trials=trials,
@@ -193,7 +186,7 @@ class Game:
             prompt_style=self.style(player, env),
             max_tokens=self.max_tokens,
             seed=self.seed,
-            shuffle_reflections=self.shuffle_reflections,
+            shuffle_reflections=shuffle_reflections,
             **settings,
         )
 

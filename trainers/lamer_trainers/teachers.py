@@ -27,7 +27,10 @@ CONTENTS: dict[Contents, float] = {"none": 0.1, "trajectory": 0.25, "reflection"
 
 
 class Row(NamedTuple):
-    """One example: the prompt, the answer to imitate, and answers (same form) that must become improbable there."""
+    """One example: the prompt, the answer to imitate, and answers that must become improbable.
+
+    A forbidden answer is pushed down at the token where it parts from the one to imitate.
+    """
 
     messages: list[Message]
     answer: str
@@ -35,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A teacher's action, and the actions that would be mistakes here whatever the style of play."""
+    """A teacher's action, and the actions (or their beginnings) that would be mistakes whatever the style of play."""
 
     action: str
     forbidden: tuple[str, ...] = ()
@@ -71,6 +74,10 @@ class Teacher(ABC):
     @abstractmethod
     def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
         """The next action of a scripted episode."""
+
+    def slip(self, attempt: Attempt, rng: random.Random) -> str | None:
+        """A bad action that is played but not taught, so that the rest of the episode is about recovering; or None."""
+        return None
 
     @abstractmethod
     def remark(self, attempt: Attempt, rng: random.Random) -> str:
@@ -108,10 +115,12 @@ class Teacher(ABC):
             attempt = self.begin(start, tuple(memory), rng)
             over = False
             while not over:
-                choice = self.choose(attempt, rng)
-                messages = self.prompts.act(self.observe(attempt, episode))
-                yield Row(messages, self.prompts.action_answer(choice.action), choice.forbidden)
-                over = self.play(attempt, choice.action)
+                slip = self.slip(attempt, rng)
+                if slip is None:
+                    choice = self.choose(attempt, rng)
+                    messages = self.prompts.act(self.observe(attempt, episode))
+                    yield Row(messages, self.prompts.action_answer(choice.action), choice.forbidden)
+                over = self.play(attempt, choice.action if slip is None else slip)
             if attempt.won or episode == self.prompts.max_episodes:
                 return
             for kind in kinds(contents):
@@ -127,7 +136,7 @@ class Teacher(ABC):
         attempt = self.begin(start, (), rng)
         for _ in range(rng.randrange(self.env.max_turns)):
             before, played = attempt.state, len(attempt.turns)
-            if self.play(attempt, self.choose(attempt, rng).action):
+            if self.play(attempt, self.slip(attempt, rng) or self.choose(attempt, rng).action):
                 if not attempt.won:
                     attempt.memory, episode = self.drill(before, rng)
                     remark = self.prompts.remark_answer(self.remark(attempt, rng))

@@ -22,8 +22,19 @@ def tokenised(tokenizer, data: Sequence[Row]) -> Dataset:
     for r, p, a in zip(data, pids, aids):
         a = a + [tokenizer.eos_token_id]
         ids.append(p + a); lens.append(len(a))
-        forb.append([tokenizer.convert_tokens_to_ids(f) for f in r.forbidden])
+        forb.append(partings(tokenizer, a, r.forbidden))
     return Dataset.from_dict({"input_ids": ids, "answer": lens, "forbidden": forb, "length":[len(i) for i in ids]})
+
+_cache={}
+def partings(tokenizer, answer, forbidden):
+    found=set()
+    for f in forbidden:
+        t=_cache.get(f)
+        if t is None:
+            t=_cache[f]=tokenizer(f"<action>{f}", add_special_tokens=False)["input_ids"]
+        for k,(x,y) in enumerate(zip(t,answer)):
+            if x!=y: found.add((k,x)); break
+    return sorted(found)
 
 class Collator:
     def __init__(self, pad, vocab): self.pad, self.vocab = pad, vocab
@@ -31,15 +42,15 @@ class Collator:
         width = max(len(r["input_ids"]) for r in batch); keep = max(r["answer"] for r in batch)
         ids = torch.full((len(batch), width), self.pad); mask = torch.zeros_like(ids)
         labels = torch.full((len(batch), keep), IGNORE)
-        forb = torch.zeros((len(batch), self.vocab), dtype=torch.bool); at = torch.zeros(len(batch), dtype=torch.long)
+        forb = torch.zeros((len(batch), keep, self.vocab), dtype=torch.bool)
         for i, r in enumerate(batch):
             n, a = len(r["input_ids"]), r["answer"]
             ids[i, width-n:] = torch.tensor(r["input_ids"]); mask[i, width-n:] = 1
             labels[i, keep-a:] = ids[i, width-a:]
             if r["forbidden"]:
-                forb[i, torch.tensor(r["forbidden"])] = True
-            at[i] = keep - a + 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "forbidden": forb, "at": at}
+                at = torch.tensor(r["forbidden"])
+                forb[i, keep - a + at[:,0], at[:,1]] = True
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "forbidden": forb}
 
 class WarmupTrainer(SFTTrainer):
     weight = 1.0
@@ -51,9 +62,7 @@ class WarmupTrainer(SFTTrainer):
         mask = labels != IGNORE
         nll = -logp.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         ce = (nll * mask).sum() / mask.sum()
-        r = torch.arange(len(labels))
-        p = logp[r, inputs["at"]].exp()
-        pf = (p * inputs["forbidden"]).sum(-1)
+        pf = (logp.exp() * inputs["forbidden"]).sum(-1)
         has = inputs["forbidden"].any(-1)
         ul = -(torch.log1p(-pf.clamp(max=1-1e-4)) * has).sum() / len(labels)
         self._metrics["train"]["ce_row"].append(((nll*mask).sum()/len(labels)).item()); self._metrics["train"]["pf"].append((pf.sum()/has.sum().clamp(min=1)).item())

@@ -1,0 +1,303 @@
+"""The public checker of environments: plays an environment and proves that it keeps the protocol of `Env`.
+
+What must stay true: every promise in `lamer_envs.base` that can be observed is tried here, on real episodes, and the
+first broken one becomes one EnvCheckError. Determinism is tried in fresh processes under other hash seeds: run as a
+module, this file plays the tasks it is given and prints what it saw.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
+from lamer_envs.errors import EnvCheckError, EnvError, EnvParameterError
+
+STRANGE_TEXTS = (
+    "",
+    " ",
+    "\n\t\r",
+    "\x00",
+    "{}",
+    "[1, 2",
+    "((1, 2))",
+    "(1, 2), (3, 4)",
+    "(0, 0)",
+    "(999, 999)",
+    "(-1, 2)",
+    "(1.5, 2)",
+    "(\u0661, \u0662)",  # digits, but not ASCII ones
+    "up up",
+    "up,,down",
+    ",",
+    "search[",
+    "search[]]",
+    "click[\\]",
+    "go to nowhere 99",
+    "take from",
+    "None",
+    "\ud800",  # a lone surrogate cannot be encoded
+    "\u202e\u0000\U0010ffff",
+    "(1, 2)" * 1000,
+    "a" * (MAX_ACTION_CHARS + 1),
+    "%s %n {0} {state}",
+    "../../etc/passwd",
+)
+_CHILD_TIMEOUT = 300
+
+
+def check_env(env: Env, *, tasks: int = 8, per_split: int = 8, processes: bool = True) -> None:
+    """Raise EnvCheckError if `env` breaks the protocol; return None if nothing was found.
+
+    `tasks` seeds are played by the expert, the weak player and a random one, `per_split` instances of each split are
+    compared, and `processes` repeats the play in two new processes under other hash seeds (the environment's class
+    must then be importable). Takes a few seconds for a fast environment.
+    """
+    seeds = range(tasks)
+    _check_texts(env)
+    _check_identity(env)
+    for seed in seeds:
+        _check_reset(env, seed)
+        _check_play(env, seed)
+        _check_expert(env, seed)
+        _check_strange_texts(env, seed)
+    _check_splits(env, per_split)
+    if processes:
+        _check_processes(env, seeds)
+
+
+def _require(holds: bool, env: Env, message: str) -> None:
+    if not holds:
+        raise EnvCheckError(f"{env.name}: {message}")
+
+
+def _check_texts(env: Env) -> None:
+    for what in ("name", "spec", "rules", "action_format"):
+        value = getattr(env, what)
+        _require(isinstance(value, str) and bool(value.strip()), env, f"`{what}` must be text that is not empty")
+    turns = env.max_turns
+    _require(type(turns) is int and turns >= 1, env, f"`max_turns` must be an integer of at least 1, not {turns!r}")
+    _require(_is_json(dict(env.params)), env, "`params` must be plain JSON")
+
+
+def _check_identity(env: Env) -> None:
+    try:
+        again = _rebuild(env)
+    except EnvError as error:
+        raise EnvCheckError(
+            f"{env.name}: `from_spec` refuses the environment's own spec {env.spec!r}: {error}"
+        ) from None
+    _require(again == env and hash(again) == hash(env), env, f"`from_spec` of {env.spec!r} gives another environment")
+    _require(again.params == env.params, env, f"`from_spec` of {env.spec!r} gives other `params`")
+
+
+def _check_reset(env: Env, seed: int) -> None:
+    before = random.getstate()
+    state = env.reset(seed)
+    _require(random.getstate() == before, env, "`reset` uses Python's global random state")
+    _require(_is_json(state), env, f"the state of seed {seed} is not plain JSON: it must equal its own round trip")
+    random.seed(12345)
+    same = env.reset(seed)
+    random.setstate(before)
+    _require(state == same, env, f"`reset({seed})` gave two different states")
+    same.clear()
+    _require(env.reset(seed) == state, env, f"changing the dict that `reset({seed})` gave changes the next one")
+    for what in ("observe", "compact", "render", "instance"):
+        value = getattr(env, what)(state)
+        _require(isinstance(value, str) and bool(value), env, f"`{what}` must give text that is not empty")
+
+
+def _check_play(env: Env, seed: int) -> None:
+    """Admissible actions are valid, the weak player's actions parse, and a step is a pure function, to the end."""
+    rng = random.Random(seed)
+    for player in ("random", "weak"):
+        state = env.reset(seed)
+        instance = env.instance(state)
+        for _ in range(env.max_turns):
+            choices = env.admissible(state)
+            _require(bool(choices), env, f"seed {seed}: no admissible action although the episode goes on")
+            _require(len(set(choices)) == len(choices), env, f"seed {seed}: `admissible` repeats itself")
+            action = env.weak(state, rng) if player == "weak" else rng.choice(choices)
+            _require(
+                env.parse(action) is not None, env, f"`parse` refuses {action!r}, an action of the {player} player"
+            )
+            canonical = env.parse(action)
+            if player == "random":
+                _require(
+                    canonical == action, env, f"`admissible` offers {action!r}, but `parse` makes it {canonical!r}"
+                )
+            step = _checked_step(env, state, action)
+            _require(step.valid, env, f"seed {seed}: {action!r} of the {player} player is not valid")
+            _require(env.instance(step.state) == instance, env, f"`instance` changed within an episode of seed {seed}")
+            state = step.state
+            if step.done:
+                _check_over(env, state)
+                break
+
+
+def _check_over(env: Env, state: State) -> None:
+    """A finished episode offers nothing more and stays as it is."""
+    _require(env.admissible(state) == [], env, "`admissible` must be empty once the episode is done")
+    for action in ("", *env.admissible(env.reset(0))[:1]):
+        step = _checked_step(env, state, action)
+        _require(step.done and not step.valid, env, "a step after the end must be invalid and done")
+        _require(step.state == state, env, "a step after the end must not change the state")
+
+
+def _checked_step(env: Env, state: State, action: str) -> Step:
+    """One step, tried twice: it must not raise, mutate its input, depend on anything else, or leave JSON."""
+    kept, before = copy.deepcopy(state), random.getstate()
+    shown = repr(action[:60])
+    try:
+        step = env.step(state, action)
+        again = env.step(json.loads(json.dumps(kept)), action)
+    except Exception as error:
+        raise EnvCheckError(f"{env.name}: `step` raised {type(error).__name__} on {shown}: {error}") from error
+    _require(random.getstate() == before, env, "`step` uses Python's global random state")
+    _require(state == kept, env, f"`step` with {shown} mutated the state that it was given")
+    _require(step.state is not state, env, "`step` must return a new state, not the one it was given")
+    _require(step == again, env, f"`step` with {shown} gave two different results for one state")
+    _require(_is_json(step.state), env, f"the state after {shown} is not plain JSON")
+    _require(step.observation == env.observe(step.state), env, "`observation` must be `observe` of the new state")
+    number = type(step.reward) in (int, float) and math.isfinite(step.reward)
+    _require(number, env, f"the reward after {shown} must be a finite number, not {step.reward!r}")
+    flags = all(type(flag) is bool for flag in (step.done, step.success, step.valid))
+    _require(flags, env, "`done`, `success` and `valid` must be True or False")
+    _require(step.done or not step.success, env, "`success` without `done`")
+    outcome = env.outcome(state, action, step)
+    _require(isinstance(outcome, str) and bool(outcome), env, f"`outcome` of {shown} must be text that is not empty")
+    if not step.valid:
+        _require(step.state == kept, env, f"the invalid action {shown} changed the state")
+    return step
+
+
+def _check_expert(env: Env, seed: int) -> None:
+    state = env.reset(seed)
+    plan = env.solve(state)
+    _require(bool(plan), env, f"the expert does not solve seed {seed}")
+    plan = plan or []
+    fits = len(plan) <= env.max_turns
+    _require(fits, env, f"the expert takes {len(plan)} turns for seed {seed}; the budget is {env.max_turns}")
+    for number, action in enumerate(plan, start=1):
+        step = _checked_step(env, state, action)
+        _require(step.valid, env, f"the expert's action {action!r} (seed {seed}) is not valid")
+        last = number == len(plan)
+        _require(step.done == last, env, f"the expert's plan for seed {seed} is not done exactly with its last action")
+        state = step.state
+    _require(step.success, env, f"the expert's plan for seed {seed} does not win")
+
+
+def _check_strange_texts(env: Env, seed: int) -> None:
+    """Whatever a policy writes is an action or an invalid turn, never an exception."""
+    state, rng = env.reset(seed), random.Random(seed)
+    noise = ["".join(chr(rng.randrange(1, 0x2FF)) for _ in range(rng.randrange(40))) for _ in range(20)]
+    for text in (*STRANGE_TEXTS, *noise):
+        try:
+            parsed = env.parse(text)
+        except Exception as error:
+            raise EnvCheckError(
+                f"{env.name}: `parse` raised {type(error).__name__} on {text[:60]!r}: {error}"
+            ) from error
+        step = _checked_step(env, state, text)
+        if parsed is None:
+            _require(not step.valid, env, f"`parse` refuses {text[:60]!r}, but `step` takes it as valid")
+        else:
+            _require(env.parse(parsed) == parsed, env, f"`parse` is not stable on {text[:60]!r}")
+
+
+def _check_splits(env: Env, per_split: int) -> None:
+    owner: dict[str, str] = {}
+    for split in env.splits:
+        seeds = list(islice(env.seeds(split), per_split))
+        _require(seeds == sorted(set(seeds)), env, f"`seeds('{split}')` must increase")
+        for seed in seeds:
+            state = env.reset(seed)
+            text = env.instance(state)
+            _require(
+                env.split_of(state) == split, env, f"`seeds('{split}')` gave {seed}, which `split_of` puts elsewhere"
+            )
+            other = owner.setdefault(text, split)
+            _require(other == split, env, f"splits '{other}' and '{split}' share the instance {text[:80]!r}")
+    try:
+        env.seeds("no such split")
+    except EnvParameterError:
+        return
+    raise EnvCheckError(f"{env.name}: `seeds` of an unknown split must raise EnvParameterError at once")
+
+
+def _check_processes(env: Env, seeds: Sequence[int]) -> None:
+    here = _transcript(env, seeds)
+    cls = type(env)
+    command = [sys.executable, "-m", "lamer_envs.checker", cls.__module__, cls.__qualname__, env.spec]
+    for hash_seed in ("0", "4242"):
+        variables = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        child = subprocess.run(
+            [*command, *map(str, seeds)],
+            env=variables,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=_CHILD_TIMEOUT,
+            check=False,
+        )
+        if child.returncode:
+            reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
+            raise EnvCheckError(f"{env.name}: another process could not play {env.spec!r}: {reason}")
+        there = json.loads(child.stdout)
+        for seed, mine, other in zip(seeds, here, there, strict=True):
+            same = mine == other
+            _require(same, env, f"seed {seed} plays differently in another process (PYTHONHASHSEED={hash_seed})")
+
+
+def _transcript(env: Env, seeds: Sequence[int]) -> list[Any]:
+    """Everything seen while the expert and then a random player play each seed."""
+    seen = []
+    for seed in seeds:
+        rng = random.Random(seed)
+        first = env.reset(seed)
+        state = first
+        log: list[Any] = [first, env.observe(first), env.compact(first), env.instance(first), env.split_of(first)]
+        log += [env.solve(first), env.weak(first, rng)]
+        for _ in range(env.max_turns):
+            choices = env.admissible(state)
+            if not choices:
+                break
+            step = env.step(state, rng.choice(choices))
+            log.append([choices, list(step), env.compact(step.state)])
+            state = step.state
+        seen.append(log)
+    return json.loads(json.dumps(seen))  # type: ignore[no-any-return]
+
+
+def _rebuild(env: Env) -> Env:
+    name, _, params = env.spec.partition(":")
+    _require(name == env.name, env, f"`spec` {env.spec!r} must begin with the name")
+    return type(env).from_spec(params)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _main(module: str, qualname: str, spec: str, *seeds: str) -> None:
+    cls: Any = import_module(module)
+    for part in qualname.split("."):
+        cls = getattr(cls, part)
+    env: Env = cls.from_spec(spec.partition(":")[2])
+    sys.stdout.write(json.dumps(_transcript(env, [int(seed) for seed in seeds])))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

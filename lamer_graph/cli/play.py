@@ -1,0 +1,73 @@
+"""`lamer-graph play`: watch one trial in the terminal, through the same graph that applications embed."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.options import GAME, Game, Player
+
+TaskOption = Annotated[
+    int,
+    typer.Option("--task", metavar="K", min=0, rich_help_panel=GAME, help="Which of the split's tasks, from 0."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    @command(
+        app,
+        "play",
+        examples=[
+            ("lamer-graph play", "The shipped policy plays a held-out MineSweeper board for up to three episodes."),
+            ("lamer-graph play --task 5 --memory none --seed 1", "Another board, without memory, other dice."),
+            (
+                "lamer-graph play --env sokoban:6x6-1 --base-url http://127.0.0.1:8000/v1",
+                "A model behind a server plays Sokoban.",
+            ),
+        ],
+    )
+    def play(ui: Ui, player: Player, game: Game, task: TaskOption = 0) -> Json:
+        """Watch a trial: what the agent remembers, its board and action turn by turn, what it learns from failing.
+
+        The trial runs through the LangGraph agent of [bold]create_lamer_agent[/]; nothing is logged.
+        """
+        return asyncio.run(_play(ui, player, game, task))
+
+
+async def _play(ui: Ui, player: Player, game: Game, number: int) -> Json:
+    from lamer_envs import make
+    from lamer_graph.agent import create_lamer_agent
+    from lamer_graph.cli import render
+
+    config = game.config(player)
+    env = make(config.env)
+    seed = next(islice(env.seeds(config.split), number, None))
+    async with player.open(config.env, training=False) as policy:
+        config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
+        agent = create_lamer_agent(
+            policy,
+            env,
+            config.contents,
+            max_episodes=config.max_episodes,
+            max_turns=config.max_turns,
+            prompt_style=config.prompt_style,
+            sampling=config.sampling,
+        )
+        ui.working()
+        ui.print(render.opening(env, config, seed))
+        result: Json = {}
+        episode = 0
+        async for mode, event in agent.astream({"task": {"seed": seed}}, stream_mode=["custom", "updates", "values"]):
+            if mode == "values":
+                result = event
+            elif mode == "updates" and "recall" in event:
+                ui.print(*render.episode_start(env, env.reset(seed), event["recall"]["memory"], episode, config))
+                episode += 1
+            elif mode == "custom":
+                ui.print(render.event(env, event))
+        ui.print(render.ending(result))
+    return {"task": {"env": config.env, "split": config.split, "seed": seed}, "policy": config.policy, **result}

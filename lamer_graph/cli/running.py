@@ -1,0 +1,92 @@
+"""Preflight, then trials, in this process or in several: what `collect`, `eval` and `quickstart` do alike.
+
+What must stay true: everything that can be refused is refused before the run folder is made, and the folder before the
+first call; from then on the log is what counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamer_graph.cli.frame import FAILED, Ui, warn
+from lamer_graph.cli.options import Effort, Player
+from lamer_graph.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lamer_graph.collect import CollectConfig, CollectSummary
+    from lamer_graph.policy import Policy
+
+
+def run_trials(
+    ui: Ui, player: Player, config: CollectConfig, effort: Effort, folder: Path, resume: bool, what: str = "trials"
+) -> tuple[CollectConfig, CollectSummary]:
+    """Play the run's trials into `folder`; the configuration as it was recorded, and what was done.
+
+    `effort.tasks` and `effort.trials` are already in `config`. Raises what `frame` turns into exit codes.
+    """
+    if effort.workers > 1 and config.shuffle_reflections:
+        raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
+    with ui.progress(what, config.tasks * config.trials) as advance:
+        config, summary = asyncio.run(_run(ui, player, config, effort, folder, resume, advance))
+        if summary is None:
+            from lamer_graph.cli.workers import collect_in_workers
+
+            summary = collect_in_workers(
+                config, player, folder, concurrency=effort.concurrency, workers=effort.workers, on_trials=advance
+            )
+    return config, summary
+
+
+async def _run(
+    ui: Ui,
+    player: Player,
+    config: CollectConfig,
+    effort: Effort,
+    folder: Path,
+    resume: bool,
+    advance: Callable[[int], None],
+) -> tuple[CollectConfig, CollectSummary | None]:
+    from lamer_graph.collect import collect
+
+    async with player.open(config.env, training=True) as policy:
+        config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
+        await prepare(config, policy, folder, resume)
+        ui.working()
+        if effort.workers > 1:
+            return config, None
+        summary = await collect(
+            config, policy, folder, concurrency=effort.concurrency, resume=True, on_trial=lambda line: advance(1)
+        )
+        return config, summary
+
+
+async def prepare(config: CollectConfig, policy: Policy, folder: Path, resume: bool) -> None:
+    """Refuse what cannot be run, and claim the folder. `collect` then continues what it finds there."""
+    from lamer_graph.runlog import RunLog
+
+    harness = config.harness(policy)
+    await harness.backend.aclose()
+    RunLog.create(folder, config.model_dump(mode="json"), resume=resume).close()
+
+
+def report_loss(ui: Ui, folder: Path, summary: CollectSummary) -> None:
+    """One line and exit code 1 where trials are missing: an interruption, or calls that failed."""
+    if summary.interrupted:
+        warn(f"interrupted: {summary.missing} of {summary.requested} trials are missing; --resume plays them")
+        ui.exit_code = FAILED
+    elif summary.failed:
+        warn(f"{summary.failed} of {summary.requested} trials ended in an error, {first_error(folder)}")
+        ui.exit_code = FAILED
+
+
+def first_error(folder: Path) -> str:
+    """The first recorded error of a run's log, in a few words."""
+    from lamer_graph.runlog import read_trials
+
+    for trial in read_trials(folder):
+        if trial.get("error"):
+            return f"the first: {trial['error']['type']}: {trial['error']['message'][:300]}"
+    return "see the log"

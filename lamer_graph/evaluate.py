@@ -1,0 +1,61 @@
+"""Evaluation: a collection on held-out tasks, and what its log says, with intervals over tasks.
+
+What must stay true: the numbers are read from the run's log alone, so `report` of a finished run gives them again; the
+sampling that produced them is part of the report, because a success rate without its sampling says little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from lamer_graph.collect import CollectConfig, CollectSummary, collect
+from lamer_graph.errors import RunLogError
+from lamer_graph.policy import Policy
+from lamer_graph.runlog import read_config, read_trials
+from lamer_graph.stats import Summary, summarise
+from lamer_graph.trial import Json
+
+FIELDS_OF_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+
+
+class Evaluation(NamedTuple):
+    """What a run's trials came to, and the configuration that produced them."""
+
+    config: CollectConfig
+    summary: Summary
+
+    @property
+    def sampling(self) -> Json:
+        return {name: getattr(self.config, name) for name in FIELDS_OF_SAMPLING}
+
+    def to_json(self) -> Json:
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "sampling": self.sampling,
+            **self.summary.to_json(),
+        }
+
+
+async def evaluate(
+    config: CollectConfig,
+    policy: Policy,
+    folder: str | Path,
+    *,
+    concurrency: int = 64,
+    resume: bool = False,
+    on_trial: Callable[[Json], None] | None = None,
+) -> tuple[Evaluation, CollectSummary]:
+    """Collect the run (see `collect`) and read its log. Raises what `collect` and `report` raise."""
+    done = await collect(config, policy, folder, concurrency=concurrency, resume=resume, on_trial=on_trial)
+    return report(folder), done
+
+
+def report(folder: str | Path) -> Evaluation:
+    """The evaluation of a run that is on disk. Raises RunLogError for an unreadable one or one without a trial."""
+    config = CollectConfig.model_validate(read_config(folder))
+    summary = summarise(read_trials(folder), config.max_episodes)
+    if summary.trials == 0:
+        raise RunLogError(f"{folder} holds no finished trial; {summary.failed_trials} ended in an error")
+    return Evaluation(config, summary)
