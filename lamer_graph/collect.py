@@ -57,6 +57,7 @@ class CollectConfig(BaseModel):
     max_chars: Positive = 2000
     prompt_style: PromptStyle = "standard"
     strategy: Strategy = "lamer"
+    history: Positive | None = None
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -89,6 +90,7 @@ class CollectConfig(BaseModel):
             prompt_style=self.prompt_style,
             strategy=self.strategy,
             sampling=self.sampling,
+            history=self.history,
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lamer_graph.collect import CollectConfig, CollectSummary, collect
-from lamer_graph.errors import RunLogError
+from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.policy import Policy
 from lamer_graph.runlog import read_config, read_trials
 from lamer_graph.stats import Summary, summarise
@@ -55,7 +55,8 @@ async def evaluate(
 def report(folder: str | Path) -> Evaluation:
     """The evaluation of a run that is on disk. Raises RunLogError for an unreadable one or one without a trial."""
     config = CollectConfig.model_validate(read_config(folder))
-    summary = summarise(read_trials(folder), config.max_episodes)
-    if summary.trials == 0:
-        raise RunLogError(f"{folder} holds no finished trial; {summary.failed_trials} ended in an error")
+    try:
+        summary = summarise(read_trials(folder), config.max_episodes)
+    except ConfigError as error:
+        raise RunLogError(f"{folder}: {error}") from None
     return Evaluation(config, summary)

@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
@@ -110,6 +111,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def open_trials(path: Path) -> BinaryIO:
     """A log for reading. Raises RunLogError where there is none."""
     try:
+        if path.exists() and not path.is_file():
+            raise RunLogError(f"{path} is not a regular file and cannot be read as a run log")
         return path.open("rb", buffering=1 << 20)
     except FileNotFoundError:
         raise RunLogError(f"no run log at {path}; give the folder that `collect` or `eval` wrote") from None
@@ -132,9 +135,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-class _Waiting(NamedTuple):
+class _Line(NamedTuple):
+    """An encoded trial. Only a `finished` one takes its key: a trial that an error ended is played again by a resume."""
+
     key: Key
-    line: bytes
+    finished: bool
+    data: bytes
+
+
+class _Waiting(NamedTuple):
+    line: _Line
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
 
@@ -190,19 +200,18 @@ class RunLog:
 
     @property
     def keys(self) -> Set[Key]:
-        """(task id, trial index) of every trial that this object knows to be on disk."""
+        """(task id, trial index) of every finished trial that this object knows to be on disk."""
         return self._keys
 
     def append(self, trial: Mapping[str, Any]) -> None:
-        """Log a trial; returns when it is on disk. A trial whose key is already there is skipped."""
-        key, line = self._encode(trial)
-        self._commit([(key, line)])
+        """Log a trial; returns when it is on disk. A trial that has already finished under its key is skipped."""
+        self._commit([self._encode(trial)])
 
     async def aappend(self, trial: Mapping[str, Any]) -> None:
         """`append` without blocking the loop: all trials that wait together share one write and one fsync."""
-        key, line = self._encode(trial)
+        line = self._encode(trial)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(key, line, loop, loop.create_future())
+        waiting = _Waiting(line, loop, loop.create_future())
         with self._wake:
             if self._closing:
                 raise self._closed_error()
@@ -235,35 +244,39 @@ class RunLog:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def _encode(self, trial: Mapping[str, Any]) -> tuple[Key, bytes]:
+    def _encode(self, trial: Mapping[str, Any]) -> _Line:
         if os.getpid() != self._pid:  # a forked child shares the file's lock with its parent: no lock at all
             raise RunLogError(f"this RunLog of {self.folder} belongs to another process; create one in each worker")
         if (version := trial.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
             raise RunLogError(f"a trial of schema {version} cannot be logged; this version writes {SCHEMA_VERSION}")
-        return _key_of(trial, "a trial to be logged"), _dump({"schema_version": SCHEMA_VERSION, **trial})
+        key = _key_of(trial, "a trial to be logged")
+        return _Line(key, trial.get("error") is None, _dump({"schema_version": SCHEMA_VERSION, **trial}))
 
-    def _commit(self, lines: Iterable[tuple[Key, bytes]]) -> None:
+    def _commit(self, lines: Iterable[_Line]) -> None:
         """Write the lines whose key is new, in one piece, and fsync. Raises RunLogError, having written nothing."""
         with self._mutex:
             if self._fd < 0:
                 raise self._closed_error()
-            fresh: dict[Key, bytes] = {}
-            for key, line in lines:
-                if key not in self._keys:
-                    fresh.setdefault(key, line)
+            fresh: list[_Line] = []
+            keys: set[Key] = set()
+            for line in lines:
+                if line.key not in self._keys and line.key not in keys:
+                    fresh.append(line)
+                    if line.finished:
+                        keys.add(line.key)
             if not fresh:
                 return
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 try:
-                    _append_synced(self._fd, b"".join(fresh.values()))
+                    _append_synced(self._fd, b"".join(line.data for line in fresh))
                 finally:
                     fcntl.flock(self._fd, fcntl.LOCK_UN)
             except OSError as error:
                 raise RunLogError(
                     f"cannot write {self._path} ({_reason(error)}); what was logged is intact: make room, then --resume"
                 ) from error
-            self._keys.update(fresh)
+            self._keys.update(keys)
 
     def _write_queued(self) -> None:
         """The writer thread: takes all that waits, commits it, tells the loops that wait."""
@@ -276,7 +289,7 @@ class RunLog:
                 batch = self._take()
             error: BaseException | None = None
             try:
-                self._commit((waiting.key, waiting.line) for waiting in batch)
+                self._commit([waiting.line for waiting in batch])
             except BaseException as problem:  # whoever waits must hear of it, whatever it is
                 error = problem
             for loop in {waiting.loop for waiting in batch}:
@@ -286,8 +299,8 @@ class RunLog:
 
     def _take(self) -> list[_Waiting]:
         size = count = 0
-        while count < len(self._queue) and (count == 0 or size + len(self._queue[count].line) <= MAX_BATCH_BYTES):
-            size += len(self._queue[count].line)
+        while count < len(self._queue) and (count == 0 or size + len(self._queue[count].line.data) <= MAX_BATCH_BYTES):
+            size += len(self._queue[count].line.data)
             count += 1
         batch, self._queue = self._queue[:count], self._queue[count:]
         return batch
@@ -342,15 +355,20 @@ def _trim(fd: int) -> int:
 
 
 def _recover(path: Path, fd: int) -> set[Key]:
-    """The keys of all logged trials, after dropping a torn last line. Raises RunLogError for any other damage."""
+    """The keys of all finished trials, after dropping a torn last line. Raises RunLogError for any other damage."""
     keys: set[Key] = set()
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return keys  # a device has no past to read; the first append says whether it takes data
     with open_trials(path) as file:
         for line in scan(file):
             if line.torn:
                 os.ftruncate(fd, line.start)
                 os.fsync(fd)
                 break
-            keys.add(_key_of(trial_of(line, path), f"{path} line {line.number}"))
+            trial = trial_of(line, path)
+            key = _key_of(trial, f"{path} line {line.number}")
+            if trial.get("error") is None:
+                keys.add(key)
     return keys
 
 

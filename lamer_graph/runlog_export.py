@@ -82,7 +82,8 @@ def export_parquet(folder: str | Path, out: str | Path) -> int:
     try:
         with pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer:
             while chunk := list(islice(rows, CHUNK)):
-                writer.write_table(Dataset.from_list(chunk, features=FEATURES).data.table)
+                table = Dataset.from_list(chunk, features=FEATURES).data.table
+                writer.write_table(table.select(FEATURES.arrow_schema.names))
                 count += len(chunk)
         partial.replace(out)
     except OSError as error:

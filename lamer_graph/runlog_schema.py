@@ -190,9 +190,10 @@ def check(folder: str | Path) -> CheckReport:
             if trial is None:
                 continue
             key = (trial.task.id, trial.trial)
-            if key in first_seen:
-                report.duplicates.append((line.number, *key))
-            first_seen.setdefault(key, line.number)
+            if trial.error is None:  # a trial that an error ended may be followed by the one that a resume played
+                if key in first_seen:
+                    report.duplicates.append((line.number, *key))
+                first_seen.setdefault(key, line.number)
             tasks.add(trial.task.id)
             _count(trial, line.number, report)
     report.tasks = len(tasks)

@@ -42,6 +42,8 @@ INSTALL_HINT = (
 )
 CPU_CONTEXT = 4096
 """Context served on a CPU unless asked for more: a long one would not fit the small key-value cache."""
+BATCHED_TOKENS = 4096
+"""Least token budget of one step of the CPU engine; a whole prompt must fit."""
 RESTARTS = 1
 STOP_TIMEOUT = 20.0
 LOG_TAIL_LINES = 3
@@ -272,8 +274,11 @@ class VllmServer:
         argv += ["--disable-uvicorn-access-log", "--dtype", self._dtype()]
         window = self._max_model_len
         if self._flavour == "cpu":
-            argv += ["--enforce-eager"]
             window = window or min(CPU_CONTEXT, int(self._config.get("max_position_embeddings", CPU_CONTEXT)))
+            # A prefill cut in two rewinds the request's seeded generator, which a CPU generator cannot do: one such
+            # request (prompt beyond the batch's token budget) killed the engine.
+            argv += ["--enforce-eager", "--no-enable-chunked-prefill"]
+            argv += ["--max-num-batched-tokens", str(max(BATCHED_TOKENS, window))]
         if window is not None:
             argv += ["--max-model-len", str(window)]
         if self._max_adapters:

@@ -65,17 +65,21 @@ class Summary:
 def summarise(trials: Iterable[Mapping[str, Any]], n: int) -> Summary:
     """All statistics of run log trials of up to `n` episodes. Raises ConfigError if no trial finished."""
     finished: list[Mapping[str, Any]] = []
-    failed = 0
+    failed: set[tuple[str, int]] = set()
     for trial in trials:
+        key = (trial["task"]["id"], trial.get("trial", 0))
         if trial.get("error") is None:
             # Statistics need a sliver of a trial: tokens and texts of a whole run need not be in memory at once.
             finished.append(_sliver(trial))
+            failed.discard(key)  # a resume has played it again
         else:
-            failed += 1
+            failed.add(key)
+    if not finished:
+        raise ConfigError(f"there are no finished trials to take statistics of; {len(failed)} ended in an error")
     return Summary(
         trials=len(finished),
         tasks=len({trial["task"]["id"] for trial in finished}),
-        failed_trials=failed,
+        failed_trials=len(failed),
         pass_at=pass_at_k(finished, n),
         turns_per_episode=turns_per_episode(finished),
         invalid_rate=invalid_rate(finished),

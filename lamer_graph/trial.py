@@ -139,14 +139,20 @@ def make_harness(
     prompt_style: Literal["standard", "compact"] = "standard",
     strategy: Literal["lamer", "react"] = "lamer",
     sampling: Sampling | None = None,
+    history: int | None = None,
 ) -> Harness:
-    """A checked Harness. Raises ConfigError (or MemoryConfigError) for what cannot be played."""
-    for name, value in (("max_episodes", max_episodes), ("max_turns", max_turns)):
+    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None).
+
+    Raises ConfigError (or MemoryConfigError) for what cannot be played.
+    """
+    for name, value in (("max_episodes", max_episodes), ("max_turns", max_turns), ("history", history)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
     config = MemoryConfig.of(memory)
     turns = env.max_turns if max_turns is None else max_turns
-    prompts = PromptBuilder(env, style=prompt_style, max_episodes=max_episodes, max_turns=turns, strategy=strategy)
+    prompts = PromptBuilder(
+        env, style=prompt_style, max_episodes=max_episodes, max_turns=turns, strategy=strategy, history=history
+    )
     return Harness(
         env=env,
         policy=policy,

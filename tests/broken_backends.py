@@ -191,6 +191,64 @@ class Forgets(InContextMemory):
     persistent = True
 
 
+class MetadataWins(InContextMemory):
+    """A metadata key hides the record field of its name."""
+
+    def search(self, namespace, query=None, filter=None, limit=10):
+        found = super().search(namespace, query, None, 10**6)
+        fields = [({**e.record.to_json(), **e.record.metadata}, e) for e in found]
+        wanted = (filter or {}).items()
+        return [e for row, e in fields if all(k in row and row[k] == v for k, v in wanted)][: max(0, limit)]
+
+
+class AlwaysScores(InContextMemory):
+    def search(self, namespace, query=None, filter=None, limit=10):
+        return [entry._replace(score=1.0) for entry in super().search(namespace, query, filter, limit)]
+
+
+class NeedsNamespace(InContextMemory):
+    """Fails on a namespace that it has not seen."""
+
+    def search(self, namespace, query=None, filter=None, limit=10):
+        self._check_open()
+        self._spaces[namespace]
+        return super().search(namespace, query, filter, limit)
+
+    def delete(self, namespace, keys=None):
+        self._check_open()
+        self._spaces[namespace]
+        super().delete(namespace, keys)
+
+
+class NeedsRecords(InContextMemory):
+    """Fails on an empty put."""
+
+    def put(self, namespace, records):
+        super().put(namespace, [records[0], *records[1:]])
+
+
+class GlobalKeys(InContextMemory):
+    """A key lives in the namespace that wrote it last."""
+
+    def put(self, namespace, records):
+        for space in list(self._spaces):
+            super().delete(space, [record.key for record in records])
+        super().put(namespace, records)
+
+
+class Buries(InContextMemory):
+    """A deleted namespace takes no records any more."""
+
+    def put(self, namespace, records):
+        if ("buried", *namespace) not in self._spaces:
+            super().put(namespace, records)
+
+    def delete(self, namespace, keys=None):
+        super().delete(namespace, keys)
+        if keys is None:
+            self._spaces[("buried", *namespace)] = {}
+
+
 BROKEN = [
     kind
     for kind in list(globals().values())

@@ -34,6 +34,12 @@ CAUGHT_BY = {
     "SharesMetadata": "test_later_changes_to_the_callers_metadata_do_not_reach_the_store",
     "StringMetadata": "test_a_record_comes_back_equal",
     "ScoresOutOfRange": "test_a_query_answers_with_this_namespaces_records",
+    "MetadataWins": "test_a_record_field_wins_over_a_metadata_key_of_its_name",
+    "AlwaysScores": "test_without_a_query_there_is_no_score",
+    "NeedsNamespace": "test_deleting_what_is_not_there_is_fine",
+    "NeedsRecords": "test_putting_nothing_changes_nothing",
+    "GlobalKeys": "test_the_same_key_lives_in_each_namespace",
+    "Buries": "test_a_deleted_namespace_is_empty_and_usable",
     "Forgets": "test_records_outlive_the_backend",
 }
 

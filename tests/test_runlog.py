@@ -1,4 +1,4 @@
-"""The run log loses nothing it acknowledged, drops nothing but a torn tail, and survives kills, crowds and full disks."""
+"""The run log loses nothing acknowledged, drops nothing but a torn tail, and survives kills, crowds and full disks."""
 
 import asyncio
 import os
@@ -187,20 +187,21 @@ def test_an_atomic_write_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_a_log_cut_at_any_byte_holds_exactly_its_whole_lines(tmp_path):
-    whole = lines_of(filled(tmp_path / "whole", 2))
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == 0x0A]
-    folder = tmp_path / "cut"
-    RunLog.create(folder, CONFIG).close()
+    keys = [("a", 0), ("\u2028 \U0001f4a3", 1), ("c", 2)]
+    with RunLog.create(tmp_path, CONFIG) as log:
+        for task, index in keys:
+            log.append({"task": {"id": task}, "trial": index, "texts": ['{"quoted": "\n"}']})
+    whole = lines_of(tmp_path)
+    ends = [0] + [i + 1 for i, byte in enumerate(whole) if byte == 0x0A]
     for cut in range(len(whole) + 1):
-        (folder / "trials.jsonl").write_bytes(whole[:cut])
-        expected = logged(tmp_path / "whole")[: sum(end <= cut for end in ends)]
-        assert logged(folder) == expected
-        if cut % 7 == 0 or cut in ends:
-            with RunLog.create(folder, CONFIG, resume=True) as log:
-                assert log.keys == set(expected)
-                assert lines_of(folder) == whole[: max([end for end in ends if end <= cut], default=0)]
-                log.append(a_trial("another", 5))
-            assert logged(folder) == [*expected, ("another", 5)]
+        (tmp_path / "trials.jsonl").write_bytes(whole[:cut])
+        count = sum(end <= cut for end in ends) - 1
+        assert logged(tmp_path) == keys[:count]
+        with RunLog.create(tmp_path, CONFIG, resume=True) as log:
+            assert log.keys == set(keys[:count])
+            assert lines_of(tmp_path) == whole[: ends[count]]
+            log.append(a_trial("another", 5))
+        assert logged(tmp_path) == [*keys[:count], ("another", 5)]
 
 
 @shared_folder

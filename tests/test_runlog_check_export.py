@@ -167,7 +167,7 @@ def test_a_second_export_sees_what_was_added(tmp_path):
 
 def test_an_export_that_fails_leaves_no_file_and_says_why(tmp_path):
     folder = write(tmp_path / "run", a_trial())
-    with pytest.raises(RunLogError, match="cannot write .*No such file or directory"):
+    with pytest.raises(RunLogError, match=r"cannot write .*No such file or directory"):
         export_parquet(folder, tmp_path / "nowhere" / "calls.parquet")
     with pytest.raises(RunLogError, match="no run log"):
         export_parquet(tmp_path / "none", tmp_path / "calls.parquet")

@@ -1,10 +1,8 @@
 """Draws households with a goal: a room, its receptacles, a target, and other things that are in the way.
 
-What must stay true: the draw depends on the generator that is passed in and on nothing else, nothing in a drawn household
-fulfils the goal yet, and full knowledge wins within PLAN_LIMIT commands, because everything the goal needs is put there
-and every count of commands is known in advance:
-
-    look 4, pick 4, clean, heat and cool 6, pick2 8 commands, plus one for each closed receptacle on the way
+What must stay true: the draw depends on its arguments alone; nothing in a drawn household fulfils the goal yet; full
+knowledge wins within the limit, because everything that the goal needs is put there and the number of commands is known
+in advance: SHORTEST, plus one for each closed receptacle on the way.
 """
 
 from __future__ import annotations
@@ -33,6 +31,9 @@ T = TypeVar("T")
 
 PLAN_LIMIT = 10
 """Commands that full knowledge needs at most: the paper's turn budget."""
+
+SHORTEST = {"pick": 4, "look": 4, "clean": 6, "heat": 6, "cool": 6, "pick2": 8}
+"""Commands that full knowledge needs if nothing on the way is closed."""
 
 ROOMS_OF = {
     "pick": ROOMS,
@@ -93,12 +94,12 @@ def _room_things(room: str) -> tuple[str, ...]:
     return tuple(name for name, thing in THINGS.items() if room in thing.rooms)
 
 
-def draw_household(kind: str, rng: random.Random) -> str:
-    """The text of a new household whose goal is of `kind`."""
+def draw_household(kind: str, rng: random.Random, limit: int = PLAN_LIMIT) -> str:
+    """The text of a new household whose goal is of `kind` and takes at most `limit` >= SHORTEST[kind] commands."""
     room = _pick(rng, ROOMS_OF[kind])
-    thing, target = _pick(rng, goals(kind, room))
     while True:
-        drawn = _draw(kind, room, thing, target, rng)
+        thing, target = _pick(rng, goals(kind, room))
+        drawn = _draw(kind, room, thing, target, limit, rng)
         if drawn is not None:
             receptacles, objects = drawn
             words = goal_words(kind, thing, target, int(rng.random() * 2))
@@ -106,7 +107,7 @@ def draw_household(kind: str, rng: random.Random) -> str:
 
 
 def _draw(
-    kind: str, room: str, thing: str, target: str, rng: random.Random
+    kind: str, room: str, thing: str, target: str, limit: int, rng: random.Random
 ) -> tuple[list[Receptacle], list[Object]] | None:
     """One attempt; None where the plan would be too long or the thing could lie nowhere but where it must go."""
     needed = {target, _STATION.get(kind, target)}
@@ -136,15 +137,15 @@ def _draw(
 
     flags = "p" + THINGS[thing].flags
     homes = []
-    for _ in range(_between(rng, 2, 3) if kind == "pick2" else _between(rng, 1, 2)):
+    pair = kind == "pick2"
+    for _ in range(_between(rng, 1, 2) + pair):
         where = spots(thing, "" if kind == "look" else target)
         if not where:
             return None
         homes.append(put(thing, where, flags))
-    if kind == "pick2":
-        doors = min(len({home for home in pair if receptacles[home].openable}) for pair in combinations(homes, 2))
-        if 8 + doors + PLACES[target].openable > PLAN_LIMIT:
-            return None
+    closed = [{home for home in some if receptacles[home].openable} for some in combinations(homes, 1 + pair)]
+    if SHORTEST[kind] + min(map(len, closed)) + (kind != "look" and PLACES[target].openable) > limit:
+        return None
     lamp = target if kind == "look" else _pick(rng, LAMPS)
     stands = [i for place in LAMP_PLACES for i in by_type.get(place, ())]
     if stands and (kind == "look" or rng.random() < 0.5):

@@ -23,9 +23,6 @@ from lamer_envs.base import MAX_ACTION_CHARS
 KINDS = ("pick", "look", "clean", "heat", "cool", "pick2")
 """The six task types. `look`'s target is a type of lamp, every other's a type of receptacle."""
 
-NOTHING = "?"
-"""What a state holds as its last command when nothing happened."""
-
 _TWO = {"take": " from ", "move": " to ", "heat": " with ", "cool": " with ", "clean": " with ", "slice": " with "}
 _ONE = ("go to ", "open ", "close ", "examine ", "use ")
 _ALONE = ("look", "inventory", "help")
@@ -99,7 +96,6 @@ class House:
             "open": [i for i, r in enumerate(self.receptacles) if r.opened],
             "in": [],
             **{key: [i for i, o in enumerate(self.objects) if flag in o.flags] for key, flag in _MARKS.items()},
-            "last": "",
             "won": False,
         }
 
@@ -240,7 +236,7 @@ def play(h: House, state: dict[str, Any], command: str) -> dict[str, Any] | None
         change = {}
     if change is None:
         return None
-    after = {**state, **change, "last": command}
+    after = {**state, **change}
     after["won"] = goal_reached(h, after)
     return after
 

@@ -28,7 +28,7 @@ class LamerGymEnv(gymnasium.Env[str, str]):
     for an instance) and the canonical `admissible` actions.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012  (as gymnasium declares it)
 
     def __init__(self, env: Env | str, max_turns: int | None = None, render_mode: str | None = None) -> None:
         self.task = make(env) if isinstance(env, str) else env

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
-from lamer_envs.instances import read_instance
+from lamer_envs.instances import read_instance, read_instance_text
 from lamer_envs.sokoban_levels import MAX_SIDE, Level, canonical, draw_level, level, level_text
 from lamer_envs.sokoban_room import DIRECTIONS, bits
 from lamer_envs.sokoban_search import shortest
@@ -58,7 +58,6 @@ class Sokoban(Env):
     """
 
     name: ClassVar[str] = "sokoban"
-    markov: ClassVar[bool] = True
     markov: ClassVar[bool] = True
     penalises_invalid: ClassVar[bool] = True
 
@@ -215,10 +214,12 @@ class Sokoban(Env):
         return [] if over else list(DIRECTIONS)
 
     def load(self, instance: Mapping[str, Any] | str) -> State:
-        """A state from `{"xsb": [rows]}` of any size; a level that is known to be unsolvable is over from the start.
+        """A state from `{"xsb": [rows]}` of any size, from a file of that, or from a file of one level in plain XSB.
 
-        Unsolvable: by exact search where that is affordable, else by dead squares and frozen boxes.
+        A level that is known to be unsolvable (`Room.is_dead`) is over from the start.
         """
+        if isinstance(instance, str) and not (text := read_instance_text(instance)).lstrip().startswith("{"):
+            instance = {"xsb": [line for line in text.splitlines() if not line.startswith(";")]}
         data = read_instance(instance, ("xsb",), _INSTANCE_EXAMPLE)
         rows = data.get("xsb")
         if not isinstance(rows, list | tuple) or not all(isinstance(row, str) for row in rows):

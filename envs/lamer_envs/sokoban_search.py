@@ -5,7 +5,8 @@ players of one placement are advanced by a few shifts at once; each (placement, 
 its least number of moves.
 
 `shortest` is A* (Hart, Nilsson and Raphael 1968) with h = the sum over boxes of the pushes to the nearest target. One
-push changes h by at most 1, so h is consistent; f = moves + h and the placement fix the moves, hence buckets by f.
+push lowers h by at most 1 (it may raise it by more: not every push can be undone), so h is consistent; f = moves + h
+and the placement fix the moves, hence buckets by f.
 """
 
 from __future__ import annotations
@@ -63,10 +64,8 @@ def shortest(room: Room, player: int, boxes: int, limit: int = SOLVER_LIMIT) -> 
                     heuristics.setdefault(after, h + change)
                     if change < 0:
                         bucket.append((after, bit))
-                    elif change == 0:
-                        following.append((after, bit))
                     else:
-                        buckets.setdefault(bound + 2, []).append((after, bit))
+                        buckets.setdefault(bound + 1 + change, []).append((after, bit))
         if not following:
             del buckets[bound + 1]
     return None

@@ -62,7 +62,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One product. `path` is the category path separated by `›`; `price` in dollars is what a purchase is charged,
+    """One product. `path` is the category path, separated by LEVEL; `price` in dollars is what a purchase is charged,
     `tag` what the page shows. `options` maps lower-case names to lower-case values. `nouns` are those of the title in
     lower case, None where they have to be found. `wish` is the synthetic instruction (its options are unused) and
     `people` are the human ones, both only in data that has them."""
@@ -99,8 +99,9 @@ class Catalogue(Protocol):
         """The position of the product with this id (any case), None if there is none."""
         ...
 
-    def nouns(self, title: str) -> Sequence[str]:
-        """The nouns of a title, lower case, in order and with repetitions."""
+    def nouns(self, title: str, asin: str) -> Sequence[str]:
+        """The nouns of a title, lower case, in order and with repetitions: those stored with the product of this id
+        if the title is its title, else found in the title."""
         ...
 
 
@@ -151,8 +152,10 @@ class GeneratedCatalogue:
         at = ((code - self._offset) * _ID_BACK) % (1 << _ID_BITS)
         return at if at < self.size else None
 
-    def nouns(self, title: str) -> Sequence[str]:
-        return plain_nouns(title)
+    def nouns(self, title: str, asin: str) -> Sequence[str]:
+        at = self.find(asin)
+        item = None if at is None else self.product(at)
+        return item.nouns if item and item.nouns is not None and item.title == title else plain_nouns(title)
 
     def _asin(self, at: int) -> str:
         code = (at * _ID_STEP + self._offset) % (1 << _ID_BITS)

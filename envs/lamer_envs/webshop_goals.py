@@ -230,7 +230,7 @@ class SyntheticGoals:
             count = math.prod(len(values) for values in item.options.values()) if wish else 0
             counts.append(count)
             if wish:
-                self._asked.update({attribute: count for attribute in wish.attributes})
+                self._asked.update(dict.fromkeys(wish.attributes, count))
         self._first = array("Q", [0, *accumulate(counts)])
 
     def __len__(self) -> int:
@@ -303,7 +303,11 @@ def read_goal(value: object, catalogue: Catalogue) -> Goal:
 def _text(goal: Mapping[str, Any], key: str, default: str | None) -> str:
     value = goal.get(key, default)
     if value is None and default is None:
-        why = "" if key in ("asin", "instruction_text") else "; this catalogue has no product with its asin to take it from"
+        why = (
+            ""
+            if key in ("asin", "instruction_text")
+            else "; this catalogue has no product with its asin to take it from"
+        )
         raise InstanceError(f"the goal lacks '{key}'{why}; expected {_EXAMPLE}")
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise InstanceError(f"the goal's '{key}' must be text of at most {_MAX_TEXT} characters; expected {_EXAMPLE}")

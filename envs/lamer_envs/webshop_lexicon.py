@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+LEVEL = "\u203a"
+"""Separates the categories of a path, with blanks around it."""
+
 
 class Quality(NamedTuple):
     """One axis along which products of a kind differ: a product has exactly one of the values, told by `sentence`."""
@@ -46,7 +49,7 @@ QUALITIES: dict[str, Quality] = {
     "wash": Quality("For care: {}.", ("machine washable", "hand wash only", "dry clean advised")),
     "season": Quality("Chosen for {} days.", ("midsummer", "mild autumn", "freezing winter", "rainy spring")),
     "neck": Quality("Finished with a {}.", ("crew neckline", "deep vee front", "rolled turtle collar", "hooded top")),
-    "fastening": Quality("Closes with a {}.", ("zip fastening", "button placket", "drawstring tie", "hook tape closure")),
+    "clasp": Quality("Closes with a {}.", ("zip fastening", "button placket", "drawstring tie", "hook tape closure")),
     "sole": Quality("Underfoot you get a {}.", ("non slip tread", "cushioned footbed", "featherweight base")),
     "upper": Quality("The outside is {}.", ("full grain leather", "knitted mesh", "waxed canvas", "vegan microfiber")),
     "width": Quality("Built on a {}.", ("wide last", "narrow last shape", "standard foot form")),
@@ -55,10 +58,10 @@ QUALITIES: dict[str, Quality] = {
     "power": Quality("Runs on {}.", ("usb charging", "aaa batteries", "solar energy", "mains electricity")),
     "link": Quality("Connects by {}.", ("bluetooth pairing", "corded jack", "wifi network", "radio dongle")),
     "noise": Quality("On sound: {}.", ("noise cancelling", "whisper quiet motor", "deep bass tuning")),
-    "shell": Quality("The housing is {}.", ("brushed aluminum", "shatterproof plastic", "rubber coated", "real walnut wood")),
+    "shell": Quality("The housing is {}.", ("brushed aluminum", "shatterproof plastic", "rubber coated", "walnut wood")),
     "control": Quality("You steer it by {}.", ("touch panel", "rotary knob", "voice command", "phone app")),
     "safety": Quality("For safety it has {}.", ("automatic shutoff", "child lock", "overheat guard")),
-    "mount": Quality("It is set up by {}.", ("wall mounting", "clamp fixing", "free standing legs", "magnetic holding")),
+    "mount": Quality("Set up by {}.", ("wall mounting", "clamp fixing", "free standing legs", "magnetic holding")),
     "metal": Quality("The body is {}.", ("stainless steel", "cast iron", "hard anodized", "hammered copper")),
     "coating": Quality("Inside it has a {}.", ("ceramic lining", "nonstick layer", "uncoated surface")),
     "heat": Quality("On the stove: {}.", ("induction ready", "oven proof", "gas flame only")),
@@ -99,7 +102,7 @@ CHOICES: dict[str, Choice] = {
         ("black", "white", "navy", "bright red", "olive", "slate grey", "teal", "burgundy", "beige", "dusty pink",
          "deep purple", "mustard", "burnt orange", "brown", "sky blue", "forest green"),
     ),
-    "garment": Choice("size", ("s", "m", "l", "xl", "xxl")),
+    "wear": Choice("size", ("s", "m", "l", "xl", "xxl")),
     "shoe": Choice("size", ("5", "6", "7", "8", "9", "10", "11", "12")),
     "bed": Choice("size", ("twin", "full", "queen", "king"), True),
     "volume": Choice("size", ("4 oz", "8 oz", "16 oz", "32 oz"), True),
@@ -119,47 +122,47 @@ def _kind(phrase: str, nouns: str, place: str, low: int, high: int, qualities: s
     """A row of the table below: `nouns` separated by spaces, the others by commas, `place` a key of PLACES."""
     department, path = PLACES[place]
     return Kind(
-        phrase, tuple(nouns.split()), department, f"{path} › {phrase.title()}", (low, high),
+        phrase, tuple(nouns.split()), department, f"{path} > {phrase.title()}".replace(">", LEVEL), (low, high),
         tuple(part.strip() for part in qualities.split(",")), tuple(part.strip() for part in choices.split(",")),
     )  # fmt: skip
 
 
 PLACES: dict[str, tuple[str, str]] = {
-    "clothing": ("fashion", "Clothing & Shoes › Clothing"),
-    "shoes": ("fashion", "Clothing & Shoes › Shoes"),
-    "bags": ("fashion", "Clothing & Shoes › Luggage"),
-    "audio": ("electronics", "Electronics › Audio"),
-    "computers": ("electronics", "Electronics › Computers & Accessories"),
-    "cooking": ("kitchen", "Home & Kitchen › Cookware"),
-    "tableware": ("kitchen", "Home & Kitchen › Tableware"),
-    "furniture": ("home", "Home & Kitchen › Furniture"),
-    "bedding": ("home", "Home & Kitchen › Bedding"),
-    "food": ("grocery", "Grocery & Gourmet Food › Pantry"),
-    "drinks": ("grocery", "Grocery & Gourmet Food › Beverages"),
-    "skin care": ("beauty", "Beauty & Personal Care › Skin Care"),
-    "hair care": ("beauty", "Beauty & Personal Care › Hair Care"),
-    "makeup": ("beauty", "Beauty & Personal Care › Makeup"),
-    "garden": ("garden", "Patio & Garden › Gardening"),
-    "pets": ("pets", "Pet Supplies › Dogs & Cats"),
-    "toys": ("toys", "Toys & Games › Learning"),
-    "office": ("office", "Office Products › Desk Supplies"),
-    "camping": ("outdoor", "Sports & Outdoors › Camping"),
+    "clothing": ("fashion", "Clothing & Shoes > Clothing"),
+    "shoes": ("fashion", "Clothing & Shoes > Shoes"),
+    "bags": ("fashion", "Clothing & Shoes > Luggage"),
+    "audio": ("electronics", "Electronics > Audio"),
+    "computers": ("electronics", "Electronics > Computers & Accessories"),
+    "cooking": ("kitchen", "Home & Kitchen > Cookware"),
+    "tableware": ("kitchen", "Home & Kitchen > Tableware"),
+    "furniture": ("home", "Home & Kitchen > Furniture"),
+    "bedding": ("home", "Home & Kitchen > Bedding"),
+    "food": ("grocery", "Grocery & Gourmet Food > Pantry"),
+    "drinks": ("grocery", "Grocery & Gourmet Food > Beverages"),
+    "skin care": ("beauty", "Beauty & Personal Care > Skin Care"),
+    "hair care": ("beauty", "Beauty & Personal Care > Hair Care"),
+    "makeup": ("beauty", "Beauty & Personal Care > Makeup"),
+    "garden": ("garden", "Patio & Garden > Gardening"),
+    "pets": ("pets", "Pet Supplies > Dogs & Cats"),
+    "toys": ("toys", "Toys & Games > Learning"),
+    "office": ("office", "Office Products > Desk Supplies"),
+    "camping": ("outdoor", "Sports & Outdoors > Camping"),
 }
 
 KINDS: tuple[Kind, ...] = (
-    _kind("pullover sweater", "pullover sweater", "clothing", 24, 90, "fabric, fit, wash, neck, season", "color, garment"),
-    _kind("rain jacket", "rain jacket", "clothing", 35, 160, "weather, fit, fastening, wash, season", "color, garment"),
-    _kind("cargo trousers", "cargo trousers", "clothing", 22, 80, "fabric, fit, wash, fastening, weather", "color, garment"),
-    _kind("pajama set", "pajama set", "clothing", 18, 60, "fabric, fit, wash, fastening, season", "color, garment"),
-    _kind("polo shirt", "polo shirt", "clothing", 15, 55, "fabric, fit, wash, season", "color, garment"),
-    _kind("lounge cardigan", "lounge cardigan", "clothing", 20, 85, "fabric, fit, fastening, wash, season", "color, garment"),
-    _kind("yoga leggings", "yoga leggings", "clothing", 14, 65, "fabric, wash, weather, season", "color, garment"),
+    _kind("pullover sweater", "pullover sweater", "clothing", 24, 90, "fabric, fit, wash, neck, season", "color, wear"),
+    _kind("rain jacket", "rain jacket", "clothing", 35, 160, "weather, fit, clasp, wash, season", "color, wear"),
+    _kind("cargo trousers", "cargo trousers", "clothing", 22, 80, "fabric, fit, wash, clasp, weather", "color, wear"),
+    _kind("pajama set", "pajama set", "clothing", 18, 60, "fabric, fit, wash, clasp, season", "color, wear"),
+    _kind("polo shirt", "polo shirt", "clothing", 15, 55, "fabric, fit, wash, season", "color, wear"),
+    _kind("lounge cardigan", "lounge cardigan", "clothing", 20, 85, "fabric, fit, clasp, wash, season", "color, wear"),
+    _kind("yoga leggings", "yoga leggings", "clothing", 14, 65, "fabric, wash, weather, season", "color, wear"),
     _kind("trail running shoes", "trail shoes", "shoes", 45, 150, "sole, upper, width, weather, support", "color, shoe"),
     _kind("office loafers", "office loafers", "shoes", 40, 140, "upper, sole, width, support", "color, shoe"),
     _kind("hiking boots", "boots", "shoes", 60, 190, "upper, sole, weather, support, width", "color, shoe"),
     _kind("garden clogs", "garden clogs", "shoes", 15, 45, "sole, width, weather, support", "color, shoe"),
-    _kind("weekender duffel bag", "weekender duffel bag", "bags", 30, 130, "upper, weather, fastening, carry", "color"),
-    _kind("laptop backpack", "laptop backpack", "bags", 28, 120, "upper, weather, fastening, storage", "color"),
+    _kind("weekender duffel bag", "weekender duffel bag", "bags", 30, 130, "upper, weather, clasp, carry", "color"),
+    _kind("laptop backpack", "laptop backpack", "bags", 28, 120, "upper, weather, clasp, storage", "color"),
     _kind("over ear headphones", "ear headphones", "audio", 30, 250, "link, noise, power, control", "color"),
     _kind("shower speaker", "shower speaker", "audio", 18, 90, "link, power, mount, noise, weather", "color, pack"),
     _kind("record player", "record player", "audio", 70, 320, "link, shell, control, power", "finish, hand"),
@@ -181,7 +184,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("coffee table", "coffee table", "furniture", 60, 320, "frame, assembly, room, storage", "color, finish"),
     _kind("accent armchair", "accent armchair", "furniture", 90, 420, "frame, filling, assembly, room", "color"),
     _kind("mattress topper", "mattress topper", "bedding", 45, 240, "filling, wash, season, skin", "bed"),
-    _kind("duvet cover", "duvet cover", "bedding", 25, 120, "fabric, wash, fastening, season", "color, bed"),
+    _kind("duvet cover", "duvet cover", "bedding", 25, 120, "fabric, wash, clasp, season", "color, bed"),
     _kind("bed pillow", "bed pillow", "bedding", 14, 80, "filling, fabric, wash, ethics", "bed, pack"),
     _kind("trail mix", "trail mix", "food", 7, 34, "diet, sweet, farming, box", "flavor, pack"),
     _kind("granola clusters", "granola clusters", "food", 6, 30, "diet, sweet, farming, box", "flavor, pack"),
@@ -203,31 +206,33 @@ KINDS: tuple[Kind, ...] = (
     _kind("pruning shears", "shears", "garden", 14, 70, "metal, grip, outdoor, safety", "hand, finish"),
     _kind("flower seeds", "flower seeds", "garden", 4, 22, "soil, farming, box, season", "color, pack"),
     _kind("watering can", "can", "garden", 15, 62, "metal, outdoor, grip, age", "color, finish"),
-    _kind("dog bed", "dog bed", "pets", 24, 130, "pet size, filling, wash, fabric", "color, garment"),
+    _kind("dog bed", "dog bed", "pets", 24, 130, "pet size, filling, wash, fabric", "color, wear"),
     _kind("cat scratching post", "cat post", "pets", 20, 110, "pet size, frame, assembly, mount", "color, finish"),
     _kind("tug toy", "tug toy", "pets", 6, 26, "pet size, chew, wash, ethics", "color, pack"),
     _kind("building blocks", "blocks", "toys", 14, 80, "age, play, shell, clean", "color, pack"),
     _kind("board game", "board game", "toys", 15, 60, "age, play, box, ethics", "color, pack"),
-    _kind("paper notebook", "notebook", "office", 6, 28, "paper, upper, fastening, age", "color, pack"),
+    _kind("paper notebook", "notebook", "office", 6, 28, "paper, upper, clasp, age", "color, pack"),
     _kind("gel pens", "gel pens", "office", 5, 26, "ink, grip, age, ethics", "color, pack"),
     _kind("desk organizer", "desk organizer", "office", 12, 58, "frame, storage, mount, assembly", "color, finish"),
     _kind("camping lantern", "camping lantern", "camping", 15, 70, "power, mount, weather, safety", "color, pack"),
     _kind("family tent", "family tent", "camping", 90, 380, "tent, weather, season, carry", "color"),
-    _kind("sleeping bag", "bag", "camping", 30, 170, "filling, season, wash, fastening", "color, garment"),
+    _kind("sleeping bag", "bag", "camping", 30, 170, "filling, season, wash, clasp", "color, wear"),
 )  # fmt: skip
 
-QUALITY_NOUNS = frozenset(
-    "cotton wool polyester bamboo viscose flax leather mesh canvas microfiber neckline collar placket tape closure "
-    "tread footbed base last form arch support ankle padding heel stabilizer batteries energy electricity jack network "
-    "radio dongle motor bass aluminum plastic rubber walnut wood panel knob voice command phone app shutoff child lock "
-    "overheat guard wall clamp legs steel iron copper lining layer surface oven flame handle grip bar gluten dairy nut "
-    "sugar honey stevia trade pouch jar tin canister carton skin complexion patches faces cruelty plant formula bottle "
-    "fragrance acid tea tree vitamin shea butter hair strands locks scalp coverage oak metal rattan plywood foam goose "
-    "core polyfill stuffing assembly room office nook nursery drought shade sun rust frost breeds dogs cats puppies "
-    "plush squeaker toddlers school age kids teenagers motor skills counting team spirit story grid ink water trays "
-    "drawer hooks glass glare resolution design dome tunnel layout shoulder strap waist belt trolley midsummer autumn "
-    "winter spring vee front top zip button drawstring tie hook foot shape line drape dishwasher hand usb wifi".split()
+_NOUNS = (
+    "cotton wool polyester bamboo viscose flax leather mesh canvas microfiber neckline collar placket tape "
+    "closure tread footbed base last form arch support ankle padding heel stabilizer batteries energy electricity "
+    "jack network radio dongle motor bass aluminum plastic rubber walnut wood panel knob voice command phone app "
+    "shutoff child lock overheat guard wall clamp legs steel iron copper lining layer surface oven flame handle "
+    "grip bar gluten dairy nut sugar honey stevia trade pouch jar tin canister carton skin complexion patches "
+    "faces cruelty plant formula bottle fragrance acid tea tree vitamin shea butter hair strands locks scalp "
+    "coverage oak metal rattan plywood foam goose core polyfill stuffing assembly room office nook nursery "
+    "drought shade sun rust frost breeds dogs cats puppies plush squeaker toddlers school age kids teenagers "
+    "motor skills counting team spirit story grid ink water trays drawer hooks glass glare resolution design dome "
+    "tunnel layout shoulder strap waist belt trolley midsummer autumn winter spring vee front top zip button "
+    "drawstring tie hook foot shape line drape dishwasher hand usb wifi"
 )
+QUALITY_NOUNS = frozenset(_NOUNS.split())
 """The nouns among the words of quality values, so that titles carry their nouns without a tagger."""
 
 BRAND_STARTS = (

@@ -17,6 +17,7 @@ import json
 import random
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +29,9 @@ SMALL = 1000
 """Products of the original's small files, whose names end in `_1000`."""
 
 _CHUNK = 1 << 20
+_LONGEST = 1 << 26
+"""Characters of one JSON value at most: what is longer is taken for a broken file, not read to its end."""
+
 _BLANK = re.compile(r"[\s,]*")
 _PRICE = re.compile(r"[^\d.]")
 _HOW = (
@@ -56,7 +60,7 @@ class OfficialCatalogue:
     def find(self, asin: str) -> int | None:
         return self._at.get(asin.strip().lower())
 
-    def nouns(self, title: str) -> Sequence[str]:
+    def nouns(self, title: str, asin: str) -> Sequence[str]:
         return title_nouns(title)
 
 
@@ -69,12 +73,12 @@ def load_folder(folder: Path, products: int | None, human: bool) -> OfficialCata
         raise EnvParameterError(f"WebShop data folder '{folder}' does not exist; {_HOW}")
     small = products is None or products <= SMALL
     items = _file(folder, "items_shuffle", small)
-    rows = [row for row, _ in zip(_array(items), range(products), strict=False)] if products else list(_array(items))
+    rows = list(islice(_array(items), products))
     wanted = {row["asin"] for row in rows if isinstance(row, dict) and isinstance(row.get("asin"), str)}
     attributes = dict(_object(_file(folder, "items_ins_v2", small), wanted))
     people = dict(_object(_file(folder, "items_human_ins", small), wanted)) if human else {}
     reviews = folder / "reviews.json"
-    said = (row for row in _array(reviews)) if reviews.is_file() else ()
+    said = _array(reviews) if reviews.is_file() else ()
     return build(rows, attributes, people, said, items.name)
 
 
@@ -259,16 +263,21 @@ class _Reader:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-                # A number may go on in the next piece; everything else ends with a mark of its own.
-                if end < len(self._text) or not self._more():
-                    self._at = end if end <= len(self._text) else len(self._text)
-                    return value
             except json.JSONDecodeError as error:
+                if len(self._text) - self._at > _LONGEST:
+                    raise self.broken(f"is not JSON ({error.msg})") from None
                 if not self._more():
-                    what = "ends too early" if error.pos >= len(self._text) - 1 or "Unterminated" in error.msg else ""
-                    raise self.broken(what or f"is not JSON ({error.msg})") from None
+                    raise self.broken("ends too early or is not JSON") from None
+                continue
             except RecursionError:
                 raise self.broken("is nested too deeply") from None
+            # A number at the end of a piece may go on in the next one.
+            if end < len(self._text):
+                self._at = end
+                return value
+            if not self._more():
+                self._at = len(self._text)
+                return value
 
 
 def _array(path: Path) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lamer_envs.webshop_catalogue import Product
+from lamer_envs.webshop_lexicon import LEVEL
 from lamer_envs.webshop_words import alike, colour_of
 
 
@@ -56,8 +57,8 @@ def title_score(mine: Sequence[str], asked: Sequence[str]) -> float:
 
 
 def shared_categories(mine: str, asked: str) -> int:
-    """How many distinct categories two paths separated by `›` share, in whatever place."""
-    return len({part.strip() for part in mine.split("›")} & {part.strip() for part in asked.split("›")})
+    """How many distinct categories two paths share, in whatever place."""
+    return len({part.strip() for part in mine.split(LEVEL)} & {part.strip() for part in asked.split(LEVEL)})
 
 
 def attribute_met(product: Product, attribute: str) -> bool:
@@ -78,12 +79,13 @@ def option_met(value: str, chosen: Sequence[str]) -> bool:
     return any(alike(colour_of(own), asked) for own in chosen)
 
 
-def score(
-    product: Product, goal: Mapping[str, Any], chosen: Mapping[str, str], nouns: Callable[[str], Sequence[str]]
-) -> Score:
-    """The score of buying `product` with the options `chosen` (name to value) for `goal`; `nouns` tags titles."""
-    own_nouns = product.nouns if product.nouns is not None else nouns(product.title)
-    title = title_score(own_nouns, nouns(goal["name"]))
+Nouns = Callable[[str, str], Sequence[str]]
+"""(title, product id) -> nouns of the title, as `Catalogue.nouns`."""
+
+
+def score(product: Product, goal: Mapping[str, Any], chosen: Mapping[str, str], nouns: Nouns) -> Score:
+    """The score of buying `product` with the options `chosen` (name to value) for `goal`."""
+    title = title_score(nouns(product.title, product.asin), nouns(goal["name"], goal["asin"]))
     same_query = product.query == goal["query"]
     same_category = shared_categories(product.path, goal["product_category"]) >= 2
     kind = 1.0 if same_query or same_category or title > 0.2 else 0.5

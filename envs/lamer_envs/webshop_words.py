@@ -18,28 +18,30 @@ from rapidfuzz import fuzz, utils
 
 ALIKE_ABOVE = 85
 
-COLOURS = tuple(
-    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel camo "
-    "caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream crystal "
-    "dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather indigo "
-    "ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor "
-    "mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal rust sand "
-    "sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise violet walnut "
-    "wheat white wine yellow".split()
+_COLOURS = (
+    "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel "
+    "camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry "
+    "cream crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green "
+    "grey heather indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot "
+    "midnight mint mocha multicolor mushroom mustard natural navy nude olive orange peach pewter pink plum purple "
+    "rainbow red rose royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan "
+    "taupe teal tiger turquoise violet walnut wheat white wine yellow"
 )
+COLOURS = tuple(_COLOURS.split())
 """The colours that WebShop's scoring knows, in its order (alphabetical): the first one *of this list* that a text
 contains is its colour, so `dark red` is `dark` and `blue rose` is `blue`."""
 
-STOP_WORDS = frozenset(
-    "a about above after again all also am an and any are as at be because been before being below between both but by "
-    "can could did do does doing down during each few for from further get had has have having he her here hers him his "
-    "how i if in into is it its itself just me more most my no nor not now of off on once only or other our out over "
-    "own please s same she should so some such t than that the their them then there these they this those through to "
-    "too under until up us very was we were what when where which while who whom why will with within without would "
-    "you your".split()
+_STOP_WORDS = (
+    "a about above after again all also am an and any are as at be because been before being below between both "
+    "but by can could did do does doing down during each few for from further get had has have having he her here "
+    "hers him his how i if in into is it its itself just me more most my no nor not now of off on once only or "
+    "other our out over own please s same she should so some such t than that the their them then there these "
+    "they this those through to too under until up us very was we were what when where which while who whom why "
+    "will with within without would you your"
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
 def alike(one: str, other: str) -> bool:
@@ -84,14 +86,18 @@ def title_nouns(title: str) -> Sequence[str]:
 
 
 _BUDGET = re.compile(
-    r"[,;.]?\s*(?:and\s+)?(?:with\s+)?(?:the\s+|a\s+|my\s+)?(?:price|budget|cost\w*|for)\b[^,;]*?"
-    r"\$?\d+(?:\.\d+)?\s*(?:dollars?|usd)?(?:\s+or\s+less)?\s*[.]?\s*$",
+    r"[,;.]?\s*(?:and\s+)?(?:with\s+)?(?:the\s+|a\s+|my\s+)?(?:price|budget|cost\w*|for|under|below)\b[^,;]*?"
+    r"(?:\$\s*\d[\d.]*|\d[\d.]*\s*(?:dollars?|usd)\b)(?:\s+or\s+less)?[\s.]*$",
     re.IGNORECASE,
 )
-_IDLE = frozenset(
-    "need want wants looking look find described describe interested buy order shopping today old broke new one friend "
-    "insists say says important item product something purchase like dollars price lower get search am i'm i'd im".split()
+"""A price at the end of an instruction."""
+
+_TALK = (
+    "need want wants looking look find described describe interested buy order shopping today old broke new one "
+    "friend insists say says important item product something purchase like dollars price lower get search am i'm "
+    "i'd im"
 )
+_IDLE = frozenset(_TALK.split())
 
 
 def keywords(instruction: str, limit: int = 12) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from lamer_graph.cli import collect, doctor, log, play, serve, warmup
+from lamer_graph.cli import collect, doctor, evaluate, log, play, quickstart, serve, warmup
 from lamer_graph.cli.frame import REFUSED, describe, fail, one_line, quiet_libraries
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (play, collect, log, serve, warmup, doctor):
+for module in (quickstart, play, collect, evaluate, log, serve, warmup, doctor):
     module.register(app)
 
 

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
         call ends its trial with a recorded error and never the run. Ctrl-C ends the run with its log whole.
         """
         config = game.config(player, tasks=effort.tasks, trials=effort.trials)
-        config, summary = run_trials(ui, player, config, effort, out, resume)
+        config, summary = run_trials(ui, player, config, effort, out, resume=resume, training=True)
         _sum_up(ui, out, summary)
         report_loss(ui, out, summary)
         return {"run": str(out), "config": config.model_dump(mode="json"), **summary.to_json()}

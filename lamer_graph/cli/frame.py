@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DONE, FAILED, REFUSED = 0, 1, 2
 
+MAX_LINE_CHARS = 600
+
 Json = dict[str, Any]
 Command = Callable[..., "Json | None"]
 T = TypeVar("T", bound=type)
@@ -143,7 +145,9 @@ def describe(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    """`text` on one line, bounded: some libraries put whole tables into their messages."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] + " .."
 
 
 def warn(line: str) -> None:

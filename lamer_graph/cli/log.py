@@ -82,9 +82,10 @@ def register(app: typer.Typer) -> None:
 
         Read it with [bold]datasets.load_dataset("parquet", data_files=FILE)[/].
         """
-        from lamer_graph.runlog import export_parquet
+        from lamer_graph.runlog import TRIALS_FILE, export_parquet, open_trials
 
         path = run / "calls.parquet" if out is None else out
+        open_trials(run / TRIALS_FILE).close()  # a missing run is said before the output is opened beside it
         rows = export_parquet(run, path)
         ui.print(f"{rows:,} policy calls written to {path}")
         return {"run": str(run), "out": str(path), "rows": rows}

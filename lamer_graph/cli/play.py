@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,10 +35,11 @@ def register(app: typer.Typer) -> None:
 
         The trial runs through the LangGraph agent of [bold]create_lamer_agent[/]; nothing is logged.
         """
-        return asyncio.run(_play(ui, player, game, task))
+        return asyncio.run(watch(ui, player, game, task))
 
 
-async def _play(ui: Ui, player: Player, game: Game, number: int) -> Json:
+async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
+    """Play the split's task `number` and show it; the document that `play --json` prints."""
     from lamer_envs import make
     from lamer_graph.agent import create_lamer_agent
     from lamer_graph.cli import render
@@ -59,15 +60,22 @@ async def _play(ui: Ui, player: Player, game: Game, number: int) -> Json:
         )
         ui.working()
         ui.print(render.opening(env, config, seed))
-        result: Json = {}
-        episode = 0
-        async for mode, event in agent.astream({"task": {"seed": seed}}, stream_mode=["custom", "updates", "values"]):
-            if mode == "values":
-                result = event
-            elif mode == "updates" and "recall" in event:
-                ui.print(*render.episode_start(env, env.reset(seed), event["recall"]["memory"], episode, config))
-                episode += 1
-            elif mode == "custom":
+        state: Json = {}
+        reads: list[list[Json]] = []
+        stream: Any = agent.astream({"task": {"seed": seed}}, stream_mode=["custom", "updates", "values"])
+        async for mode, event in stream:
+            if mode == "custom":
                 ui.print(render.event(env, event))
-        ui.print(render.ending(result))
-    return {"task": {"env": config.env, "split": config.split, "seed": seed}, "policy": config.policy, **result}
+            elif mode == "updates" and "recall" in event:
+                reads.append(event["recall"]["memory"])
+                ui.print(*render.episode_start(env, env.reset(seed), reads[-1], len(reads), config))
+            elif mode == "values":
+                state = event
+        ui.print(render.ending(state))
+    return {
+        "task": {"env": config.env, "split": config.split, "seed": seed},
+        "policy": config.policy,
+        "sampling": config.sampling.to_json(),
+        "memory_reads": [[record["text"] for record in records] for records in reads],
+        **{name: state[name] for name in ("success", "episodes", "reflections")},
+    }

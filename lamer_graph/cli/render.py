@@ -1,6 +1,7 @@
 """How trials and tables look in a terminal: pure functions from data to rich renderables.
 
-What must stay true: text that a policy wrote is escaped, so that no answer can pass for our own markup.
+What must stay true: text that a policy wrote passes through `_said`, so that no answer can pass for our own markup or
+steer the terminal.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from lamer_envs import Env
     from lamer_graph.collect import CollectConfig
+    from lamer_graph.evaluate import Evaluation
+    from lamer_graph.stats import Estimate
 
 MAX_SHOWN_CHARS = 600
 """Of an answer that is not a plain action; the log has all of it."""
@@ -50,18 +53,16 @@ def opening(env: Env, config: CollectConfig, seed: int) -> RenderableType:
 def episode_start(
     env: Env, start: dict[str, Any], memory: Sequence[Mapping[str, Any]], episode: int, config: CollectConfig
 ) -> Iterator[RenderableType]:
-    """The episode's headline, what it remembers, and the board it starts from."""
-    yield Rule(f"[bold]episode {episode + 1} of {config.max_episodes}[/]")
+    """The headline of an episode (counted from 1), what it remembers, and the board it starts from."""
+    yield Rule(f"[bold]episode {episode} of {config.max_episodes}[/]")
     if memory:
-        lines = [f"[dim]{record['kind']} of episode {record['episode'] + 1}:[/] {_quoted(record)}" for record in memory]
+        lines = [
+            f"[dim]{record['kind']} of episode {record['episode'] + 1}:[/] {_said(record['text'])}" for record in memory
+        ]
         yield Panel("\n".join(lines), title="remembers", title_align="left", border_style="blue")
-    elif episode:
+    elif episode > 1:
         yield Text("remembers nothing", style="dim")
     yield Padding(env.render(start), (0, 2))
-
-
-def _quoted(record: Mapping[str, Any]) -> str:
-    return escape(_short(str(record["text"])))
 
 
 def event(env: Env, happened: Mapping[str, Any]) -> RenderableType:
@@ -69,7 +70,7 @@ def event(env: Env, happened: Mapping[str, Any]) -> RenderableType:
     if happened["event"] == "turn":
         return _turn(env, happened)
     if happened["event"] == "reflection":
-        text = escape(_short(happened["text"])) or "[dim]no remark could be read from the answer[/]"
+        text = _said(happened["text"]) or "[dim]no remark could be read from the answer[/]"
         return Panel(text, title="reflects", title_align="left", border_style="magenta")
     if happened["success"]:
         return f"[bold green]won[/] in {happened['turns']} turns, reward {happened['reward']:g}"
@@ -78,10 +79,10 @@ def event(env: Env, happened: Mapping[str, Any]) -> RenderableType:
 
 
 def _turn(env: Env, turn: Mapping[str, Any]) -> RenderableType:
-    said = f"[bold]turn {turn['turn'] + 1}[/]  {escape(_short(turn['action']))}"
-    lines = [said, f"[dim]{escape(turn['outcome'])}, reward {turn['reward']:g}[/]"]
+    said = f"[bold]turn {turn['turn'] + 1}[/]  {_said(turn['action'])}"
+    lines = [said, f"[dim]{_said(turn['outcome'])}, reward {turn['reward']:g}[/]"]
     if not turn["valid"]:
-        lines.append(f"[yellow]invalid:[/] [dim]{escape(_short(turn['text']))}[/]")
+        lines.append(f"[yellow]invalid:[/] [dim]{_said(turn['text'])}[/]")
     grid = Table.grid(padding=(0, 3))
     grid.add_row(Padding(env.render(turn["state"]), (0, 2)), Group(*lines))
     return grid
@@ -95,11 +96,49 @@ def ending(result: Mapping[str, Any]) -> RenderableType:
     return Panel(f"[bold red]not solved in {len(episodes)} episodes[/]", border_style="red")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + " .."
+def _said(text: str) -> str:
+    """A policy's words, bounded, without control characters (a terminal obeys some), and with markup escaped."""
+    shown = text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + " .."
+    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in shown))
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def evaluations(title: str, rows: Mapping[str, Evaluation]) -> Table:
+    """One line per evaluation: pass@1..k and what else is measured, each with its 95 % interval."""
+    table = Table(title=escape(title), title_justify="left", show_lines=True)
+    table.add_column("memory")
+    attempts = max(len(row.summary.pass_at) for row in rows.values())
+    for k in range(1, attempts + 1):
+        table.add_column(f"pass@{k}", justify="right")
+    for name in ("turns", "invalid", "diversity"):
+        table.add_column(name, justify="right")
+    for name, row in rows.items():
+        found = row.summary
+        cells = [interval(estimate) for estimate in found.pass_at]
+        cells += [""] * (attempts - len(cells))
+        diversity = interval(found.diversity) if found.trials > found.tasks else "-"
+        table.add_row(
+            escape(name), *cells, f"{found.turns_per_episode.value:.2f}", f"{found.invalid_rate.value:.1%}", diversity
+        )
+    return table
+
+
+def interval(estimate: Estimate) -> str:
+    """A value with its interval below it: narrow enough for a table in 80 columns."""
+    value, low, high = (f"{number:.3f}".removeprefix("0") for number in estimate[:3])
+    return f"{value}\n[dim]{low}-{high}[/]"
+
+
+def conditions(evaluation: Evaluation) -> str:
+    """Under what an evaluation was made, in one line."""
+    config, found = evaluation.config, evaluation.summary
+    return (
+        f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy {config.policy}; "
+        f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}; "
+        "95 % intervals over tasks; turns and invalid actions per episode and turn, diversity in nats"
+    )
 
 
 def facts(title: str, rows: Mapping[str, str]) -> Table:

@@ -13,29 +13,44 @@ from typing import TYPE_CHECKING
 
 from lamer_graph.cli.frame import FAILED, Ui, warn
 from lamer_graph.cli.options import Effort, Player
-from lamer_graph.errors import ConfigError
+from lamer_graph.errors import ConfigError, LamerError
 
 if TYPE_CHECKING:
     from lamer_graph.collect import CollectConfig, CollectSummary
+    from lamer_graph.evaluate import Evaluation
     from lamer_graph.policy import Policy
 
 
 def run_trials(
-    ui: Ui, player: Player, config: CollectConfig, effort: Effort, folder: Path, resume: bool, what: str = "trials"
+    ui: Ui,
+    player: Player,
+    config: CollectConfig,
+    effort: Effort,
+    folder: Path,
+    *,
+    resume: bool,
+    training: bool,
+    what: str = "trials",
 ) -> tuple[CollectConfig, CollectSummary]:
     """Play the run's trials into `folder`; the configuration as it was recorded, and what was done.
 
-    `effort.tasks` and `effort.trials` are already in `config`. Raises what `frame` turns into exit codes.
+    `training` demands exact tokens of every call. Raises what `frame` turns into exit codes.
     """
     if effort.workers > 1 and config.shuffle_reflections:
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
     with ui.progress(what, config.tasks * config.trials) as advance:
-        config, summary = asyncio.run(_run(ui, player, config, effort, folder, resume, advance))
+        config, summary = asyncio.run(_run(ui, player, config, effort, folder, resume, training, advance))
         if summary is None:
             from lamer_graph.cli.workers import collect_in_workers
 
             summary = collect_in_workers(
-                config, player, folder, concurrency=effort.concurrency, workers=effort.workers, on_trials=advance
+                config,
+                player,
+                folder,
+                concurrency=effort.concurrency,
+                workers=effort.workers,
+                training=training,
+                on_trials=advance,
             )
     return config, summary
 
@@ -47,11 +62,12 @@ async def _run(
     effort: Effort,
     folder: Path,
     resume: bool,
+    training: bool,
     advance: Callable[[int], None],
 ) -> tuple[CollectConfig, CollectSummary | None]:
     from lamer_graph.collect import collect
 
-    async with player.open(config.env, training=True) as policy:
+    async with player.open(config.env, training=training) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
         await prepare(config, policy, folder, resume)
         ui.working()
@@ -70,6 +86,15 @@ async def prepare(config: CollectConfig, policy: Policy, folder: Path, resume: b
     harness = config.harness(policy)
     await harness.backend.aclose()
     RunLog.create(folder, config.model_dump(mode="json"), resume=resume).close()
+
+
+def report_of(folder: Path, summary: CollectSummary) -> Evaluation:
+    """The evaluation of a run. Raises LamerError where not one trial was finished, with what went wrong."""
+    from lamer_graph.evaluate import report
+
+    if summary.failed and not summary.finished + summary.already:
+        raise LamerError(f"all {summary.failed} trials ended in an error, {first_error(folder)}")
+    return report(folder)
 
 
 def report_loss(ui: Ui, folder: Path, summary: CollectSummary) -> None:

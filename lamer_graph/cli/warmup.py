@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lamer_graph.cli.frame import FAILED, Json, Ui, command
 from lamer_graph.cli.options import DEFAULT_ENV, EnvOption
 from lamer_graph.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lamer_trainers.warmup import WarmupReport
 
 OutOption = Annotated[
     Path, typer.Option("--out", metavar="DIR", show_default=False, help="Folder for the policy; must not exist yet.")
@@ -39,25 +42,31 @@ def register(app: typer.Typer) -> None:
         play and to reflections of mixed quality. The gates that it must pass to be worth training are measured and
         printed at the end; the exit code is 1 if one is missed.
         """
-        from rich.table import Table
-
-        from lamer_envs import make
-
-        make(env)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"--out {out} exists already; choose another folder, so that no policy is overwritten")
-        for module in ("torch", "transformers", "trl"):
-            if importlib.util.find_spec(module) is None:
-                raise ConfigError(f"warmup needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
-        from lamer_trainers.warmup import run_warmup
-
-        ui.working()
-        report = run_warmup(env, out, seed=seed, minutes=minutes, progress=ui.note)
-        table = Table("gate", "reading", "asked for", "", title=f"{env}, seed {seed}: {out}")
-        for gate in report.gates:
-            mark = "[green]passed[/]" if gate.passed else "[red]missed[/]"
-            table.add_row(gate.name, f"{gate.value:.3f}", gate.target, mark)
-        ui.print(table)
-        ui.print("[green]ready to be trained[/]" if report.passed else "[red]a gate is missed: do not train on this[/]")
+        report = make_policy(ui, env, out, seed=seed, minutes=minutes)
         ui.exit_code = 0 if report.passed else FAILED
         return {"out": str(out), **report.to_json()}
+
+
+def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float) -> WarmupReport:
+    """Make the policy and show its gates. Raises ConfigError for what cannot be made, before any work."""
+    from rich.table import Table
+
+    from lamer_envs import make
+
+    spec = make(env).spec
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} exists already; choose another folder, so that no policy is overwritten")
+    for module in ("torch", "transformers", "trl"):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"warmup needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
+    from lamer_trainers.warmup import run_warmup
+
+    ui.working()
+    report = run_warmup(spec, out, seed=seed, minutes=minutes, progress=ui.note)
+    table = Table("gate", "reading", "asked for", "", title=f"{spec}, seed {seed}: {out}", title_justify="left")
+    for gate in report.gates:
+        mark = "[green]passed[/]" if gate.passed else "[red]missed[/]"
+        table.add_row(gate.name, f"{gate.value:.3f}", gate.target, mark)
+    ui.print(table)
+    ui.print("[green]ready to be trained[/]" if report.passed else "[red]a gate is missed: do not train on this[/]")
+    return report

@@ -38,6 +38,7 @@ class _Job:
     player: Player
     folder: Path
     concurrency: int
+    training: bool
     shard: Shard
 
 
@@ -48,6 +49,7 @@ def collect_in_workers(
     *,
     concurrency: int,
     workers: int,
+    training: bool,
     on_trials: Callable[[int], None],
 ) -> CollectSummary:
     """Collect the run's missing trials in `workers` processes, `concurrency` at a time in each.
@@ -59,7 +61,7 @@ def collect_in_workers(
     processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
     for index in range(workers):
         ours, theirs = context.Pipe(duplex=False)
-        job = _Job(config.model_dump(mode="json"), player, folder, concurrency, Shard(index, workers))
+        job = _Job(config.model_dump(mode="json"), player, folder, concurrency, training, Shard(index, workers))
         process = context.Process(target=_work, args=(job, theirs), name=f"lamer-worker-{index}")
         process.start()
         theirs.close()
@@ -139,7 +141,7 @@ def _work(job: _Job, out: Connection) -> None:
 
 async def _collect(job: _Job, out: Connection) -> CollectSummary:
     config = CollectConfig(**job.config)
-    async with job.player.open(config.env, training=True) as policy:
+    async with job.player.open(config.env, training=job.training) as policy:
         return await collect(
             config,
             policy,

@@ -81,7 +81,8 @@ class SokobanTeacher(Teacher):
 
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """One to four cells where boxes got stuck, in notes or as the ends of trajectories, over one or two episodes."""
-        near = sorted(set().union(*(self._pushed_to(state, turn.split(", ")) for turn in ALL_TURNS)))
+        tried = [*DIRECTIONS, *rng.sample(ALL_TURNS, 6)]
+        near = sorted(set().union(*(self._pushed_to(state, turn.split(", ")) for turn in tried)))
         cells = self._cells()
         count = rng.randint(1, MOST_NAMED)
         named = rng.sample(near, min(len(near), rng.randint(1, count))) if near else []

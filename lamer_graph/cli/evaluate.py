@@ -1,0 +1,72 @@
+"""`lamer-graph eval`: how often a policy solves its tasks within the first k attempts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.options import RUN, Effort, Game, Player
+from lamer_graph.cli.running import report_loss, report_of, run_trials
+
+ShuffleOption = Annotated[
+    bool,
+    typer.Option(
+        "--shuffle-reflections",
+        rich_help_panel=RUN,
+        help="Ablation: every trial gets another trial's reflection. What is lost then was memory at work.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "--run",
+        metavar="DIR",
+        rich_help_panel=RUN,
+        show_default=False,
+        help="The run's folder. Default: a new one under runs/.",
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what the run in --out still misses, then evaluate.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    @command(
+        app,
+        "eval",
+        examples=[
+            ("lamer-graph eval --tasks 200", "pass@1..3 of the shipped policy on held-out MineSweeper boards."),
+            ("lamer-graph eval --tasks 200 --memory none", "The same without memory: is it used at all?"),
+            ("lamer-graph eval --tasks 200 --shuffle-reflections", "The same with other trials' reflections."),
+            ("lamer-graph eval --tasks 50 --trials 8 --sampling paper", "With diversity over 8 trials of each task."),
+        ],
+    )
+    def evaluate(
+        ui: Ui,
+        player: Player,
+        game: Game,
+        effort: Effort,
+        shuffle_reflections: ShuffleOption = False,
+        out: OutOption = None,
+        resume: ResumeOption = False,
+    ) -> Json:
+        """Measure pass@1..k with 95 % intervals over tasks, turns, invalid actions, and trajectory diversity.
+
+        The numbers are read from the run's log, and the sampling that produced them is printed with them.
+        """
+        from lamer_graph.cli.render import conditions, evaluations
+
+        config = game.config(player, tasks=effort.tasks, trials=effort.trials, shuffle_reflections=shuffle_reflections)
+        folder = out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        config, summary = run_trials(ui, player, config, effort, folder, resume=resume, training=False)
+        evaluation = report_of(folder, summary)
+        name = f"{game.memory}, shuffled" if shuffle_reflections else game.memory
+        ui.print(evaluations(f"run {folder}", {name: evaluation}), conditions(evaluation))
+        report_loss(ui, folder, summary)
+        return {"run": str(folder), **evaluation.to_json(), "collection": summary.to_json()}
