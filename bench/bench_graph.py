@@ -49,7 +49,9 @@ def rows() -> list[dict[str, Any]]:
             started = time.process_time()
             turns = run()
             best = min(best, (time.process_time() - started) / turns)
-        out.append({"name": f"LangGraph path, {name}: CPU per turn", "value": best * 1e6, "unit": "us", "target": "<= 300"})
+        out.append(
+            {"name": f"LangGraph path, {name}: CPU per turn", "value": best * 1e6, "unit": "us", "target": "<= 300"}
+        )
     return out
 
 

@@ -248,7 +248,7 @@ class _Nodes:
 
     def episode(self, state: TrialState) -> Json:
         context = _context()
-        played: _InnerState = {}
+        played: Any = {}
         # `stream` instead of `invoke`: the latter asks for every update as well, only to drop it.
         for played in self.inner.stream(  # noqa: B007  (the last one is wanted)
             {"setup": trial.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
@@ -263,7 +263,7 @@ class _Nodes:
 
     async def aepisode(self, state: TrialState) -> Json:
         context = _context()
-        played: _InnerState = {}
+        played: Any = {}
         async for played in self.inner.astream(  # noqa: B007
             {"setup": trial.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
         ):

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from lamer_envs import State, Step, make
-from lamer_envs.checker import check_env
-from lamer_envs.errors import EnvCheckError
+from lamer_envs import EnvCheckError, State, Step, check_env, make
 from lamer_envs.minesweeper import Minesweeper
 
 
@@ -100,6 +98,10 @@ class InstanceFollowsTheBoard(Minesweeper):
         return str(state["opened"])
 
 
+class ChargesButDenies(Minesweeper):
+    penalises_invalid = False
+
+
 class SaysNothing(Minesweeper):
     def outcome(self, before: State, action: str, step: Step) -> str:
         return ""
@@ -115,7 +117,8 @@ class SaysNothing(Minesweeper):
         (HashDependent, {}, "differently in another process"),
         (ProcessDependent, {}, "differently in another process"),
         (NotJson, {}, "not plain JSON"),
-        (OffersOpenCells, {}, "not valid"),
+        (OffersOpenCells, {}, "admissible action .* is not valid"),
+        (ChargesButDenies, {}, "`penalises_invalid`"),
         (ExpertHitsMines, {}, "does not win"),
         (ChangesOnInvalid, {}, "changed the state"),
         (SplitsBySeed, {}, "puts elsewhere"),

@@ -114,6 +114,22 @@ def test_a_key_is_logged_once(tmp_path):
     assert [trial["texts"][1] for trial in read_trials(tmp_path)] == ["the board first", "the board 0"]
 
 
+def test_a_trial_that_an_error_ended_takes_no_key_and_may_be_played_again(tmp_path):
+    failure = {"type": "PolicyConnectionError", "message": "no server", "episode": 1, "turn": 0}
+    failed, finished = {**a_trial(), "error": failure}, a_trial()
+    with RunLog.create(tmp_path, CONFIG) as log:
+        log.append(failed)
+        assert log.keys == set()
+    with RunLog.create(tmp_path, CONFIG, resume=True) as log:
+        assert log.keys == set()
+        log.append(finished)
+        log.append(finished)
+        log.append(failed)  # late news: it has finished meanwhile
+        assert log.keys == {(a_trial()["task"]["id"], 0)}
+    assert [trial["error"] for trial in read_trials(tmp_path)] == [failure, None]
+    assert runlog.check(tmp_path).duplicates == []
+
+
 # -- run.json ---------------------------------------------------------------------------------------------------------
 
 

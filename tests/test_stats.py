@@ -26,13 +26,13 @@ from lamer_graph.stats import (
 )
 
 
-def a_trial(task, *episodes, error=None):
+def a_trial(task, *episodes, error=None, index=0):
     """A trial whose episodes are (success, [action or None ...]); None is an invalid turn."""
     made = [
         {"success": success, "turns": [{"action": action, "valid": action is not None} for action in actions]}
         for success, actions in episodes
     ]
-    return {"task": {"id": task}, "episodes": made, "error": error}
+    return {"task": {"id": task}, "trial": index, "episodes": made, "error": error}
 
 
 pairs = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.one_of(st.none(), st.integers(0, 4))), min_size=1)
@@ -169,6 +169,12 @@ def test_a_summary_leaves_out_trials_that_an_error_ended_and_says_so():
     assert summary.pass_at == pass_at_k(good, 2)
     assert summary.to_json()["invalid_rate"]["value"] == pytest.approx(1 / 3)
     assert summary.to_json()["pass_at"][1]["tasks"] == 2
+
+
+def test_a_failed_trial_that_was_played_again_is_no_longer_missing():
+    lost = a_trial("a", (False, ["x"]), error={"type": "PolicyConnectionError"})
+    summary = summarise([lost, a_trial("b", (True, ["x"])), a_trial("a", (True, ["x"]))], 1)
+    assert (summary.trials, summary.failed_trials) == (2, 0)
 
 
 def test_asking_about_nothing_is_an_error_with_a_reason():

@@ -86,7 +86,7 @@ def goals(kind: str, room: str) -> tuple[tuple[str, str], ...]:
 
 @lru_cache(maxsize=64)
 def _furniture(room: str) -> tuple[tuple[str, int, int, bool], ...]:
-    return tuple((name, *p.counts[room], p.openable) for name, p in PLACES.items() if room in p.counts)
+    return tuple((name, *p.counts[room], p.openable) for name, p in sorted(PLACES.items()) if room in p.counts)
 
 
 @lru_cache(maxsize=64)

@@ -102,7 +102,7 @@ class Env(ABC):
 
     @abstractmethod
     def step(self, state: State, action: str) -> Step:
-        """Play `action`. Never raises on bad text and never mutates `state`."""
+        """Play `action`. Never raises on bad text and never mutates `state`; after the end it is an invalid turn."""
 
     @abstractmethod
     def parse(self, answer: str) -> str | None:
@@ -110,7 +110,7 @@ class Env(ABC):
 
     @abstractmethod
     def admissible(self, state: State) -> list[str]:
-        """Every action that would be valid now, in canonical form and in a fixed order."""
+        """Every action that would be valid now, in canonical form and in a fixed order; none after the end."""
 
     @abstractmethod
     def load(self, instance: Mapping[str, Any] | str) -> State:

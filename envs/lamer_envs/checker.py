@@ -53,6 +53,7 @@ STRANGE_TEXTS = (
     "../../etc/passwd",
 )
 _CHILD_TIMEOUT = 300
+_FIRST_ACTIONS = 100
 
 
 def check_env(env: Env, *, tasks: int = 8, per_split: int = 8, processes: bool = True) -> None:
@@ -122,6 +123,12 @@ def _check_play(env: Env, seed: int) -> None:
     for player in ("random", "weak"):
         state = env.reset(seed)
         instance = env.instance(state)
+        for action in env.admissible(state)[:_FIRST_ACTIONS]:
+            _require(
+                env.step(copy.deepcopy(state), action).valid,
+                env,
+                f"seed {seed}: the admissible action {action!r} is not valid",
+            )
         for _ in range(env.max_turns):
             choices = env.admissible(state)
             _require(bool(choices), env, f"seed {seed}: no admissible action although the episode goes on")
@@ -177,6 +184,10 @@ def _checked_step(env: Env, state: State, action: str) -> Step:
     _require(isinstance(outcome, str) and bool(outcome), env, f"`outcome` of {shown} must be text that is not empty")
     if not step.valid:
         _require(step.state == kept, env, f"the invalid action {shown} changed the state")
+        charged = (
+            f"the invalid action {shown} has reward {step.reward}, but `penalises_invalid` is {env.penalises_invalid}"
+        )
+        _require((step.reward < 0) == env.penalises_invalid, env, charged)
     return step
 
 

@@ -21,6 +21,7 @@ GROUP = "lamer_graph.envs"
 BUILT_INS: dict[str, str] = {
     "minesweeper": "lamer_envs.minesweeper:Minesweeper",
     "sokoban": "lamer_envs.sokoban:Sokoban",
+    "webshop": "lamer_envs.webshop:Webshop",
 }
 """Known without installed metadata, so that a source tree on the path works too. A plug-in cannot replace them."""
 

@@ -231,7 +231,7 @@ class GeneratedCatalogue:
             tag = f"${prices[0]:.2f} to ${prices[-1]:.2f}"
             pairs = ", ".join(f"{value} ${each:.2f}" for value, each in zip(offers[priced], prices, strict=True))
             listing = f" Prices by {names[priced].name}: {pairs}."
-        opening = pick(draw, OPENINGS).format(brand=brand, model=model, phrase=kind.phrase)
+        opening = pick(draw, OPENINGS).format(brand=brand, model=model, thing=kind.thing)
         description = f"{opening} {told[-1]}{listing} {pick(draw, CLOSINGS)}"
         reviews = [REVIEWS[int(draw() * len(REVIEWS))] for _ in range(int(draw() * 4))]
         rating = f"{sum(score for score, _, _ in reviews) / len(reviews):.1f}" if reviews else "N.A."

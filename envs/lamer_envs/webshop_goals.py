@@ -21,7 +21,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from lamer_envs.errors import InstanceError
-from lamer_envs.webshop_catalogue import Catalogue, GeneratedCatalogue, Instruction, Product, pick
+from lamer_envs.webshop_catalogue import FAMILY, Catalogue, GeneratedCatalogue, Instruction, Product, pick
 from lamer_envs.webshop_lexicon import PRICES, WANTS
 
 Goal = dict[str, Any]
@@ -156,7 +156,7 @@ class GeneratedGoals:
         return range(at * PER_PRODUCT, (at + 1) * PER_PRODUCT)
 
     def _draw(self, at: int) -> tuple[Goal, ...]:
-        item = self._catalogue.product(at)
+        item, kind = self._catalogue.product(at), self._catalogue.kind(at // FAMILY)
         rng = random.Random(f"webshop goals {self._catalogue.seed} {at}")
         draw = rng.random
         seen: set[tuple[frozenset[str], tuple[str, ...]]] = set()
@@ -172,7 +172,7 @@ class GeneratedGoals:
             bound = upper_bound(item.price, rng)
             said = f"{', '.join(asked[:-1])} and {asked[-1]}" if len(asked) > 1 else asked[0]
             text = pick(draw, WANTS).format(
-                phrase=item.query, qualities=said, options=_said(options, draw() < 0.5), price=""
+                thing=kind.thing, phrase=kind.phrase, qualities=said, options=_said(options, draw() < 0.5)
             )
             text = _priced(text, bound, pick(draw, PRICES))
             goals.append(_filled(item, text, asked, list(options.values()), bound, 1))

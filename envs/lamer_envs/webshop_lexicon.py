@@ -39,6 +39,13 @@ class Kind(NamedTuple):
     qualities: tuple[str, ...]
     choices: tuple[str, ...]
 
+    @property
+    def thing(self) -> str:
+        """The phrase with its article; plurals have none."""
+        if self.phrase.endswith("s"):
+            return self.phrase
+        return f"{'an' if self.phrase[0] in 'aeiou' else 'a'} {self.phrase}"
+
 
 QUALITIES: dict[str, Quality] = {
     "fabric": Quality(
@@ -50,7 +57,7 @@ QUALITIES: dict[str, Quality] = {
     "season": Quality("Chosen for {} days.", ("midsummer", "mild autumn", "freezing winter", "rainy spring")),
     "neck": Quality("Finished with a {}.", ("crew neckline", "deep vee front", "rolled turtle collar", "hooded top")),
     "clasp": Quality("Closes with a {}.", ("zip fastening", "button placket", "drawstring tie", "hook tape closure")),
-    "sole": Quality("Underfoot you get a {}.", ("non slip tread", "cushioned footbed", "featherweight base")),
+    "sole": Quality("Underfoot you get a {}.", ("non slip tread", "cushioned footbed", "featherlight base")),
     "upper": Quality("The outside is {}.", ("full grain leather", "knitted mesh", "waxed canvas", "vegan microfiber")),
     "width": Quality("Built on a {}.", ("wide last", "narrow last shape", "standard foot form")),
     "weather": Quality("In bad weather it is {}.", ("fully waterproof", "splash tolerant", "quick drying")),
@@ -58,10 +65,10 @@ QUALITIES: dict[str, Quality] = {
     "power": Quality("Runs on {}.", ("usb charging", "aaa batteries", "solar energy", "mains electricity")),
     "link": Quality("Connects by {}.", ("bluetooth pairing", "corded jack", "wifi network", "radio dongle")),
     "noise": Quality("On sound: {}.", ("noise cancelling", "whisper quiet motor", "deep bass tuning")),
-    "shell": Quality("The housing is {}.", ("brushed aluminum", "shatterproof plastic", "rubber coated", "walnut wood")),
+    "shell": Quality("The housing is {}.", ("brushed aluminum", "tough plastic", "rubber coated", "walnut wood")),
     "control": Quality("You steer it by {}.", ("touch panel", "rotary knob", "voice command", "phone app")),
     "safety": Quality("For safety it has {}.", ("automatic shutoff", "child lock", "overheat guard")),
-    "mount": Quality("Set up by {}.", ("wall mounting", "clamp fixing", "free standing legs", "magnetic holding")),
+    "mount": Quality("Set up by {}.", ("wall mounting", "clamp fixing", "standing legs", "magnet hold")),
     "metal": Quality("The body is {}.", ("stainless steel", "cast iron", "hard anodized", "hammered copper")),
     "coating": Quality("Inside it has a {}.", ("ceramic lining", "nonstick layer", "uncoated surface")),
     "heat": Quality("On the stove: {}.", ("induction ready", "oven proof", "gas flame only")),
@@ -155,9 +162,9 @@ KINDS: tuple[Kind, ...] = (
     _kind("cargo trousers", "cargo trousers", "clothing", 22, 80, "fabric, fit, wash, clasp, weather", "color, wear"),
     _kind("pajama set", "pajama set", "clothing", 18, 60, "fabric, fit, wash, clasp, season", "color, wear"),
     _kind("polo shirt", "polo shirt", "clothing", 15, 55, "fabric, fit, wash, season", "color, wear"),
-    _kind("lounge cardigan", "lounge cardigan", "clothing", 20, 85, "fabric, fit, clasp, wash, season", "color, wear"),
+    _kind("wrap cardigan", "wrap cardigan", "clothing", 20, 85, "fabric, fit, clasp, wash, season", "color, wear"),
     _kind("yoga leggings", "yoga leggings", "clothing", 14, 65, "fabric, wash, weather, season", "color, wear"),
-    _kind("trail running shoes", "trail shoes", "shoes", 45, 150, "sole, upper, width, weather, support", "color, shoe"),
+    _kind("trail running shoe", "trail shoe", "shoes", 45, 150, "sole, upper, width, weather, support", "color, shoe"),
     _kind("office loafers", "office loafers", "shoes", 40, 140, "upper, sole, width, support", "color, shoe"),
     _kind("hiking boots", "boots", "shoes", 60, 190, "upper, sole, weather, support, width", "color, shoe"),
     _kind("garden clogs", "garden clogs", "shoes", 15, 45, "sole, width, weather, support", "color, shoe"),
@@ -201,7 +208,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("hair mask", "mask", "hair care", 9, 46, "hair, ethics, perfume, active", "volume, pack"),
     _kind("styling clay", "clay", "hair care", 8, 36, "ethics, perfume, lasting, hair", "finish, volume"),
     _kind("liquid foundation", "foundation", "makeup", 10, 58, "skin, ethics, lasting, perfume", "shade, volume"),
-    _kind("eyeshadow palette", "eyeshadow palette", "makeup", 12, 64, "ethics, lasting, skin, perfume", "shade, finish"),
+    _kind("makeup palette", "makeup palette", "makeup", 12, 64, "ethics, lasting, skin, perfume", "shade, finish"),
     _kind("raised planter", "planter", "garden", 30, 160, "frame, outdoor, assembly, storage", "color, pack"),
     _kind("pruning shears", "shears", "garden", 14, 70, "metal, grip, outdoor, safety", "hand, finish"),
     _kind("flower seeds", "flower seeds", "garden", 4, 22, "soil, farming, box, season", "color, pack"),
@@ -254,10 +261,10 @@ BULLETS = (
     "A favourite gift in the {department} department.",
 )
 OPENINGS = (
-    "The {model} is {brand}'s answer for anyone who wants a {phrase} that simply works.",
-    "{brand} has been making this for years, and the {model} shows it: a {phrase} with nothing superfluous.",
-    "Meet the {model}, a {phrase} that {brand} worked on for three seasons.",
-    "Not every {phrase} is alike. With the {model}, {brand} went back to the drawing board.",
+    "The {model} is {brand}'s answer for anyone who wants {thing} without any fuss.",
+    "{brand} has been in this trade for years, and the {model} shows it: {thing} with nothing superfluous.",
+    "Meet the {model}: {thing} that {brand} worked on for three seasons.",
+    "Others sell {thing} too. With the {model}, {brand} went back to the drawing board.",
 )
 CLOSINGS = (
     "Questions are answered within a day.",
@@ -277,14 +284,14 @@ REVIEWS = (
 )
 
 WANTS = (
-    "i need a {phrase}, {qualities}{options}{price}",
-    "i am looking for a {phrase} which is described as {qualities}{options}{price}",
-    "find me a {phrase} with {qualities}{options}{price}",
-    "can you get me a {phrase}? important to me: {qualities}{options}{price}",
-    "i want to buy a {phrase} for a friend who insists on {qualities}{options}{price}",
-    "please order a {phrase} ({qualities}){options}{price}",
-    "my old {phrase} broke, so i want a new one: {qualities}{options}{price}",
-    "shopping for a {phrase} today, it has to say {qualities}{options}{price}",
+    "i need {thing}, {qualities}{options}",
+    "i am looking for {thing} which is described as {qualities}{options}",
+    "find me {thing} with {qualities}{options}",
+    "can you get me {thing}? important to me: {qualities}{options}",
+    "i want to buy {thing} for a friend who insists on {qualities}{options}",
+    "please order {thing} ({qualities}){options}",
+    "my old {phrase} broke, so i want {thing} again: {qualities}{options}",
+    "shopping for {thing} today, it has to say {qualities}{options}",
 )
 PRICES = (
     ", and the price must not be above {:.2f} dollars",

@@ -21,7 +21,7 @@ SEARCH, BACK, PREVIOUS, NEXT, BUY = "Search", "Back to Search", "< Prev", "Next 
 SUB_PAGES = {"description": "Description", "features": "Features", "reviews": "Reviews"}
 """Sub-pages of an item by the name they have in states, with their buttons."""
 
-TITLE_CUT, TEXT_CUT, VALUES_CUT = 60, 300, 8
+TITLE_CUT, TEXT_CUT, VALUES_CUT = 80, 300, 8
 """What compact pages keep of a title, of a sub-page's text (characters) and of one option's values."""
 
 
@@ -129,7 +129,7 @@ def compact(view: View) -> str:
     if page == "item":
         wish = view.instruction.lower()
         rows = [f"{name}: {', '.join(_values(values, wish))}" for name, values in item.options.items()]
-        return "\n".join([f"{goal}Item {item.asin} {item.tag} {_cut(item.title, 2 * TITLE_CUT)}", *rows])
+        return "\n".join([f"{goal}Item {item.asin} {item.tag} {_cut(item.title, TITLE_CUT)}", *rows])
     return f"{goal}{SUB_PAGES[page]} of {item.asin}\n{_cut(' '.join(sub_page(item, page)), TEXT_CUT)}"
 
 

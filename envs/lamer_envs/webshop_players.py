@@ -94,7 +94,7 @@ def _route(state: State, item: Product, at: int, asked: Iterable[str], search: S
 
 # -- the weak player ------------------------------------------------------------------------------------------------
 
-WEAK_CARE = 0.7
+WEAK_CARE = 0.65
 """How often the weak player does the sensible thing where it sees one."""
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,12 +22,13 @@ from lamer_graph.cli.options import DEFAULT_ENV, RUN, Effort, EnvOption, Game, P
 from lamer_graph.cli.play import watch
 from lamer_graph.cli.running import report_of, run_trials
 from lamer_graph.errors import ConfigError, LamerError
+from lamer_memory import Contents
 
 if TYPE_CHECKING:
     from lamer_graph.evaluate import Evaluation
 
-# (memory contents, reflections shuffled between trials): the paper's three and both, with and without what they hold.
-MODES: tuple[tuple[Literal["none", "trajectory", "reflection", "both"], bool], ...] = (
+# (memory contents, reflections shuffled between trials). The shuffled ones show what true reflections are worth.
+MODES: tuple[tuple[Contents, bool], ...] = (
     ("none", False),
     ("trajectory", False),
     ("reflection", False),
@@ -96,7 +97,7 @@ def register(app: typer.Typer) -> None:
         policy = player.folder(env)
         assert policy is not None
         player, game = Player(policy=policy), Game(env=env, seed=seed)
-        game = replace(game, prompt_style=game.style(player))
+        game = replace(game, prompt_style=game.style(player, env))
         with _served(ui, policy, folder, local) as base_url:
             if base_url is not None:
                 player = Player(base_url=base_url)

@@ -1,0 +1,312 @@
+"""A policy in this process: a Hugging Face model, concurrent calls batched as they come, exact tokens and logprobs.
+
+What must stay true: a Completion's tokens were all sampled from one version of the weights, and its logprobs are those
+of the distribution they were sampled from. All torch work happens on one worker thread; callers of any event loop put a
+request on its queue and are woken once per batch. Rows join and leave a running batch at token boundaries, so a long
+reflection holds nobody up (continuous batching as in Orca, Yu et al., OSDI 2022).
+
+`deterministic=True` trades speed for repeatability: every result depends on the request alone (see local_engine.py), so
+a run repeats bit for bit on the same machine and library versions, whatever the order of arrival. The default promises
+the distribution, not the bits: another batch shape may change the last digits of a logit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lamer_graph.errors import ConfigError, PolicyConnectionError, PolicyError, PolicyResponseError, PromptTooLongError
+from lamer_graph.local_engine import BROKEN, Engine, Row
+from lamer_graph.local_sampling import token_logprobs
+from lamer_graph.policy import Policy
+from lamer_graph.types import Completion, Message, Sampling
+
+LINGER_S = 0.001
+"""How long the worker waits for the next request of callers that it has just answered."""
+IDLE_S = 30.0
+"""An idle worker thread ends after this long; the next call starts another."""
+CPU_CACHE_BYTES = 2**31
+GPU_CACHE_SHARE = 0.3
+"""Share of the free GPU memory that keys and values may take."""
+
+
+class LocalPolicy(Policy):
+    """`path_or_model` is a folder in Hugging Face format or a loaded causal model (then `tokenizer` is needed).
+
+    `device=None` takes CUDA if there is one; `dtype=None` is float32 on the CPU and bfloat16 on a GPU. `adapter` is a
+    PEFT folder that is merged into the weights. `max_batch` bounds the rows that run together, `threads` the torch
+    threads of the worker (None: one on machines of up to 4 cores, where a second costs the callers more than it gives,
+    else torch's default). `version` is what completions report as their policy version (default: the folder's name).
+    Raises ConfigError. No code from the model's folder is run.
+    """
+
+    def __init__(
+        self,
+        path_or_model: Any,
+        tokenizer: Any = None,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_batch: int = 128,
+        deterministic: bool = False,
+        adapter: str | Path | None = None,
+        version: str | None = None,
+        threads: int | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        if max_batch < 1 or timeout <= 0 or (threads is not None and threads < 1):
+            raise ConfigError("max_batch and threads must be at least 1 and timeout > 0")
+        if isinstance(path_or_model, str | Path):
+            folder = Path(path_or_model).expanduser()
+            self._model = _load(folder, device, dtype)
+            self._tokenizer = tokenizer if tokenizer is not None else _load_tokenizer(folder)
+            self.version = version or folder.resolve().name
+        else:
+            if tokenizer is None:
+                raise ConfigError("LocalPolicy was given a model without its tokenizer")
+            self._model = path_or_model if device is None else path_or_model.to(device)
+            self._tokenizer = tokenizer
+            self.version = version or "policy"
+        if adapter is not None:
+            self._model = _merge(self._model, Path(adapter).expanduser())
+            self.version = version or Path(adapter).resolve().name
+        if getattr(self._tokenizer, "chat_template", None) is None:
+            raise ConfigError("the tokenizer has no chat template: a policy answers chat messages")
+        self._model.eval()
+        config = self._model.config.get_text_config()
+        self.context_window = int(config.max_position_embeddings)
+        self._eos = _eos_ids(self._model, self._tokenizer)
+        pad = self._tokenizer.pad_token_id
+        first: torch.Tensor = next(self._model.parameters())
+        self._device = first.device
+        if threads is None and self._device.type == "cpu" and torch.get_num_threads() <= 4:
+            threads = 1
+        # Split over several threads, a tensor's elements fall to other instructions at the seams.
+        self._threads = 1 if deterministic and self._device.type == "cpu" else threads
+        self._engine = Engine(
+            self._model,
+            eos=self._eos,
+            pad=pad if pad is not None else min(self._eos),
+            max_rows=max_batch,
+            cache_tokens=_cache_tokens(config, first),
+            lockstep=deterministic,
+        )
+        # The tokenizers library itself: a third of the cost of the wrapper, and safe from several threads.
+        self._fast = getattr(self._tokenizer, "backend_tokenizer", None)
+        self._timeout = timeout
+        self._queue: deque[Row] = deque()
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._busy = threading.Lock()
+        self._pausers = 0
+        self._worker: threading.Thread | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"LocalPolicy({self.version!r}, device='{self._device}')"
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """One completion. Raises PromptTooLongError, and PolicyError if the weights or the machine fail."""
+        prompt = self.encode(messages)
+        assert self.context_window is not None
+        room = self.context_window - len(prompt)
+        if room < 1:
+            raise PromptTooLongError(
+                f"prompt of {len(prompt)} tokens exceeds the context of {self.context_window} of '{self.version}' by "
+                f"{1 - room} (one is for the answer): shorten history and memory"
+            )
+        _check(sampling)
+        seed = random.getrandbits(62) if sampling.seed is None else sampling.seed
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Completion] = loop.create_future()
+        self._submit(Row(prompt, sampling, seed, min(sampling.max_tokens, room), owner=(loop, future)))
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await future
+        except TimeoutError:
+            raise PolicyConnectionError(f"'{self.version}' did not answer within {self._timeout:g} s") from None
+
+    async def count_tokens(self, messages: Sequence[Message]) -> int:
+        return len(self.encode(messages))
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the rendered chat prompt, generation prefix included."""
+        chat = list(messages)
+        try:
+            text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # templates raise whatever jinja or their own rules say
+            raise PolicyResponseError(f"chat template of '{self.version}' refused the messages: {error}") from error
+        if self._fast is not None:
+            ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
+            return ids
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of sampled tokens, special tokens left out."""
+        decoder = self._fast if self._fast is not None else self._tokenizer
+        text: str = decoder.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def score(
+        self, prompt: Sequence[Message] | Sequence[int], token_ids: Sequence[int], temperature: float = 1.0
+    ) -> list[float]:
+        """Logprobs (nats) of `token_ids` after `prompt` (messages or token ids) under the current weights.
+
+        One forward pass without cache, on the caller's thread: the probe that shows whether a server or an update
+        means the same numbers.
+        """
+        ids = [part for part in prompt if isinstance(part, int)]
+        if len(ids) < len(prompt):
+            ids = self.encode([part for part in prompt if not isinstance(part, int)])
+        whole = torch.tensor([[*ids, *token_ids]], device=self._device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=whole[:, :-1], use_cache=False, logits_to_keep=len(token_ids)).logits[0]
+            return token_logprobs(logits, whole[0, len(ids) :], temperature).tolist()
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The module that samples. A trainer that shares it updates it inside `paused()` only."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[Any]:
+        """Hold the worker between completions and yield the model; new requests wait.
+
+        Running rows are finished first, so that no completion mixes two versions. Set `version` inside.
+        """
+        with self._lock:
+            self._pausers += 1
+        try:
+            with self._busy:
+                yield self._model
+                self._model.eval()
+        finally:
+            with self._lock:
+                self._pausers -= 1
+            self._wake.set()
+
+    def set_weights(self, state_dict: Mapping[str, torch.Tensor], version: str) -> None:
+        """Replace the weights between completions. Raises ConfigError if names or shapes do not fit."""
+        with self.paused() as model:
+            try:
+                model.load_state_dict(state_dict)
+            except RuntimeError as error:
+                raise ConfigError(f"weights do not fit the model: {str(error).splitlines()[0]}") from error
+            self.version = version
+
+    async def aclose(self) -> None:
+        """End the worker; waiting calls get a PolicyError."""
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            worker = self._worker
+        self._wake.set()
+        if worker is not None:
+            worker.join()
+
+    # -- the worker ---------------------------------------------------------------------------------------------------
+
+    def _submit(self, row: Row) -> None:
+        with self._lock:
+            if self._closed:
+                raise PolicyError("this LocalPolicy is closed")
+            self._queue.append(row)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="lamer-local-policy", daemon=True)
+                self._worker.start()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _work(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        while True:
+            called = self._wake.wait(IDLE_S)
+            self._wake.clear()
+            with self._lock:
+                if self._closed or (not called and not self._queue):
+                    self._worker = None
+                    leftovers = list(self._queue)
+                    self._queue.clear()
+                    break
+            with self._busy, torch.inference_mode():
+                self._serve()
+        _fail(leftovers, "this LocalPolicy was closed")
+
+    def _serve(self) -> None:
+        """Run until nothing runs and nothing may start."""
+        owed = 0
+        while not self._closed:
+            try:
+                joined = self._admit()
+                owed = max(0, owed - joined)
+                # Callers that were just answered come back within a moment; a fuller batch costs less per row.
+                if owed and not self._pausers and not self._queue:
+                    self._wake.clear()
+                    if self._queue or self._wake.wait(LINGER_S):
+                        continue
+                    owed = 0
+                if self._engine.rows:
+                    owed += self._deliver(self._engine.step())
+                elif not joined:
+                    break
+            except Exception as error:
+                _fail(self._engine.clear(), f"{type(error).__name__}: {error}")
+        _fail(self._engine.clear(), "this LocalPolicy was closed")
+
+    def _admit(self) -> int:
+        """Let waiting rows join; how many did."""
+        if self._pausers:
+            return 0
+        with self._lock:
+            chosen = self._engine.admissible(list(self._queue))
+            if not chosen:
+                return 0
+            taken = set(map(id, chosen))
+            self._queue = deque(row for row in self._queue if id(row) not in taken)
+        alive = [row for row in chosen if not row.owner[1].cancelled()]
+        if alive:
+            try:
+                self._deliver(self._engine.admit(alive))
+            except Exception:
+                _fail([row for row in alive if row not in self._engine.rows and not row.reported], "prefill failed")
+                raise
+        return len(chosen)
+
+    def _deliver(self, rows: list[Row]) -> int:
+        """Hand results to their loops, one wake-up per loop; how many there were."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Completion], Completion | PolicyError]]] = {}
+        for row in rows:
+            loop, future = row.owner
+            by_loop.setdefault(loop, []).append((future, self._result(row)))
+        for loop, results in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, results)
+        return len(rows)
+
+    def _result(self, row: Row) -> Completion | PolicyError:
+        if row.finish == BROKEN or row.finish is None:
+            return PolicyError(f"'{self.version}' gave logits that are not finite: its weights are broken")
+        text = self.decode(row.tokens)
+        return Completion(text, row.prompt, row.tokens, row.logprobs, self.version, row.finish)
