@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,8 +35,10 @@ LINGER_S = 0.001
 IDLE_S = 30.0
 """An idle worker thread ends after this long; the next call starts another."""
 CPU_CACHE_BYTES = 2**31
+"""Keys and values on the CPU take at most this much."""
 GPU_CACHE_SHARE = 0.3
 """Share of the free GPU memory that keys and values may take."""
+CLOSED = "this LocalPolicy is closed"
 
 
 class LocalPolicy(Policy):
@@ -71,16 +71,16 @@ class LocalPolicy(Policy):
             folder = Path(path_or_model).expanduser()
             self._model = _load(folder, device, dtype)
             self._tokenizer = tokenizer if tokenizer is not None else _load_tokenizer(folder)
-            self.version = version or folder.resolve().name
+            version = version or folder.resolve().name if adapter is None else version
         else:
             if tokenizer is None:
                 raise ConfigError("LocalPolicy was given a model without its tokenizer")
             self._model = path_or_model if device is None else path_or_model.to(device)
             self._tokenizer = tokenizer
-            self.version = version or "policy"
         if adapter is not None:
             self._model = _merge(self._model, Path(adapter).expanduser())
-            self.version = version or Path(adapter).resolve().name
+            version = version or Path(adapter).resolve().name
+        self.version = version or "policy"
         if getattr(self._tokenizer, "chat_template", None) is None:
             raise ConfigError("the tokenizer has no chat template: a policy answers chat messages")
         self._model.eval()
@@ -230,7 +230,7 @@ class LocalPolicy(Policy):
     def _submit(self, row: Row) -> None:
         with self._lock:
             if self._closed:
-                raise PolicyError("this LocalPolicy is closed")
+                raise PolicyError(CLOSED)
             self._queue.append(row)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="lamer-local-policy", daemon=True)
@@ -252,47 +252,40 @@ class LocalPolicy(Policy):
                     break
             with self._busy, torch.inference_mode():
                 self._serve()
-        _fail(leftovers, "this LocalPolicy was closed")
+        _fail(leftovers, CLOSED)
 
     def _serve(self) -> None:
         """Run until nothing runs and nothing may start."""
         owed = 0
         while not self._closed:
+            joining: list[Row] = []
             try:
-                joined = self._admit()
-                owed = max(0, owed - joined)
+                joining = self._take()
+                if joining:
+                    owed += self._deliver(self._engine.admit(joining)) - len(joining)
                 # Callers that were just answered come back within a moment; a fuller batch costs less per row.
-                if owed and not self._pausers and not self._queue:
+                if owed > 0 and not self._pausers:
                     self._wake.clear()
                     if self._queue or self._wake.wait(LINGER_S):
                         continue
-                    owed = 0
+                owed = 0
                 if self._engine.rows:
-                    owed += self._deliver(self._engine.step())
-                elif not joined:
-                    break
+                    owed = self._deliver(self._engine.step())
+                elif not joining:
+                    return
             except Exception as error:
-                _fail(self._engine.clear(), f"{type(error).__name__}: {error}")
-        _fail(self._engine.clear(), "this LocalPolicy was closed")
+                _fail([*self._engine.clear(), *joining], f"sampling failed: {type(error).__name__}: {error}")
+        _fail(self._engine.clear(), CLOSED)
 
-    def _admit(self) -> int:
-        """Let waiting rows join; how many did."""
-        if self._pausers:
-            return 0
+    def _take(self) -> list[Row]:
+        """Waiting rows that join now; those whose caller has gone are dropped."""
+        if self._pausers or not self._queue:
+            return []
         with self._lock:
             chosen = self._engine.admissible(list(self._queue))
-            if not chosen:
-                return 0
             taken = set(map(id, chosen))
             self._queue = deque(row for row in self._queue if id(row) not in taken)
-        alive = [row for row in chosen if not row.owner[1].cancelled()]
-        if alive:
-            try:
-                self._deliver(self._engine.admit(alive))
-            except Exception:
-                _fail([row for row in alive if row not in self._engine.rows and not row.reported], "prefill failed")
-                raise
-        return len(chosen)
+        return [row for row in chosen if not row.owner[1].cancelled()]
 
     def _deliver(self, rows: list[Row]) -> int:
         """Hand results to their loops, one wake-up per loop; how many there were."""
@@ -310,3 +303,85 @@ class LocalPolicy(Policy):
             return PolicyError(f"'{self.version}' gave logits that are not finite: its weights are broken")
         text = self.decode(row.tokens)
         return Completion(text, row.prompt, row.tokens, row.logprobs, self.version, row.finish)
+
+
+def _resolve(results: list[tuple[asyncio.Future[Completion], Completion | PolicyError]]) -> None:
+    """On the futures' own loop: set them, unless their callers have gone or were answered already."""
+    for future, result in results:
+        if future.done():
+            continue
+        if isinstance(result, Completion):
+            future.set_result(result)
+        else:
+            future.set_exception(result)
+
+
+def _fail(rows: Sequence[Row], reason: str) -> None:
+    line = " ".join(reason.split())[:300]
+    for row in rows:
+        if row.owner is not None:
+            loop, future = row.owner
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, [(future, PolicyError(line))])
+
+
+def _check(sampling: Sampling) -> None:
+    """Raises PolicyResponseError for numbers that no distribution has, as a server would with a 400."""
+    if not (sampling.temperature >= 0 and 0 < sampling.top_p <= 1 and sampling.top_k >= 0 and sampling.max_tokens >= 1):
+        raise PolicyResponseError(
+            f"sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and max_tokens >= 1, not {sampling.to_json()}"
+        )
+
+
+def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format (config.json is missing)")
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = getattr(torch, dtype or ("float32" if place.startswith("cpu") else "bfloat16"), None)
+    if not isinstance(kind, torch.dtype):
+        raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
+        return model.to(place)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"cannot load {folder} on {place}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"cannot load the tokenizer of {folder}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _merge(model: Any, folder: Path) -> Any:
+    """The model with a PEFT adapter merged into its weights."""
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"adapter {folder} does not fit: {' '.join(str(error).split())[:300]}") from error
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's and the generation config's, as vLLM takes them."""
+    stored = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = stored if isinstance(stored, list) else [stored]
+    found = frozenset(token for token in (*listed, tokenizer.eos_token_id) if token is not None)
+    if not found:
+        raise ConfigError("neither tokenizer nor generation config name an end-of-answer token")
+    return found
+
+
+def _cache_tokens(config: Any, parameter: torch.Tensor) -> int:
+    """How many tokens of keys and values fit the memory set aside for them."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * head_dim * parameter.element_size()
+    budget = CPU_CACHE_BYTES
+    if parameter.device.type == "cuda":
+        budget = int(torch.cuda.mem_get_info(parameter.device)[0] * GPU_CACHE_SHARE)
+    return max(1, budget // per_token)

@@ -164,7 +164,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("polo shirt", "polo shirt", "clothing", 15, 55, "fabric, fit, wash, season", "color, wear"),
     _kind("wrap cardigan", "wrap cardigan", "clothing", 20, 85, "fabric, fit, clasp, wash, season", "color, wear"),
     _kind("yoga leggings", "yoga leggings", "clothing", 14, 65, "fabric, wash, weather, season", "color, wear"),
-    _kind("trail running shoe", "trail shoe", "shoes", 45, 150, "sole, upper, width, weather, support", "color, shoe"),
+    _kind("trail shoes", "trail shoes", "shoes", 45, 150, "sole, upper, width, weather, support", "color, shoe"),
     _kind("office loafers", "office loafers", "shoes", 40, 140, "upper, sole, width, support", "color, shoe"),
     _kind("hiking boots", "boots", "shoes", 60, 190, "upper, sole, weather, support, width", "color, shoe"),
     _kind("garden clogs", "garden clogs", "shoes", 15, 45, "sole, width, weather, support", "color, shoe"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lamer_graph.cli.frame import FAILED, Json, Ui, command
+from lamer_graph.cli.frame import FAILED, Json, Ui, command, warn
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)]
 ParquetOption = Annotated[
@@ -63,10 +63,13 @@ def register(app: typer.Typer) -> None:
             ui.print(f"[red]line {line}[/]: {escape(message)}")
         for line, task, trial in report.duplicates:
             ui.print(f"[red]line {line}[/]: trial {trial} of {escape(task)} was already logged")
-        if not report.ok:
+        if report.ok:
+            ui.print("[green]the log is valid[/]")
+        else:
             ui.exit_code = FAILED
-        found = report.error_count + len(report.duplicates)
-        ui.print("[green]the log is valid[/]" if report.ok else f"[red]{found} problems[/]")
+            problems = report.error_count + len(report.duplicates)
+            first = report.errors[0] if report.errors else (report.duplicates[0][0], "a trial that was already logged")
+            warn(f"{report.path} has {problems} problems, the first on line {first[0]}: {first[1]}")
         return report.to_json()
 
     @command(

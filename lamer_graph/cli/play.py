@@ -10,6 +10,7 @@ import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.options import GAME, Game, Player
+from lamer_graph.cli.running import preflight
 
 TaskOption = Annotated[
     int,
@@ -49,6 +50,7 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     seed = next(islice(env.seeds(config.split), number, None))
     async with player.open(config.env, training=False) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
+        await preflight(config, policy)
         agent = create_lamer_agent(
             policy,
             env,

@@ -7,7 +7,8 @@ first call; from then on the log is what counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,8 @@ async def _run(
 
     async with player.open(config.env, training=training) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
-        await prepare(config, policy, folder, resume)
+        await preflight(config, policy)
+        claim(config, folder, resume)
         ui.working()
         if effort.workers > 1:
             return config, None
@@ -79,13 +81,46 @@ async def _run(
         return config, summary
 
 
-async def prepare(config: CollectConfig, policy: Policy, folder: Path, resume: bool) -> None:
-    """Refuse what cannot be run, and claim the folder. `collect` then continues what it finds there."""
+def claim(config: CollectConfig, folder: Path, resume: bool) -> None:
+    """Make the run folder, or find the same run there; `collect` then continues what it finds. Raises RunLogError."""
     from lamer_graph.runlog import RunLog
 
-    harness = config.harness(policy)
-    await harness.backend.aclose()
     RunLog.create(folder, config.model_dump(mode="json"), resume=resume).close()
+
+
+async def preflight(config: CollectConfig, policy: Policy) -> None:
+    """Make the run's first call, cut to one token: whatever a policy can refuse is refused before any work.
+
+    Raises PolicyError (no answer, no tokens, another model, a context shorter than the prompt), ConfigError and the
+    environment's errors.
+    """
+    from lamer_graph import calls, trial
+    from lamer_graph.collect import requested_trials
+
+    harness = config.harness(policy)
+    try:
+        task = next(requested_trials(config, harness))
+        state = trial.open_trial(harness, task)
+        await calls.call(one_token(policy), trial.ask_action(harness, trial.begin(state)))
+    finally:
+        await harness.backend.aclose()
+
+
+def one_token(policy: Policy) -> Policy:
+    """`policy`, answering with a single token: a probe of everything but the answer."""
+    from lamer_graph.policy import Policy
+    from lamer_graph.types import Completion, Message, Sampling
+
+    class Probe(Policy):
+        context_window = policy.context_window
+
+        async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+            return await policy.generate(messages, replace(sampling, max_tokens=1))
+
+        async def count_tokens(self, messages: Sequence[Message]) -> int:
+            return await policy.count_tokens(messages)
+
+    return Probe()
 
 
 def report_of(folder: Path, summary: CollectSummary) -> Evaluation:

@@ -105,6 +105,20 @@ class LeftCollator:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "forbidden": forbidden}
 
 
+def answer_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities (B, K, V) of the next token at each of the last K columns of a `LeftCollator` batch."""
+    mask = inputs["attention_mask"]
+    outputs = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=inputs["labels"].shape[1] + 1,
+    )
+    logprobs: torch.Tensor = outputs.logits[:, :-1].float().log_softmax(-1)
+    return logprobs
+
+
 class WarmupTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer with the loss of this module's head. `unlikelihood` weighs its second term."""
 
@@ -113,16 +127,9 @@ class WarmupTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels, mask = inputs["labels"], inputs["attention_mask"]
-        rows, keep = labels.shape
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=keep + 1,
-        )
-        logprobs = outputs.logits[:, :-1].float().log_softmax(-1)
+        labels = inputs["labels"]
+        rows = len(labels)
+        logprobs = answer_logprobs(model, inputs)
         taught = labels != IGNORE
         imitation = -(logprobs.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * taught).sum() / rows
         wrong = (logprobs.exp() * inputs["forbidden"]).sum(-1)
@@ -131,7 +138,7 @@ class WarmupTrainer(SFTTrainer):  # type: ignore[misc]
         self._metrics["train"]["imitation"].append(float(imitation.detach()))
         self._metrics["train"]["forbidden"].append(float((wrong.sum() / concerned).detach()))
         loss = imitation / 2 + self.unlikelihood * avoidance
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"logprobs": logprobs}) if return_outputs else loss
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]

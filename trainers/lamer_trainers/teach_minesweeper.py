@@ -65,6 +65,9 @@ class MinesweeperTeacher(Teacher):
         mines = self._mines(attempt.state)
         return f"mine at {rng.choice([cell for cell in self._cells() if cell not in mines])}"
 
+    def instructive(self, attempt: Attempt) -> bool:
+        return attempt.state["hit"] is not None
+
     def true_remark(self, attempt: Attempt, text: str) -> bool:
         named = set(MINE_AT.findall(text))
         return bool(named) and named <= self._mines(attempt.state)

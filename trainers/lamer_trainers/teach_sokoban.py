@@ -75,6 +75,9 @@ class SokobanTeacher(Teacher):
             return f"no box to {stuck[-1]}"
         return f"no box to {rng.choice([cell for cell in self._cells() if cell not in stuck])}"
 
+    def instructive(self, attempt: Attempt) -> bool:
+        return bool(STUCK_AT.findall(attempt.turns[-1].outcome))
+
     def true_remark(self, attempt: Attempt, text: str) -> bool:
         named = set(NO_BOX_AT.findall(text))
         return bool(named) and named <= set(STUCK_AT.findall(attempt.turns[-1].outcome))

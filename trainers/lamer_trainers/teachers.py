@@ -84,6 +84,10 @@ class Teacher(ABC):
         """A reflection on a failed episode, of mixed quality."""
 
     @abstractmethod
+    def instructive(self, attempt: Attempt) -> bool:
+        """Whether a failed episode shows anything that a reflection could truly state."""
+
+    @abstractmethod
     def true_remark(self, attempt: Attempt, text: str) -> bool:
         """Whether a reflection states something about this task that is true and useful."""
 

@@ -26,8 +26,8 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}" + ANSWER + "{%- endif -%}"
 )
-CONTEXT = 1024
-"""Positions of the model: long trajectories of three episodes stay far below it."""
+CONTEXT = 4096
+"""Positions of the model. Real prompts stay below 200 tokens; the rest is room for what users try."""
 
 
 @dataclass(frozen=True, slots=True)
