@@ -27,6 +27,7 @@ from langgraph.types import Checkpointer, Command
 from lamer_envs import make
 from lamer_envs.base import Env
 from lamer_graph import calls, trial
+from lamer_graph.driver import TRIAL_ERRORS, Played, error_record
 from lamer_graph.errors import ConfigError
 from lamer_graph.policy import Policy, run_sync
 from lamer_graph.prompts import PromptStyle, Strategy
@@ -43,12 +44,14 @@ class LamerContext(TypedDict, total=False):
     """Handles and settings of one invocation, given as `context=`; none of it is checkpointed.
 
     `namespace` separates users or agents in a shared memory backend (default `("lamer",)`), `seed` replaces the
-    sampling's run seed, `recorder` logs the finished trial with its exact tokens.
+    sampling's run seed, `recorder` logs the finished trial with its exact tokens. `unique` tells this trial's records
+    from those of other trials of the same task and index (default: the thread's id, or a random one).
     """
 
     namespace: tuple[str, ...]
     seed: int
     recorder: TrialRecorder
+    unique: str
 
 
 class LamerInput(TypedDict):
@@ -124,9 +127,8 @@ def create_lamer_agent(
     custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
     lamer_envs errors for what cannot be played; policy errors come through the invocation.
     """
-    policy = _as_policy(model)
     harness = trial.make_harness(
-        policy,
+        _as_policy(model),
         make(env) if isinstance(env, str) else env,
         memory,
         max_episodes=max_episodes,
@@ -135,6 +137,18 @@ def create_lamer_agent(
         strategy=strategy,
         sampling=sampling,
     )
+    return compile_agent(harness, checkpointer=checkpointer, store=store, interrupt_before=interrupt_before, name=name)
+
+
+def compile_agent(
+    harness: Harness,
+    *,
+    checkpointer: Checkpointer = None,
+    store: BaseStore | None = None,
+    interrupt_before: Sequence[str] | None = None,
+    name: str = "lamer",
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """The graph of a harness; `create_lamer_agent` without the choosing. Raises ConfigError."""
     nodes = _Nodes(harness)
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
@@ -167,6 +181,25 @@ def create_lamer_agent(
         interrupt_before=list(interrupt_before) if interrupt_before else None,
         name=name,
     )
+
+
+async def play_in_graph(
+    agent: CompiledStateGraph[Any, Any, Any, Any], h: Harness, task: Json, recorder: TrialRecorder
+) -> Played:
+    """One trial through the graph, for collection: like `driver.play_trial`, and logged by the graph itself.
+
+    An error ends the trial and is logged; what had been played of it is in the checkpointer, if there is one.
+    """
+    try:
+        state = await agent.ainvoke(
+            {"task": task}, context={"recorder": recorder, "unique": ""}, output_keys=list(TrialState.__annotations__)
+        )
+        return Played(cast(TrialState, state), None, None)
+    except TRIAL_ERRORS as error:
+        state = trial.open_trial(h, task, started=time.time())
+        played = Played(state, error_record(error, state, None), None)
+        await recorder.arecord(h, state, played.error)
+        return played
 
 
 def episode_graph(agent: CompiledStateGraph[Any, Any, Any, Any]) -> CompiledStateGraph[Any, Any, Any, Any]:
@@ -224,14 +257,11 @@ class _Nodes:
         task = state.get("task")
         if task is None and "playing" in state:
             return state, {}
-        thread = get_config().get("configurable", {}).get("thread_id")
-        opened = trial.open_trial(
-            self.h,
-            task or {},
-            unique=str(thread) if thread else uuid4().hex,
-            seed=_context().get("seed"),
-            started=time.time(),
-        )
+        context = _context()
+        unique = context.get("unique")
+        if unique is None:
+            unique = str(get_config().get("configurable", {}).get("thread_id") or uuid4().hex)
+        opened = trial.open_trial(self.h, task or {}, unique=unique, seed=context.get("seed"), started=time.time())
         return opened, cast(Json, opened)
 
     def recall(self, state: TrialState) -> Json:

@@ -140,19 +140,24 @@ async def collect(
     concurrency: int = 64,
     resume: bool = False,
     shard: Shard = WHOLE,
+    through_graph: bool = False,
     on_trial: Callable[[Json], None] | None = None,
 ) -> CollectSummary:
     """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
 
+    `through_graph` plays them through the LangGraph agent instead of the bulk driver: the same trials, at more CPU per
+    turn (see `make bench`); reflections cannot be shuffled there.
     SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
     and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
+    if through_graph and config.shuffle_reflections:
+        raise ConfigError("shuffle_reflections works between trials, which the graph plays one by one: leave one out")
     h = config.harness(policy)
     log = RunLog.create(folder, config.model_dump(mode="json"), resume=resume)
     try:
-        return await _collect(config, h, log, concurrency, shard, on_trial)
+        return await _collect(config, h, log, concurrency, shard, through_graph, on_trial)
     finally:
         log.close()
         await h.backend.aclose()
@@ -164,12 +169,24 @@ async def _collect(
     log: RunLog,
     concurrency: int,
     shard: Shard,
+    through_graph: bool,
     on_trial: Callable[[Json], None] | None,
 ) -> CollectSummary:
     started = time.perf_counter()
-    recorder = TrialRecorder(log, config.split)
     requested = already = finished = failed = turns = policy_calls = 0
     exchange: _Exchange | None = None
+
+    def logged(line: Json) -> None:
+        nonlocal finished, failed, turns, policy_calls
+        finished += line["error"] is None
+        failed += line["error"] is not None
+        count = sum(len(episode["turns"]) for episode in line["episodes"])
+        turns += count
+        policy_calls += count + len(line["reflections"])
+        if on_trial is not None:
+            on_trial(line)
+
+    recorder = TrialRecorder(log, config.split, logged)
 
     def missing() -> Iterator[Json]:
         nonlocal requested, already
@@ -188,23 +205,27 @@ async def _collect(
         tasks, exchange = iter(waiting), _Exchange(len(waiting), config.seed)
         concurrency = max(1, len(waiting))
 
-    async def worker() -> None:
-        nonlocal finished, failed, turns, policy_calls
-        for task in tasks:
+    if through_graph:
+        from lamer_graph.agent import compile_agent, play_in_graph  # LangGraph only where it is used
+
+        agent = compile_agent(h)
+
+        async def play(task: Json) -> None:
+            await play_in_graph(agent, h, task, recorder)
+
+    else:
+
+        async def play(task: Json) -> None:
             try:
                 played = await play_trial(h, task, exchange=exchange)
             finally:
                 if exchange is not None:
                     exchange.leave()
-            line = recorder.line(h, played.state, played.error, played.unfinished)
-            await log.aappend(line)
-            finished += played.error is None
-            failed += played.error is not None
-            count = sum(len(episode["turns"]) for episode in line["episodes"])
-            turns += count
-            policy_calls += count + len(line["reflections"])
-            if on_trial is not None:
-                on_trial(line)
+            await recorder.arecord(h, played.state, played.error, played.unfinished)
+
+    async def worker() -> None:
+        for task in tasks:
+            await play(task)
 
     workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
     with _signals(workers) as interrupted:

@@ -21,6 +21,10 @@ Exchange = Callable[[TrialState, str], Awaitable[str]]
 """Replaces a trial's reflection before it is remembered (ablations)."""
 
 
+TRIAL_ERRORS = (LamerError, MemoryBackendError, EnvError)
+"""What ends a trial and is recorded; anything else is a defect and ends the run."""
+
+
 class Played(NamedTuple):
     """A trial's last state; `error` says what ended it early, `unfinished` is the episode that was being played."""
 
@@ -65,8 +69,8 @@ async def play_trial(
                 records = trial.memories(h, state)
                 await h.backend.aput(trial.namespace_of(h, namespace, state), records)
                 _update(state, trial.remembered(h, state, records))
-    except (LamerError, MemoryBackendError, EnvError) as error:
-        return Played(state, _error(error, state, episode), episode)
+    except TRIAL_ERRORS as error:
+        return Played(state, error_record(error, state, episode), episode)
     finally:
         await calls.aforget(h, state, namespace)
     return Played(state, None, None)
@@ -76,7 +80,8 @@ def _update(state: TrialState | EpisodeState, update: Mapping[str, Any]) -> None
     cast(dict[str, Any], state).update(update)
 
 
-def _error(error: Exception, state: TrialState, episode: EpisodeState | None) -> Json:
+def error_record(error: Exception, state: TrialState, episode: EpisodeState | None) -> Json:
+    """What the log says of the error that ended a trial, and where it struck."""
     return {
         "type": type(error).__name__,
         "message": str(error)[:2_000],

@@ -3,8 +3,8 @@
 What must stay true: a row's logits are those of the model on the row's own tokens alone. Rows share one slab of keys
 and values per layer, (rows, heads, columns, head_dim); a row is left-padded within the chunk it is prefilled in, so it
 owns the columns from its `start` to its `end`, and everything else is masked. A finished row's place is taken by the
-last one, so the running rows are always the first n. Prefill goes in chunks small enough for the activations to stay in a
-core's cache, which is a third faster than one large batch on a CPU.
+last one, so the running rows are always the first n. Prefill goes in chunks small enough for the activations to stay
+in a core's cache, which is a third faster than one large batch on a CPU.
 
 `lockstep` (deterministic) instead fixes every shape by the row's own prompt length: a fixed number of rows, prompts
 padded to a multiple of `BUCKET`, one more column per step, nothing moved. With one torch thread the same content then

@@ -341,7 +341,7 @@ def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
     if not isinstance(kind, torch.dtype):
         raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
         return model.to(place)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"cannot load {folder} on {place}: {' '.join(str(error).split())[:300]}") from error
@@ -380,7 +380,7 @@ def _cache_tokens(config: Any, parameter: torch.Tensor) -> int:
     """How many tokens of keys and values fit the memory set aside for them."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * head_dim * parameter.element_size()
+    per_token: int = 2 * config.num_hidden_layers * heads * head_dim * parameter.element_size()
     budget = CPU_CACHE_BYTES
     if parameter.device.type == "cuda":
         budget = int(torch.cuda.mem_get_info(parameter.device)[0] * GPU_CACHE_SHARE)

@@ -7,6 +7,7 @@ itself skips a trial that it already holds, so recording again after a crash is 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lamer_graph.trial import EpisodeState, Harness, Json, TrialState, trial_record
@@ -16,16 +17,31 @@ if TYPE_CHECKING:
 
 
 class TrialRecorder:
-    """Writes finished trials to a run log; give it as `context={"recorder": ..}` to log a graph run for training."""
+    """Writes trials to a run log; give it as `context={"recorder": ..}` to log a graph run for training.
 
-    def __init__(self, log: RunLog, split: str | None = None) -> None:
+    `on_line` is told of every line once it is on disk.
+    """
+
+    def __init__(self, log: RunLog, split: str | None = None, on_line: Callable[[Json], None] | None = None) -> None:
         self.log = log
         self.split = split
+        self._on_line = on_line
 
-    def line(
+    def record(self, h: Harness, s: TrialState) -> None:
+        """Append the finished trial; returns when it is on disk. Raises RunLogError."""
+        line = self._line(h, s, None, None)
+        self.log.append(line)
+        self._tell(line)
+
+    async def arecord(
         self, h: Harness, s: TrialState, error: Json | None = None, unfinished: EpisodeState | None = None
-    ) -> Json:
-        """The log line of a trial that is over, or that `error` ended."""
+    ) -> None:
+        """`record`, async and batched with other trials' appends; `error` says what ended the trial early."""
+        line = self._line(h, s, error, unfinished)
+        await self.log.aappend(line)
+        self._tell(line)
+
+    def _line(self, h: Harness, s: TrialState, error: Json | None, unfinished: EpisodeState | None) -> Json:
         return trial_record(
             h,
             s,
@@ -36,10 +52,6 @@ class TrialRecorder:
             unfinished=unfinished,
         )
 
-    def record(self, h: Harness, s: TrialState) -> None:
-        """Append the finished trial; returns when it is on disk. Raises RunLogError."""
-        self.log.append(self.line(h, s))
-
-    async def arecord(self, h: Harness, s: TrialState) -> None:
-        """`record`, async and batched with other trials' appends."""
-        await self.log.aappend(self.line(h, s))
+    def _tell(self, line: Json) -> None:
+        if self._on_line is not None:
+            self._on_line(line)

@@ -65,6 +65,18 @@ def test_the_outcome_does_not_depend_on_concurrency(tmp_path: Path, contents: st
     assert by_key(tmp_path / "1") == by_key(tmp_path / "50")
 
 
+def test_the_graph_and_the_bulk_driver_log_the_same_trials(tmp_path: Path) -> None:
+    for through_graph in (False, True):
+        run(config(contents="both"), tmp_path / str(through_graph), through_graph=through_graph)
+    assert by_key(tmp_path / "True") == by_key(tmp_path / "False")
+
+
+def test_errors_in_the_graph_are_recorded_and_played_again_by_a_resume(tmp_path: Path) -> None:
+    done = run(config(), tmp_path / "run", failing(60), through_graph=True, concurrency=4)
+    assert (done.failed > 0, done.finished > 0, done.finished + done.failed) == (True, True, 20)
+    assert run(config(), tmp_path / "run", through_graph=True, resume=True).finished == done.failed
+
+
 def test_the_log_says_what_each_episode_saw_and_wrote(tmp_path: Path) -> None:
     run(config(contents="both"), tmp_path / "run")
     trial = next(t for t in read_trials(tmp_path / "run") if len(t["episodes"]) == 3)

@@ -2,8 +2,8 @@
 
 What must stay true: `fits` is the one table of which object type goes in or on which receptacle type; generated
 households use it whole, and a household read from PDDL that agrees with it is stored without repeating it. Changing a
-row changes generated households, and with them their splits. The rooms and the kinds of things follow ALFRED's (Shridhar
-et al., arXiv 1912.01734); which things there are, and how many, is our own.
+row changes generated households, and with them their splits. The rooms and the kinds of things follow ALFRED's
+(Shridhar et al., arXiv 1912.01734); which things there are, and how many, is our own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Scripted players of ALFWorld: one that knows everything, one that knows what it has seen, one of middling skill.
 
-What must stay true: `plan` wins from every state from which its kind of plan can win, and says None otherwise; `Explorer`
-and `weak` use only what the policy reads: the goal, the names of receptacles, what stands open where they are, what they
-carry, and the commands at hand.
+What must stay true: `plan` wins from every state from which its kind of plan can win, and says None otherwise;
+`Explorer` and `weak` use only what the policy reads: the goal, the names of receptacles, what stands open where they
+are, what they carry, and the commands at hand.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ def _ways(h: House, state: dict[str, Any]) -> Iterator[_Walk]:
         treated = o in ready_objects(h, state)
         tools: list[int | None] = [None]
         if not treated:
-            verb, flag, _ = _TREATMENTS[h.kind]
+            flag = _TREATMENTS[h.kind][1]
             tools = list(h.tools[flag]) if flag in h.objects[o].flags else []
-        for tool in tools:
+        for way in tools:
             for r in targets:
-                yield from _bring(h, state, [o], r, tool)
+                yield from _bring(h, state, [o], r, way)
 
 
 def _hands_free(h: House, state: dict[str, Any], o: int | None) -> Iterator[_Walk]:
@@ -168,8 +168,8 @@ class Explorer:
         """Contents of the receptacles that have stood open before us."""
         self.useless: set[int] = set()
         """Objects that turned out not to be takeable or not to serve."""
-        self.refused: set[int] = set()
-        """Receptacles that did not take what we brought."""
+        self.refused: set[tuple[str, int]] = set()
+        """Types of objects, and receptacles that did not take them."""
 
     def act(self, h: House, state: dict[str, Any]) -> str:
         """The next command."""
@@ -180,8 +180,7 @@ class Explorer:
         if state["held"] is not None:
             return self._carry(h, state, offered, state["held"])
         for o, r in self._wanted(h):
-            command = f"take {h.objects[o].name} from {h.receptacles[r].name}"
-            if command in offered:
+            if (command := f"take {h.objects[o].name} from {h.receptacles[r].name}") in offered:
                 return command
             if (step := self._towards(h, state, r)) is not None:
                 return step
@@ -196,7 +195,8 @@ class Explorer:
 
     def _base(self, h: House) -> int | None:
         """Where both objects of a pair go: where one is already, else the first receptacle of the right type."""
-        choices = [r for r in sorted(h.goal_receptacles - self.refused) if h.receptacles[r].place is not None]
+        open_to_us = (r for r in sorted(h.goal_receptacles) if (h.thing, r) not in self.refused)
+        choices = [r for r in open_to_us if h.receptacles[r].place is not None]
         return max(choices, key=lambda r: sum(o in h.goal_objects for o in self.seen.get(r, ())), default=None)
 
     def _carry(self, h: House, state: dict[str, Any], offered: list[str], o: int) -> str:
@@ -210,32 +210,32 @@ class Explorer:
             return self._search(h, state, h.target, offered)
         if serves and h.kind in _TREATMENTS and o not in state[_TREATMENTS[h.kind][2]]:
             verb, flag, _ = _TREATMENTS[h.kind]
-            for tool in h.tools[flag]:
-                step = self._towards(h, state, tool, open_it=False)
-                if step is not None:
+            tool = next((r for r in h.tools[flag] if h.receptacles[r].place is not None), None)
+            if tool is not None:
+                if (step := self._towards(h, state, tool, open_it=False)) is not None:
                     return step
                 if (command := f"{verb} {name} with {h.receptacles[tool].name}") in offered:
                     return command
             self.useless.add(o)
             serves = False
-        if serves:
-            while (r := self._base(h)) is not None:
-                if (step := self._towards(h, state, r)) is not None:
-                    return step
-                if (command := f"move {name} to {h.receptacles[r].name}") in offered:
-                    return command
-                self.refused.add(r)
-        return self._put_down(h, state, offered, name)
+        while serves and (base := self._base(h)) is not None:
+            if (step := self._towards(h, state, base)) is not None:
+                return step
+            if (command := f"move {name} to {h.receptacles[base].name}") in offered:
+                return command
+            self.refused.add((h.thing, base))
+        return self._put_down(h, state, offered, o)
 
-    def _put_down(self, h: House, state: dict[str, Any], offered: list[str], name: str) -> str:
-        """Get rid of what is carried: here if it fits, else where things of its type usually go."""
+    def _put_down(self, h: House, state: dict[str, Any], offered: list[str], o: int) -> str:
+        """Get rid of what is carried: here if it fits, else at the next place, usual ones for its type first."""
+        name, type_ = h.objects[o].name, h.objects[o].type
         for command in offered:
             if command.startswith(f"move {name} to "):
                 return command
-        type_ = name.rpartition(" ")[0]
-        places = [i for i, r in enumerate(h.receptacles) if r.place not in (None, state["at"])]
-        usual = [i for i in places if fits(h.receptacles[i].type, type_)] or places
-        return self._towards(h, state, usual[0]) or "look" if usual else "look"
+        self.refused |= {(type_, r) for r in h.reach.get(state["at"], ()) if r in self.seen}
+        left = [i for i, r in enumerate(h.receptacles) if r.place is not None and (type_, i) not in self.refused]
+        usual = min(left, key=lambda i: (not fits(h.receptacles[i].type, type_), i), default=None)
+        return "look" if usual is None else self._towards(h, state, usual) or "look"
 
     def _towards(self, h: House, state: dict[str, Any], r: int, open_it: bool = True) -> str | None:
         """The next command on the way to having `r` open before us, None once it is."""

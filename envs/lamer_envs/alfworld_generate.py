@@ -47,8 +47,8 @@ ROOMS_OF = {
 
 TREATMENT = {"heat": "h", "cool": "c", "clean": "w"}
 _STATION = {"heat": "microwave", "cool": "fridge", "clean": "sinkbasin"}
-_CLOSED_SHARE = 0.7
-"""How often a thing that may be behind a door is put there, so that looking is part of the task."""
+_HIDDEN_SHARE = 0.7
+"""How often the wanted thing is put behind a door if it fits behind one, so that looking is part of the task."""
 
 WORDS = {
     "pick": ("put {a_thing} in or on {a_target}", "bring {a_thing} to {a_target}"),
@@ -128,18 +128,17 @@ def _draw(
         objects.append(Object(f"{name} {numbers[name]}", name, (at,), flags))
         return at
 
-    def spots(name: str, avoid: str) -> list[int]:
-        """Where a thing may lie: behind a door for `_CLOSED_SHARE` of the draws if there is one it fits behind."""
+    def spots(name: str, avoid: str, hidden_share: float) -> list[int]:
         fitting = [p for p, at in by_type.items() if at and p != avoid and fits(p, name)]
         hidden = [p for p in fitting if PLACES[p].openable]
-        kinds = hidden if hidden and rng.random() < _CLOSED_SHARE else fitting
+        kinds = hidden if hidden and rng.random() < hidden_share else fitting
         return by_type[_pick(rng, kinds)] if kinds else []
 
     flags = "p" + THINGS[thing].flags
     homes = []
     pair = kind == "pick2"
     for _ in range(_between(rng, 1, 2) + pair):
-        where = spots(thing, "" if kind == "look" else target)
+        where = spots(thing, "" if kind == "look" else target, _HIDDEN_SHARE)
         if not where:
             return None
         homes.append(put(thing, where, flags))
@@ -155,7 +154,7 @@ def _draw(
         if name == thing:
             continue
         for _ in range(_between(rng, 1, 2)):
-            if where := spots(name, ""):
+            if where := spots(name, "", 0.0):
                 put(name, where, "p" + THINGS[name].flags)
     objects.sort(key=lambda o: o.name)
     return receptacles, objects

@@ -1,11 +1,11 @@
 """Reads and writes PDDL problems of the ALFRED domain, the form in which official ALFWorld games keep their households.
 
-What must stay true: reading a problem and playing it gives the admissible commands, names and wins that the original gives
-for it; what cannot be read is refused with the line and the reason, never guessed at. A problem is data from outside:
-bounded in size and depth, and its words become names only if they are plain identifiers.
+What must stay true: reading a problem and playing it gives the admissible commands, names and wins that the original
+gives for it; what cannot be read is refused with the line and the reason, never guessed at. A problem is data from
+outside: bounded in size and depth, and its words become names only if they are plain identifiers.
 
-Names follow the original: `Apple_bar__plus_01_dot_20` is "apple N", numbered per type from the last identifier in sorted
-order down; identifiers without `_bar_` keep their own name with spaces for `_`.
+Names follow the original: `Apple_bar__plus_01_dot_20` is "apple N", numbered per type from the last identifier in
+sorted order down; identifiers without `_bar_` keep their own name with spaces for `_`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _PREDICATES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*_MARKS, *_ABLE), ("object",)),
 }
 _WITHOUT_EFFECT = {
-    "isreceptacleobject", "inreceptacleobject", "isreceptacleobjectfull", "wasinreceptacle", "checked", "examined", "full",
-    "moveable", "ison", "holdsanyreceptacleobject", "=",
+    "isreceptacleobject", "inreceptacleobject", "isreceptacleobjectfull", "wasinreceptacle", "checked", "examined",
+    "full", "moveable", "ison", "holdsanyreceptacleobject",
 }  # fmt: skip
 """Predicates that no command of the six task types asks for."""
 
@@ -323,7 +323,7 @@ def read_problem(text: str, words: str | None = None) -> Problem:
         _bad(facts.line, f"expected (atLocation AGENT LOCATION) for one agent, found {len(agents)}")
 
     at = facts.single("receptacleatlocation")
-    lies = dict(facts.by_predicate["objectatlocation"])
+    lies = {str(args[0]): str(args[1]) for args in facts.by_predicate["objectatlocation"]}
     used = sorted({*at.values(), *agents.values(), *lies.values()})
     places = {location: number for number, location in enumerate(used)}
     rtypes = {i: _type_name(t) for i, t in facts.single("receptacletype").items()}
@@ -358,7 +358,9 @@ def read_problem(text: str, words: str | None = None) -> Problem:
         table = ",".join(sorted(f"{r}={o}" for r, o in pairs & present))
     (start,) = agents.values()
     said = one_line(words) if words else goal_words(*goal)
-    return Problem(house_text(tuple(goal), said, places[start], receptacles, objects, table), names)
+    return Problem(
+        house_text((goal.kind, goal.thing, goal.target), said, places[start], receptacles, objects, table), names
+    )
 
 
 def one_line(words: str) -> str:
@@ -413,8 +415,19 @@ def write_problem(h: House) -> str:
                 | {known.lower() for known in _KNOWN_TYPES}),
     ]  # fmt: skip
     return "\n".join(
-        ["(define (problem household)", "(:domain alfred)", "(:objects", *lines, ")", "(:init", *facts, ")"]
-        + [f"(:goal {_goal_condition(h)})", ")", ""]
+        (
+            "(define (problem household)",
+            "(:domain alfred)",
+            "(:objects",
+            *lines,
+            ")",
+            "(:init",
+            *facts,
+            ")",
+            f"(:goal {_goal_condition(h)})",
+            ")",
+            "",
+        )
     )
 
 
@@ -428,7 +441,7 @@ def _identifier(name: str) -> str:
 
 def _gaps(h: House) -> dict[str, str]:
     """Identifiers of things that a household leaves out but numbers count, with their types."""
-    found = {}
+    found: dict[str, str] = {}
     for things, type_ in ((h.receptacles, "receptacle"), (h.objects, "object")):
         highest: dict[str, int] = {}
         for thing in things:

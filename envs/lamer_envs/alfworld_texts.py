@@ -1,24 +1,26 @@
 """What players and people read of a household: pages, short forms, outcomes, pictures.
 
-What must stay true: a page tells what stands open before the player and nothing that is hidden; everything on it follows
-from the state, so that the same situation always reads the same. The structure (place, contents, inventory, the task, the
-commands at hand; things by names such as "apple 1") is the original's, the wording is our own.
+What must stay true: a page tells what stands open before the player and nothing that is hidden; everything on it
+follows from the state, so that the same situation always reads the same, and what a command did is told by `event`. The
+structure (the task, the place, contents, inventory, commands at hand; names such as "apple 1") is the original's, the
+wording is our own.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from lamer_envs.alfworld_generate import with_article
-from lamer_envs.alfworld_world import House, contents, local_commands, shorten
+from rich.markup import escape
+
+from lamer_envs.alfworld_world import House, contents, local_commands
 
 RULES = (
-    "You are in a home and have one household task, which each page repeats. You stand at one place at a time and reach "
-    "only what is there. Closed things must be opened before you can see what is in them, take it or put something in. "
-    "You can carry one object. To heat something carry it to a microwave, to cool it to a fridge, to clean it to a "
-    "sinkbasin; the door may stay closed for that. Heat drives out cold and cold drives out heat. To look at something "
-    "in the light of a lamp, carry it to the lamp and switch that on. Not every object fits everywhere. A command that "
-    "cannot be carried out has no effect."
+    "You are in a home and have one household task, which each page repeats. You stand at one place at a time and "
+    "reach only what is there. Closed things must be opened before you can see what is in them, take it or put "
+    "something in. You can carry one object. To heat something carry it to a microwave, to cool it to a fridge, to "
+    "clean it to a sinkbasin; the door may stay closed for that. Heat drives out cold and cold drives out heat. To "
+    "look at something in the light of a lamp, carry it to the lamp and use the lamp. Not every object fits "
+    "everywhere. A command that cannot be carried out has no effect."
 )
 
 ACTION_FORMAT = (
@@ -27,8 +29,8 @@ ACTION_FORMAT = (
 )
 
 HELP = (
-    "go to X, open X, close X, take O from X, move O to X, examine X or what you carry, use LAMP, heat O with MICROWAVE, "
-    "cool O with FRIDGE, clean O with SINKBASIN, slice O with KNIFE, look, inventory, help"
+    "go to X, open X, close X, take O from X, move O to X, examine X or what you carry, use LAMP, "
+    "heat O with MICROWAVE, cool O with FRIDGE, clean O with SINKBASIN, slice O with KNIFE, look, inventory, help"
 )
 
 
@@ -90,7 +92,8 @@ def carried(h: House, state: dict[str, Any]) -> str:
         return "nothing"
     marks = [word for word in ("hot", "cool", "clean") if o in state[word]]
     marks += ["sliced"] if o in state["cut"] else []
-    return h.objects[o].name + (f" ({', '.join(marks)})" if marks else "")
+    name: str = h.objects[o].name
+    return f"{name} ({', '.join(marks)})" if marks else name
 
 
 def _listed(h: House, state: dict[str, Any], r: int) -> list[str]:
@@ -121,25 +124,24 @@ def _and(names: list[str]) -> str:
 
 def picture(h: House, state: dict[str, Any]) -> str:
     """The whole household for a person, rich markup: `>` marks the place, what is shut away is dim."""
-    lines = [f"[bold]{_plain(h.words)}[/bold]"]
+    lines = [f"[bold]{escape(h.words)}[/bold]"]
     width = max((len(r.name) for r in h.receptacles), default=0)
     for i, r in enumerate(h.receptacles):
         here = r.place is not None and r.place == state["at"]
         shut = _closed(h, state, i)
         things = []
         for o in contents(state, i):
-            name = _plain(h.objects[o].name) + (" on" if o in state["lit"] else "")
-            style = "bold yellow" if h.objects[o].type in (h.thing, h.target) else "dim" if shut else "default"
-            things.append(f"[{style}]{name}[/]")
-        door = ("[dim]shut[/]" if shut else "[green]open[/]") if r.openable else "    "
-        style = "bold cyan" if here else "green" if i in h.goal_receptacles else "default"
-        lines.append(f"{'>' if here else ' '} [{style}]{_plain(r.name):<{width}}[/] {door} {', '.join(things)}".rstrip())
-    lines.append(f"carrying {_plain(carried(h, state))}")
+            name = h.objects[o].name + (" (on)" if o in state["lit"] else "")
+            wanted = h.objects[o].type in (h.thing, h.target)
+            things.append(_styled(name, "bold yellow" if wanted else "dim" if shut else ""))
+        door = _styled("shut" if shut else "open", "dim" if shut else "green") if r.openable else " " * 4
+        place = _styled(f"{r.name:<{width}}", "bold cyan" if here else "green" if i in h.goal_receptacles else "")
+        lines.append(f"{'>' if here else ' '} {place} {door} {', '.join(things)}".rstrip())
+    lines.append(f"carrying {escape(carried(h, state))}")
     if state["won"]:
         lines.append("[bold green]done[/]")
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
-    """Text from an instance, with nothing in it that rich takes for markup."""
-    return text.replace("\\", "\\\\").replace("[", "\\[")
+def _styled(text: str, style: str) -> str:
+    return f"[{style}]{escape(text)}[/]" if style else escape(text)

@@ -6,7 +6,8 @@ immutable and held by its text; a state is that text plus what has changed, JSON
 
 Facts of the original that are easy to get wrong, all kept: going to the place where one stands is not offered;
 several receptacles can share a place, and then all of them are in reach; opening is not needed to heat, cool or clean;
-`use` turns a lamp on and never off; only an object in the hand can be examined; an object may be listed in two receptacles.
+`use` turns a lamp on and never off; only an object in the hand can be examined; an object may be listed in two
+receptacles.
 """
 
 from __future__ import annotations
@@ -59,11 +60,6 @@ class House:
     `name=type@place+flags`; the objects as `name=type@receptacles+flags@place`; what fits (`*` for the catalogue's
     table, else `receptacle-type=object-type,..`). A type is left out where it is the name without its number.
     """
-
-    __slots__ = (
-        "text", "kind", "thing", "target", "words", "start", "receptacles", "objects", "names", "reach", "tools",
-        "goal_objects", "goal_receptacles", "can_slice", "_fresh", "_pairs", "_accepts", "_go",
-    )  # fmt: skip
 
     def __init__(self, text: str) -> None:
         head, self.words, start, places, things, table = text.split("\n")
@@ -348,9 +344,9 @@ def _sliceable_here(h: House, state: dict[str, Any], o: int) -> bool:
     """The original asks where the object lies, not whether the receptacle is open."""
     if "s" not in h.objects[o].flags or o == state["held"]:
         return False
-    where = state["in"][o]
+    where: list[int] = state["in"][o]
     if where == list(h.objects[o].where):
-        return h.objects[o].lies_at == state["at"]
+        return bool(h.objects[o].lies_at == state["at"])
     return any(h.receptacles[r].place == state["at"] for r in where)
 
 

@@ -44,7 +44,8 @@ class Env(ABC):
 
     name: ClassVar[str]
     """Registered name, e.g. "minesweeper"."""
-    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    splits: tuple[str, ...] = ("train", "val", "test")
+    """Names of the splits that `seeds` knows; parameters may add or take away some."""
     markov: ClassVar[bool] = False
     """True where one observation tells all that matters of the episode so far: compact prompts then show no history."""
     penalises_invalid: ClassVar[bool] = False

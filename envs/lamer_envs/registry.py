@@ -19,6 +19,7 @@ from lamer_envs.errors import EnvParameterError, UnknownEnvError
 GROUP = "lamer_graph.envs"
 
 BUILT_INS: dict[str, str] = {
+    "alfworld": "lamer_envs.alfworld:Alfworld",
     "minesweeper": "lamer_envs.minesweeper:Minesweeper",
     "sokoban": "lamer_envs.sokoban:Sokoban",
     "webshop": "lamer_envs.webshop:Webshop",

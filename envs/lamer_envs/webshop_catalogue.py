@@ -9,12 +9,13 @@ inside, an option that is not offered, the price), which are the confusable near
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from lamer_envs import webshop_lexicon
 from lamer_envs.webshop_lexicon import (
@@ -29,6 +30,7 @@ from lamer_envs.webshop_lexicon import (
     QUALITIES,
     QUALITY_NOUNS,
     REVIEWS,
+    Choice,
     Kind,
 )
 from lamer_envs.webshop_words import plain_nouns
@@ -171,88 +173,123 @@ class GeneratedCatalogue:
         kind = self.kind(family)
         brand = pick(draw, BRAND_STARTS) + pick(draw, BRAND_ENDS)
         model = pick(draw, MODELS)
-        number = 10 + int(draw() * 80)
-        step = 1 + int(draw() * 9)
+        number, step = 10 + int(draw() * 80), 1 + int(draw() * 9)
         # The order decides which two qualities are in the title; the last one is told in the description only.
-        axes = list(kind.qualities)
-        for last in range(len(axes) - 1, 0, -1):
-            other = int(draw() * (last + 1))
-            axes[last], axes[other] = axes[other], axes[last]
-        base = [int(draw() * len(QUALITIES[axis].values)) for axis in axes]
-        offered = [_offer(draw, CHOICES[name].values) for name in kind.choices]
+        axes = [_TOLD[quality] for quality in _shuffled(draw, kind.qualities)]
+        base = [pick(draw, axis) for axis in axes]
+        choices = [CHOICES[name] for name in kind.choices]
+        offered = [_offer(draw, choice.values) for choice in choices]
         low, high = kind.price
         price = int(low + draw() * (high - low)) + pick(draw, (0.0, 0.49, 0.5, 0.95, 0.99))
         rise = 0.0 if draw() < 0.5 else (1 + int(draw() * 4)) * 0.75
-        order = [0, 1, 2, 3, 4]
-        for last in range(4, 0, -1):
-            other = int(draw() * (last + 1))
-            order[last], order[other] = order[other], order[last]
-        shown, inside = int(draw() * 2), 2 + int(draw() * (len(axes) - 2))
-        turn = draw()
+        order = _shuffled(draw, range(FAMILY))
+        shown, inside, turn = int(draw() * 2), 2 + int(draw() * (len(axes) - 2)), draw()
+        gap = int(turn * len(offered[0]))
+        fewer = [offered[0][:gap] + offered[0][gap + 1 :], *offered[1:]]
+        dearer = price + 50 + int(turn * 20)  # above every upper bound that a goal on the base can have
+        usual = _stock(choices, offered, price, rise)
         members = []
         for place, member in enumerate(order):
-            vector, offers, cost = base, offered, price
+            told, stock = base, usual
             if member == 1:
-                vector = _turned(base, axes, shown, turn)
+                told = _turned(base, axes, shown, turn)
             elif member == 2:
-                vector = _turned(base, axes, inside, turn)
+                told = _turned(base, axes, inside, turn)
             elif member == 3:
-                gap = int(turn * len(offered[0]))
-                offers = [offered[0][:gap] + offered[0][gap + 1 :], *offered[1:]]
+                stock = _stock(choices, fewer, price, rise)
             elif member == 4:
-                cost = price + 50 + int(turn * 20)  # above every upper bound that a goal on the base can have
-            name = f"{model} {number + place * step}"
+                stock = _stock(choices, offered, dearer, rise)
             at = family * FAMILY + place
-            members.append(self._member(at, kind, brand, name, axes, vector, offers, cost, rise, rng))
+            members.append(self._member(draw, at, kind, brand, f"{model} {number + place * step}", told, stock))
         return tuple(members)
 
     def _member(
-        self, at: int, kind: Kind, brand: str, model: str, axes: list[str], vector: Sequence[int],
-        offers: Sequence[tuple[str, ...]], cost: float, rise: float, rng: random.Random,
-    ) -> Product:  # fmt: skip
-        draw = rng.random
-        values = [QUALITIES[axis].values[at_value] for axis, at_value in zip(axes, vector, strict=True)]
-        told = [QUALITIES[axis].sentence.format(value) for axis, value in zip(axes, values, strict=True)]
+        self, draw: Draw, at: int, kind: Kind, brand: str, model: str, told: Sequence[_Told], stock: _Stock
+    ) -> Product:
+        first, second, last = told[0], told[1], told[-1]
         style = int(draw() * 3)
         if style == 0:
-            title = f"{brand} {model} {kind.phrase}, {values[0]}, {values[1]}"
+            title = f"{brand} {model} {kind.phrase}, {first.value}, {second.value}"
         elif style == 1:
-            title = f"{brand} {kind.phrase} {model} - {values[1]} and {values[0]}"
+            title = f"{brand} {kind.phrase} {model} - {second.value} and {first.value}"
         else:
-            title = f"{values[0]} {kind.phrase} by {brand}, {model}, {values[1]}"
+            title = f"{first.value} {kind.phrase} by {brand}, {model}, {second.value}"
         tail = pick(draw, BULLETS).format(brand=brand, department=kind.department)
-        bullets = (*told[:-1], tail)
-        names = [CHOICES[name] for name in kind.choices]
-        price, tag, listing = cost, f"${cost:.2f}", ""
-        priced = next((n for n, choice in enumerate(names) if choice.priced), None)
-        if rise and priced is not None and len(offers[priced]) > 1:
-            prices = [cost + rise * place for place in range(len(offers[priced]))]
-            price = round(prices[0] + draw() * (prices[-1] - prices[0]), 2)
-            tag = f"${prices[0]:.2f} to ${prices[-1]:.2f}"
-            pairs = ", ".join(f"{value} ${each:.2f}" for value, each in zip(offers[priced], prices, strict=True))
-            listing = f" Prices by {names[priced].name}: {pairs}."
         opening = pick(draw, OPENINGS).format(brand=brand, model=model, thing=kind.thing)
-        description = f"{opening} {told[-1]}{listing} {pick(draw, CLOSINGS)}"
-        reviews = [REVIEWS[int(draw() * len(REVIEWS))] for _ in range(int(draw() * 4))]
-        rating = f"{sum(score for score, _, _ in reviews) / len(reviews):.1f}" if reviews else "N.A."
-        heard = (brand.lower(), model.split()[0].lower(), *kind.nouns)
-        nouns = (*heard, *(w for value in values[:2] for w in value.split() if w in QUALITY_NOUNS))
+        rating, reviews = pick(draw, _opinions(int(draw() * 4)))
         return Product(
             asin=self._asin(at),
             title=title[0].upper() + title[1:],
             category=kind.department,
             query=kind.phrase,
             path=kind.path,
-            bullets=bullets,
-            description=description,
-            attributes=tuple(values),
-            options={choice.name: offer for choice, offer in zip(names, offers, strict=True)},
-            price=price,
-            tag=tag,
+            bullets=(*[each.sentence for each in told[:-1]], tail),
+            description=f"{opening} {last.sentence}{stock.listing} {pick(draw, CLOSINGS)}",
+            attributes=tuple([each.value for each in told]),
+            options=stock.options,
+            price=round(stock.low + draw() * (stock.high - stock.low), 2),
+            tag=stock.tag,
             rating=rating,
-            reviews=tuple(Review(title, str(score), body) for score, title, body in reviews),
-            nouns=nouns,
+            reviews=reviews,
+            nouns=(brand.lower(), model.split()[0].lower(), *kind.nouns, *first.nouns, *second.nouns),
         )
+
+
+class _Told(NamedTuple):
+    """One value of a quality with the sentence that tells it and the nouns in it."""
+
+    value: str
+    sentence: str
+    nouns: tuple[str, ...]
+
+
+_TOLD = {
+    name: tuple(
+        _Told(value, quality.sentence.format(value), tuple(word for word in value.split() if word in QUALITY_NOUNS))
+        for value in quality.values
+    )
+    for name, quality in QUALITIES.items()
+}
+
+
+class _Stock(NamedTuple):
+    """What is offered, for how much: options, range of prices, how the page and the description put them."""
+
+    options: dict[str, tuple[str, ...]]
+    low: float
+    high: float
+    tag: str
+    listing: str
+
+
+def _stock(choices: Sequence[Choice], offered: Sequence[tuple[str, ...]], cost: float, rise: float) -> _Stock:
+    """`rise` dollars are added from one value to the next of the first option whose values differ in price."""
+    options = {choice.name: values for choice, values in zip(choices, offered, strict=True)}
+    priced = next((choice.name for choice in choices if choice.priced), None)
+    if not rise or priced is None or len(options[priced]) < 2:
+        return _Stock(options, cost, cost, f"${cost:.2f}", "")
+    prices = [cost + rise * nth for nth in range(len(options[priced]))]
+    pairs = ", ".join([f"{value} ${price:.2f}" for value, price in zip(options[priced], prices, strict=True)])
+    tag = f"${prices[0]:.2f} to ${prices[-1]:.2f}"
+    return _Stock(options, prices[0], prices[-1], tag, f" Prices by {priced}: {pairs}.")
+
+
+@lru_cache(maxsize=8)
+def _opinions(count: int) -> tuple[tuple[str, tuple[Review, ...]], ...]:
+    """Every rating with its reviews that `count` customers can leave."""
+    found = []
+    for written in itertools.product(REVIEWS, repeat=count):
+        rating = f"{sum(score for score, _, _ in written) / count:.1f}" if count else "N.A."
+        found.append((rating, tuple(Review(title, str(score), body) for score, title, body in written)))
+    return tuple(found)
+
+
+def _shuffled(draw: Draw, items: Sequence[T]) -> list[T]:
+    mixed = list(items)
+    for last in range(len(mixed) - 1, 0, -1):
+        other = int(draw() * (last + 1))
+        mixed[last], mixed[other] = mixed[other], mixed[last]
+    return mixed
 
 
 def pick(draw: Draw, items: Sequence[T]) -> T:
@@ -271,12 +308,10 @@ def _offer(draw: Draw, values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value for at, value in enumerate(values) if at in chosen)
 
 
-def _turned(vector: list[int], axes: list[str], at: int, turn: float) -> list[int]:
-    """The vector with another value of quality `at`."""
-    count = len(QUALITIES[axes[at]].values)
-    changed = list(vector)
-    changed[at] = (vector[at] + 1 + int(turn * (count - 1))) % count
-    return changed
+def _turned(base: Sequence[_Told], axes: Sequence[tuple[_Told, ...]], at: int, turn: float) -> list[_Told]:
+    """The base with another value of the quality at `at`."""
+    others = [told for told in axes[at] if told is not base[at]]
+    return [*base[:at], others[int(turn * len(others))], *base[at + 1 :]]
 
 
 @lru_cache(maxsize=1)

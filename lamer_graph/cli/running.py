@@ -40,20 +40,21 @@ def run_trials(
     if effort.workers > 1 and config.shuffle_reflections:
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
     with ui.progress(what, config.tasks * config.trials) as advance:
-        config, summary = asyncio.run(_run(ui, player, config, effort, folder, resume, training, advance))
-        if summary is None:
+        config, done = asyncio.run(_run(ui, player, config, effort, folder, resume, training, advance))
+        if isinstance(done, int):
             from lamer_graph.cli.workers import collect_in_workers
 
-            summary = collect_in_workers(
+            done = collect_in_workers(
                 config,
                 player,
                 folder,
+                already=done,
                 concurrency=effort.concurrency,
                 workers=effort.workers,
                 training=training,
                 on_trials=advance,
             )
-    return config, summary
+    return config, done
 
 
 async def _run(
@@ -65,27 +66,32 @@ async def _run(
     resume: bool,
     training: bool,
     advance: Callable[[int], None],
-) -> tuple[CollectConfig, CollectSummary | None]:
+) -> tuple[CollectConfig, CollectSummary | int]:
     from lamer_graph.collect import collect
 
     async with player.open(config.env, training=training) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
         await preflight(config, policy)
-        claim(config, folder, resume)
+        already = claim(config, folder, resume)
+        advance(already)
         ui.working()
         if effort.workers > 1:
-            return config, None
+            return config, already
         summary = await collect(
             config, policy, folder, concurrency=effort.concurrency, resume=True, on_trial=lambda line: advance(1)
         )
         return config, summary
 
 
-def claim(config: CollectConfig, folder: Path, resume: bool) -> None:
-    """Make the run folder, or find the same run there; `collect` then continues what it finds. Raises RunLogError."""
+def claim(config: CollectConfig, folder: Path, resume: bool) -> int:
+    """Make the run folder, or find the same run there, for `collect` to go on with; how many trials are in its log.
+
+    Raises RunLogError.
+    """
     from lamer_graph.runlog import RunLog
 
-    RunLog.create(folder, config.model_dump(mode="json"), resume=resume).close()
+    with RunLog.create(folder, config.model_dump(mode="json"), resume=resume) as log:
+        return len(log.keys)
 
 
 async def preflight(config: CollectConfig, policy: Policy) -> None:

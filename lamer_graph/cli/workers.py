@@ -12,12 +12,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lamer_graph.cli.options import Player
 from lamer_graph.collect import CollectConfig, CollectSummary, Shard, collect
@@ -42,11 +43,20 @@ class _Job:
     shard: Shard
 
 
+class _Trial(NamedTuple):
+    """A worker's word that a trial is in the log."""
+
+    failed: bool
+    turns: int
+    reflections: int
+
+
 def collect_in_workers(
     config: CollectConfig,
     player: Player,
     folder: Path,
     *,
+    already: int,
     concurrency: int,
     workers: int,
     training: bool,
@@ -54,9 +64,10 @@ def collect_in_workers(
 ) -> CollectSummary:
     """Collect the run's missing trials in `workers` processes, `concurrency` at a time in each.
 
-    `on_trials` gets the number of trials logged since its last call. SIGINT and SIGTERM are passed on and end the run
-    early with the log whole. Raises WorkerError when a worker fails; the others are then ended, too.
+    `already` trials are in the log. `on_trials` gets 1 for every trial that was logged. SIGINT and SIGTERM are passed on
+    and end the run early with the log whole. Raises WorkerError when a worker fails; the others are then ended, too.
     """
+    started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
     for index in range(workers):
@@ -66,58 +77,62 @@ def collect_in_workers(
         process.start()
         theirs.close()
         processes[ours] = process
-    summaries: list[CollectSummary] = []
-    failure = ""
 
     def stop() -> None:
         for process in processes.values():
             process.terminate()
 
-    with _forwarded(stop):
+    trials: list[_Trial] = []
+    failure = ""
+    with _forwarded(stop) as stopped:
         waiting = set(processes)
         while waiting:
             for ready in wait(list(waiting)):
                 assert isinstance(ready, Connection)
                 try:
-                    kind, value = ready.recv()
+                    message = ready.recv()
                 except EOFError:
                     waiting.discard(ready)
-                    processes[ready].join()
+                    process = processes[ready]
+                    process.join()
+                    if process.exitcode and not stopped() and not failure:
+                        failure = f"a worker process died (exit code {process.exitcode}); --resume goes on from the log"
+                        stop()
                     continue
-                if kind == "trials":
-                    on_trials(value)
-                elif kind == "done":
-                    summaries.append(CollectSummary(**value))
+                if isinstance(message, _Trial):
+                    trials.append(message)
+                    on_trials(1)
                 elif not failure:
-                    failure = value
+                    failure = str(message)
                     stop()
-    if not failure and len(summaries) < workers:
-        codes = ", ".join(str(process.exitcode) for process in processes.values() if process.exitcode)
-        failure = f"a worker process died (exit code {codes}); what was logged is intact, --resume continues it"
     if failure:
         raise WorkerError(failure)
     return CollectSummary(
-        requested=sum(part.requested for part in summaries),
-        already=sum(part.already for part in summaries),
-        finished=sum(part.finished for part in summaries),
-        failed=sum(part.failed for part in summaries),
-        turns=sum(part.turns for part in summaries),
-        calls=sum(part.calls for part in summaries),
-        seconds=max(part.seconds for part in summaries),
-        interrupted=any(part.interrupted for part in summaries),
+        requested=config.tasks * config.trials,
+        already=already,
+        finished=sum(not trial.failed for trial in trials),
+        failed=sum(trial.failed for trial in trials),
+        turns=sum(trial.turns for trial in trials),
+        calls=sum(trial.turns + trial.reflections for trial in trials),
+        seconds=time.perf_counter() - started,
+        interrupted=stopped(),
     )
 
 
 @contextmanager
-def _forwarded(stop: Callable[[], None]) -> Iterator[None]:
-    """While open, SIGINT and SIGTERM reach the workers, and this process waits for them to finish their log."""
+def _forwarded(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """While open, SIGINT and SIGTERM stop the workers, and this process waits for them to finish their log."""
+    stopped = False
 
     def forward(number: int, frame: object) -> None:
-        stop()
+        nonlocal stopped
+        if not stopped:  # once: a worker that is already ending must not be cut short
+            stopped = True
+            stop()
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -127,29 +142,31 @@ def _forwarded(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _work(job: _Job, out: Connection) -> None:
-    # A Ctrl-C reaches the whole group, and the parent passes SIGTERM on: the second of the two must not cut the end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setsid()  # a Ctrl-C is the parent's, which passes it on
     threading.Thread(target=_die_with_parent, name="lamer-parent", daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.shard.count)))
     try:
-        summary = asyncio.run(_collect(job, out))
+        asyncio.run(_collect(job, out))
     except LamerError as error:
-        out.send(("failed", str(error)))
-        raise SystemExit(1) from None
-    out.send(("done", summary._asdict()))
+        out.send(str(error))
 
 
-async def _collect(job: _Job, out: Connection) -> CollectSummary:
+async def _collect(job: _Job, out: Connection) -> None:
     config = CollectConfig(**job.config)
+
+    def logged(line: Json) -> None:
+        turns = sum(len(episode["turns"]) for episode in line["episodes"])
+        out.send(_Trial(line["error"] is not None, turns, len(line["reflections"])))
+
     async with job.player.open(config.env, training=job.training) as policy:
-        return await collect(
+        await collect(
             config,
             policy,
             job.folder,
             concurrency=job.concurrency,
             resume=True,
             shard=job.shard,
-            on_trial=lambda line: out.send(("trials", 1)),
+            on_trial=logged,
         )
 
 

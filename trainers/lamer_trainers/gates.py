@@ -18,7 +18,7 @@ from lamer_envs.base import Env
 from lamer_graph.driver import play_trial
 from lamer_graph.policy import Policy
 from lamer_graph.prompts import ACTION_TAG, extract
-from lamer_graph.stats import Estimate, pass_at
+from lamer_graph.stats import Estimate, pass_at_k
 from lamer_graph.trial import TrialState, make_harness
 from lamer_graph.types import Sampling, stable_seed
 from lamer_memory import Contents
@@ -104,7 +104,7 @@ async def measure(
             for contents, states in finished.items()
         },
         pass_at={
-            contents: [pass_at([_first_success(s) for s in states], k) for k in range(1, teacher.prompts.max_episodes + 1)]
+            contents: pass_at_k([_first_success(s) for s in states], teacher.prompts.max_episodes)
             for contents, states in finished.items()
         },
     )

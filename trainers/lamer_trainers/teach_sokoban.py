@@ -39,11 +39,12 @@ class SokobanTeacher(Teacher):
         found += [piece for move in DIRECTIONS for piece in spaced(move, move, before=("", " ", ", "))]
         found += [Piece(text) for text in (": ", ", stuck", ", won", " on goal")]
         found += [Piece(f", bumped {n}", ("bumped", f"bumped {n}")) for n in range(1, MOVES_PER_TURN + 1)]
-        found += spaced("You", before=("\n", " ")) + [Piece(f" {word}") for word in ("Box", "Goal", "Wall")]
         for row in range(1, self.env.rows + 1):
             for column in range(1, self.env.columns + 1):
                 cell, parts = f"({row}, {column})", (f"row {row}", f"column {column}")
                 found += spaced(cell, *parts, "cell")
+                found += [Piece(f"\nYou {cell}", (*parts, "You"))]
+                found += [Piece(f" {role} {cell}", (*parts, role)) for role in ("You", "Box", "Goal", "Wall")]
                 found += spaced(f"box to {cell}", *parts, "box to")
                 found += spaced(f"no box to {cell}", *parts, "no box to")
                 found += spaced(f"at {cell}", *parts, "at")

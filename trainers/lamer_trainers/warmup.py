@@ -1,80 +1,245 @@
-"""draft"""
+"""The tiny warm start: a policy from nothing in some minutes, measured against the gates before it is handed out.
+
+What must stay true: the same environment, seed and size of the fit give the same weights on the same machine and library
+versions; the folder that is written says how it was made and whether it passed; nothing is downloaded.
+
+Tokenizer and model are `tiny`'s, rows are the scripted teachers' (`teachers`, `teach_minesweeper`, `teach_sokoban`), the
+fit is TRL's SFTTrainer with an unlikelihood term (`fitting`), the gates are measured in real trials on held-out tasks
+(`gates`). What a warm start must be so that RL has something to work with: format-correct; weak but not helpless; it
+already heeds its memory; it writes true reflections sometimes, not always.
+
+    lamer-graph warmup --env minesweeper:4x4-3 --out runs/tiny          # the shipped policies were made by this, seed 0
+    lamer-graph warmup --env sokoban:6x6-2 --out runs/tiny-sokoban
+"""
+
 from __future__ import annotations
-import os, time, json, random
-from collections.abc import Callable, Sequence
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY","1")
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 import torch
-from datasets import Dataset
-from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
-from lamer_trainers.teachers import Row, Teacher, rows
+import transformers
+from datasets.utils.logging import disable_progress_bar
+
+from lamer_envs import make
+from lamer_envs.base import Env
+from lamer_envs.minesweeper import Minesweeper
+from lamer_envs.sokoban import Sokoban
+from lamer_graph.errors import ConfigError
+from lamer_graph.local_policy import LocalPolicy
+from lamer_graph.policy import run_sync
+from lamer_trainers.fitting import FitConfig, fit
+from lamer_trainers.gates import Gate, Reading, measure
+from lamer_trainers.model_card import model_card
+from lamer_trainers.teach_minesweeper import MinesweeperTeacher
+from lamer_trainers.teach_sokoban import SokobanTeacher
+from lamer_trainers.teachers import Teacher, rows
 from lamer_trainers.tiny import build_model, build_tokenizer
 
-IGNORE=-100
+THREADS = 2
+"""Torch threads of the fit, on every machine: another number would sum in another order and give other weights."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
+Progress = Callable[[str], None]
 
-def tokenised(tokenizer, data: Sequence[Row]) -> Dataset:
-    prompts = tokenizer.apply_chat_template([r.messages for r in data], add_generation_prompt=True, tokenize=False)
-    pids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    aids = tokenizer([r.answer for r in data], add_special_tokens=False)["input_ids"]
-    ids, lens, forb = [], [], []
-    for r, p, a in zip(data, pids, aids):
-        a = a + [tokenizer.eos_token_id]
-        ids.append(p + a); lens.append(len(a))
-        forb.append(partings(tokenizer, a, r.forbidden))
-    return Dataset.from_dict({"input_ids": ids, "answer": lens, "forbidden": forb, "length":[len(i) for i in ids]})
 
-_cache={}
-def partings(tokenizer, answer, forbidden):
-    found=set()
-    for f in forbidden:
-        t=_cache.get(f)
-        if t is None:
-            t=_cache[f]=tokenizer(f"<action>{f}", add_special_tokens=False)["input_ids"]
-        for k,(x,y) in enumerate(zip(t,answer)):
-            if x!=y: found.add((k,x)); break
-    return sorted(found)
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is particular to an environment: the size of the fit and the gates.
 
-class Collator:
-    def __init__(self, pad, vocab): self.pad, self.vocab = pad, vocab
-    def __call__(self, batch):
-        width = max(len(r["input_ids"]) for r in batch); keep = max(r["answer"] for r in batch)
-        ids = torch.full((len(batch), width), self.pad); mask = torch.zeros_like(ids)
-        labels = torch.full((len(batch), keep), IGNORE)
-        forb = torch.zeros((len(batch), keep, self.vocab), dtype=torch.bool)
-        for i, r in enumerate(batch):
-            n, a = len(r["input_ids"]), r["answer"]
-            ids[i, width-n:] = torch.tensor(r["input_ids"]); mask[i, width-n:] = 1
-            labels[i, keep-a:] = ids[i, width-a:]
-            if r["forbidden"]:
-                at = torch.tensor(r["forbidden"])
-                forb[i, keep - a + at[:,0], at[:,1]] = True
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "forbidden": forb}
+    `gates` maps a reading to its closed interval. `rows_per_minute` (two cores, no GPU) turns a time limit into a
+    number of rows, so that a limited run repeats too.
+    """
 
-class WarmupTrainer(SFTTrainer):
-    weight = 1.0
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"]; keep = labels.shape[1]
-        pos = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], position_ids=pos, use_cache=False, logits_to_keep=keep + 1)
-        logp = out.logits[:, :-1].float().log_softmax(-1)
-        mask = labels != IGNORE
-        nll = -logp.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        ce = (nll * mask).sum() / mask.sum()
-        pf = (logp.exp() * inputs["forbidden"]).sum(-1)
-        has = inputs["forbidden"].any(-1)
-        ul = -(torch.log1p(-pf.clamp(max=1-1e-4)) * has).sum() / len(labels)
-        self._metrics["train"]["ce_row"].append(((nll*mask).sum()/len(labels)).item()); self._metrics["train"]["pf"].append((pf.sum()/has.sum().clamp(min=1)).item())
-        return ((nll * mask).sum() / len(labels)) / 2 + self.weight * ul
+    rows: int
+    rows_per_minute: int
+    gates: dict[str, tuple[float, float]]
+    fit: FitConfig = field(default_factory=FitConfig)
 
-def fit(teacher, out, seed=0, count=60000, batch=64, lr=2e-3, weight=1.0, epochs=1, model=None, tok=None):
-    pieces = teacher.pieces()
-    tok = tok or build_tokenizer(pieces); model = model or build_model(tok, pieces, seed=seed)
-    t=time.time(); data = rows(teacher, count, seed); ds = tokenised(tok, data); print("data", time.time()-t, flush=True)
-    args = SFTConfig(output_dir=str(out)+"/tmp", per_device_train_batch_size=batch, learning_rate=lr, lr_scheduler_type="cosine", warmup_steps=50, num_train_epochs=epochs, bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", save_strategy="no", logging_steps=50, disable_tqdm=True, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}, seed=seed, data_seed=seed, weight_decay=0.01, max_length=None, train_sampling_strategy="group_by_length", length_column_name="length", logging_nan_inf_filter=False, dataloader_drop_last=True, adam_beta2=0.98)
-    tr = WarmupTrainer(model=model, args=args, train_dataset=ds, processing_class=tok, data_collator=Collator(tok.pad_token_id, len(tok)))
-    tr.weight = weight
-    t=time.time(); tr.train(); print("train", time.time()-t, flush=True)
-    model.save_pretrained(out); tok.save_pretrained(out)
-    return model, tok
+
+RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
+    Minesweeper: (
+        MinesweeperTeacher,
+        Recipe(
+            rows=150_000,
+            rows_per_minute=25_000,
+            gates={
+                "valid actions": (0.97, 1.0),
+                "pass@1": (0.15, 0.25),
+                "forbidden-cell probability": (0.0, 0.02),
+                "true remarks": (0.3, 0.5),
+            },
+        ),
+    ),
+    Sokoban: (
+        SokobanTeacher,
+        Recipe(
+            rows=200_000,
+            rows_per_minute=25_000,
+            gates={"valid actions": (0.98, 1.0), "pass@1": (0.05, 0.3)},
+        ),
+    ),
+}
+"""Gates for the board that each recipe was tuned on: 4x4 with 3 mines, 6x6 with 2 boxes. Others are held to the same."""
+
+
+@dataclass(frozen=True)
+class WarmupReport:
+    """What was made, and how it fared."""
+
+    env: str
+    seed: int
+    rows: int
+    parameters: int
+    vocabulary: int
+    seconds: float
+    tasks: int
+    gates: list[Gate]
+    reading: Reading
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "env": self.env,
+            "seed": self.seed,
+            "rows": self.rows,
+            "parameters": self.parameters,
+            "vocabulary": self.vocabulary,
+            "seconds": round(self.seconds, 1),
+            "tasks": self.tasks,
+            "passed": self.passed,
+            "gates": [gate.to_json() for gate in self.gates],
+            "reading": self.reading.to_json(),
+            "threads": THREADS,
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in LIBRARIES},
+        }
+
+
+def teacher_of(env: Env) -> tuple[Teacher, Recipe]:
+    """The scripted teacher of an environment and its recipe. Raises ConfigError where there is none."""
+    for kind, (teacher, recipe) in RECIPES.items():
+        if isinstance(env, kind):
+            return teacher(env), recipe
+    known = ", ".join(sorted(kind.name for kind in RECIPES))
+    raise ConfigError(f"there is no scripted teacher for '{env.name}'; warm starts exist for {known}")
+
+
+def run_warmup(
+    env_spec: str,
+    out: str | Path,
+    seed: int = 0,
+    minutes: float | None = None,
+    progress: Progress = print,
+    *,
+    tasks: int = 400,
+) -> WarmupReport:
+    """Make a warm start for `env_spec` in the folder `out` and measure it on `tasks` held-out tasks per memory.
+
+    `minutes` bounds the fit, about, on two cores; None (or more than it needs) is the recipe's full size. The folder
+    gets the model, the tokenizer, a model card, `lamer.json` (what it plays and how it wants to be asked) and
+    `warmup.json` (the report), also when a gate is missed. Raises ConfigError for an environment without a teacher or
+    an `out` that is not an empty folder, and lamer_envs' errors for a malformed specification.
+    """
+    started = time.perf_counter()
+    env = make(env_spec)
+    teacher, recipe = teacher_of(env)
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not an empty folder; choose another")
+    count = recipe.rows if minutes is None else min(recipe.rows, max(1, int(minutes * recipe.rows_per_minute)))
+    with _quiet(), _threads(THREADS):
+        progress(f"writing {count:,} scripted rows for {env.spec}")
+        data = rows(teacher, count, seed)
+        pieces = teacher.pieces()
+        tokenizer = build_tokenizer(pieces)
+        model = build_model(tokenizer, pieces, seed=seed)
+        fit(model, tokenizer, data, recipe.fit, seed=seed, progress=progress)
+        out.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        progress(f"measuring on {tasks} held-out tasks, four memories")
+        policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu", deterministic=True)
+        reading = run_sync(measure(teacher, policy, model, tokenizer, tasks=tasks, seed=seed))
+        run_sync(policy.aclose())
+    report = WarmupReport(
+        env=env.spec,
+        seed=seed,
+        rows=count,
+        parameters=model.num_parameters(),
+        vocabulary=len(tokenizer),
+        seconds=time.perf_counter() - started,
+        tasks=tasks,
+        gates=gates_of(reading, recipe),
+        reading=reading,
+    )
+    for line in table(report):
+        progress(line)
+    _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
+    _write(out / "warmup.json", report.to_json())
+    (out / "README.md").write_text(model_card(report.to_json()))
+    for path in out.iterdir():
+        path.chmod(0o644)
+    return report
+
+
+def gates_of(reading: Reading, recipe: Recipe) -> list[Gate]:
+    """The recipe's gates with what was read."""
+    values = {
+        "valid actions": reading.valid_actions,
+        "pass@1": reading.pass_at["none"][0].value,
+        "forbidden-cell probability": reading.forbidden,
+        "true remarks": reading.true_remarks,
+    }
+    return [Gate(name, values[name], low, high) for name, (low, high) in recipe.gates.items()]
+
+
+def table(report: WarmupReport) -> Iterator[str]:
+    """The reading as lines of text."""
+    yield f"{'gate':<28}{'reading':>9}  {'asked for':<14}"
+    for gate in report.gates:
+        yield f"{gate.name:<28}{gate.value:>9.3f}  {gate.target:<14}{'passed' if gate.passed else 'MISSED'}"
+    yield f"{'memory':<12}{'pass@1':>8}{'pass@2':>8}{'pass@3':>8}  same end in episode 2   ({report.tasks} tasks)"
+    for contents, row in report.reading.pass_at.items():
+        shown = "".join(f"{estimate.value:>8.3f}" for estimate in row)
+        yield f"{contents:<12}{shown}  {report.reading.same_end[contents]:.3f}"
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and notes of the libraries: progress lines are ours."""
+    disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(before)
+        transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,77 @@
+"""The model card of a warm start, written from its report alone, so that the card and `warmup.json` cannot disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+tags: [lamer-graph, reinforcement-learning, warm-start]
+---
+# A tiny warm start for `{env}`
+
+A Qwen3-architecture policy of {parameters:,} parameters in float32 (tied embeddings, vocabulary {vocabulary}), made from
+nothing on a CPU. It writes well-formed answers, plays weakly, heeds what its memory warns of, and reflects truly
+sometimes: a starting point for reinforcement learning, of no use for anything else.
+
+## How it was made
+
+    lamer-graph warmup --env {env} --seed {seed} --out DIR
+
+{minutes:.1f} minutes, {threads} torch threads, Python {python}, {versions}. The same command on the same machine and
+versions gives the same weights.
+
+- Data: {rows:,} rows of scripted play on the training split, generated from the seed; nothing was downloaded and no
+  other model or person wrote any of it. Seven in ten rows come from trials of up to three episodes under all four memory
+  contents; the others are drills, in which a made-up memory forbids some moves.
+- Teacher: plays well in some of its episodes and at random in the others, never against its memory. Of its reflections
+  about 42 % are true, 28 % vague and 30 % wrong, on purpose.
+- Fit: TRL's SFTTrainer on answers only, one pass, plus an unlikelihood term on forbidden answers.
+- Tokenizer: byte-level without merges, with whole pieces of the compact prompts (coordinates above all) as tokens. The
+  chat template leaves out the system message: the rules are in the weights.
+
+## Measured before it was handed out
+
+{tasks} held-out tasks per memory, temperature 1, compact prompts.
+
+| gate | reading | asked for | |
+|---|---|---|---|
+{gates}
+
+| memory | {heads} | second episode ends like the first |
+|---|{rules}---|
+{table}
+
+## Limits
+
+It knows this one board size and the compact prompt style (`lamer.json`), and no English. Settings of other sizes are
+read byte by byte and played badly.
+"""
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """Markdown from `WarmupReport.to_json()`."""
+    reading = report["reading"]
+    episodes = len(next(iter(reading["pass_at"].values())))
+    return CARD.format(
+        **{key: report[key] for key in ("env", "seed", "parameters", "vocabulary", "rows", "threads", "python", "tasks")},
+        minutes=report["seconds"] / 60,
+        versions=", ".join(f"{name} {number}" for name, number in report["versions"].items()),
+        gates="\n".join(
+            f"| {gate['name']} | {gate['value']:.3f} | {gate['low']:g} to {gate['high']:g} | "
+            f"{'passed' if gate['passed'] else 'missed'} |"
+            for gate in report["gates"]
+        ),
+        heads=" | ".join(f"pass@{k}" for k in range(1, episodes + 1)),
+        rules="---|" * episodes,
+        table="\n".join(
+            f"| {contents} | "
+            + " | ".join(f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in row)
+            + f" | {reading['same_end'][contents]:.3f} |"
+            for contents, row in reading["pass_at"].items()
+        ),
+    )
