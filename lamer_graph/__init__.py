@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from lamer_graph.agent import create_lamer_agent as create_lamer_agent
     from lamer_graph.chat_policy import ChatModelPolicy as ChatModelPolicy
     from lamer_graph.collect import CollectConfig as CollectConfig
-    from lamer_graph.collect import collect as collect
     from lamer_graph.errors import LamerError as LamerError
-    from lamer_graph.evaluate import evaluate as evaluate
     from lamer_graph.local_policy import LocalPolicy as LocalPolicy
     from lamer_graph.openai_policy import OpenAIPolicy as OpenAIPolicy
     from lamer_graph.policy import Policy as Policy
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from lamer_graph.types import Sampling as Sampling
     from lamer_memory import MemoryConfig as MemoryConfig
 
+# `collect` and `evaluate` are not here: a loaded submodule hides a function of its name (import them from there).
 _HOMES = {
     "ChatModelPolicy": "lamer_graph.chat_policy",
     "CollectConfig": "lamer_graph.collect",
@@ -43,9 +42,7 @@ _HOMES = {
     "Sampling": "lamer_graph.types",
     "TrialRecorder": "lamer_graph.recording",
     "VllmServer": "lamer_graph.serve",
-    "collect": "lamer_graph.collect",
     "create_lamer_agent": "lamer_graph.agent",
-    "evaluate": "lamer_graph.evaluate",
 }
 
 __all__ = sorted(_HOMES)

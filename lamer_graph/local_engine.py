@@ -166,6 +166,11 @@ class Engine:
 
     # -- admission ----------------------------------------------------------------------------------------------------
 
+    @property
+    def open(self) -> bool:
+        """Whether more rows could join now."""
+        return not self.rows if self._lockstep else len(self.rows) < self._max_rows
+
     def admissible(self, waiting: Sequence[Row]) -> list[Row]:
         """Those of `waiting` (oldest first) that may join now: at least one if nothing runs."""
         if self._lockstep:

@@ -264,7 +264,8 @@ class LocalPolicy(Policy):
                 if joining:
                     owed += self._deliver(self._engine.admit(joining)) - len(joining)
                 # Callers that were just answered come back within a moment; a fuller batch costs less per row.
-                if owed > 0 and not self._pausers:
+                blocked = not joining and bool(self._queue)
+                if owed > 0 and self._engine.open and not blocked and not self._pausers:
                     self._wake.clear()
                     if self._queue or self._wake.wait(LINGER_S):
                         continue

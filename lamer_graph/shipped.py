@@ -1,14 +1,14 @@
 """Where the policies that ship with the project lie.
 
 What must stay true: a folder counts as a policy only if transformers could load it (`config.json`, a tokenizer and
-weights), and a name is looked up among the folders found, never used as a path.
+weights), and which one plays an environment is read from its `lamer.json`, never guessed from a name.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 FOLDER = Path("examples") / "policies"
 
@@ -32,22 +32,19 @@ def shipped_policies() -> dict[str, Path]:
 
 
 def shipped_policy(env_spec: str) -> Path | None:
-    """The shipped policy for an environment, None if there is none.
-
-    Folders are named after what they play: `minesweeper-4x4-3` plays `minesweeper:4x4-3`. The longest matching name
-    wins: an exact specification before the environment alone.
-    """
-    wanted = env_spec.replace(":", "-")
-    policies = shipped_policies()
-    if wanted in policies:
-        return policies[wanted]
-    return policies.get(env_spec.split(":")[0])
+    """The shipped policy that was made for an environment, None if there is none."""
+    return next((path for path in shipped_policies().values() if card(path).get("env") == env_spec), None)
 
 
 def taught_style(folder: Path) -> Literal["standard", "compact"]:
-    """The prompt style that a policy was taught in, as its `lamer.json` says; standard where it says nothing."""
+    """The prompt style that a policy was taught in; standard where its card does not say."""
+    return "compact" if card(folder).get("prompt_style") == "compact" else "standard"
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """A policy's `lamer.json` (the environment it plays, its prompt style), empty where it has none."""
     try:
-        style = json.loads((folder / "lamer.json").read_text()).get("prompt_style")
-    except (OSError, ValueError, AttributeError):
-        return "standard"
-    return "compact" if style == "compact" else "standard"
+        found = json.loads((folder / "lamer.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -68,6 +68,14 @@ class Player:
             help="Which of the server's models or adapters answers. Default: its only one.",
         ),
     ] = None
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            rich_help_panel=PLAYER,
+            help="In this process only: the same run repeats bit for bit, at some cost in speed.",
+        ),
+    ] = False
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, rich_help_panel=PLAYER, help="Longest wait for one answer.")
     ] = 60.0
@@ -79,6 +87,8 @@ class Player:
         if self.base_url is not None:
             if self.policy is not None:
                 raise ConfigError("--policy and --base-url exclude each other: who plays, the folder or the server?")
+            if self.deterministic:
+                raise ConfigError("--deterministic is for a policy in this process; a server does not promise that")
             return None
         if self.model is not None:
             raise ConfigError("--model names a model of a server; give the server with --base-url")
@@ -117,7 +127,7 @@ class Player:
         else:
             from lamer_graph.local_policy import LocalPolicy
 
-            policy = LocalPolicy(folder)
+            policy = LocalPolicy(folder, deterministic=self.deterministic, timeout=self.timeout)
         try:
             yield policy
         finally:

@@ -112,16 +112,17 @@ def evaluations(title: str, rows: Mapping[str, Evaluation]) -> Table:
     attempts = max(len(row.summary.pass_at) for row in rows.values())
     for k in range(1, attempts + 1):
         table.add_column(f"pass@{k}", justify="right")
-    for name in ("turns", "invalid", "diversity"):
+    diverse = any(row.summary.trials > row.summary.tasks for row in rows.values())
+    for name in ("turns", "invalid", *(["diversity"] if diverse else [])):
         table.add_column(name, justify="right")
     for name, row in rows.items():
         found = row.summary
         cells = [interval(estimate) for estimate in found.pass_at]
         cells += [""] * (attempts - len(cells))
-        diversity = interval(found.diversity) if found.trials > found.tasks else "-"
-        table.add_row(
-            escape(name), *cells, f"{found.turns_per_episode.value:.2f}", f"{found.invalid_rate.value:.1%}", diversity
-        )
+        cells += [f"{found.turns_per_episode.value:.2f}", f"{found.invalid_rate.value:.1%}"]
+        if diverse:
+            cells.append(interval(found.diversity))
+        table.add_row(escape(name), *cells)
     return table
 
 
@@ -134,10 +135,11 @@ def interval(estimate: Estimate) -> str:
 def conditions(evaluation: Evaluation) -> str:
     """Under what an evaluation was made, in one line."""
     config, found = evaluation.config, evaluation.summary
+    diversity = ", diversity in nats" if found.trials > found.tasks else ""
     return (
         f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy {config.policy}; "
         f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}; "
-        "95 % intervals over tasks; turns and invalid actions per episode and turn, diversity in nats"
+        f"95 % intervals over tasks; turns per episode, invalid actions per turn{diversity}"
     )
 
 

@@ -20,7 +20,14 @@ OutOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="S", min=0, help="The same seed makes the same policy.")]
 MinutesOption = Annotated[
-    float, typer.Option("--minutes", metavar="M", min=0.1, help="Time that the training may take, about.")
+    float | None,
+    typer.Option(
+        "--minutes",
+        metavar="M",
+        min=0.1,
+        show_default=False,
+        help="Time that the fit may take on two cores, about. Default: all that the recipe needs.",
+    ),
 ]
 
 
@@ -34,7 +41,7 @@ def register(app: typer.Typer) -> None:
         ],
     )
     def warmup(
-        ui: Ui, out: OutOption, env: EnvOption = DEFAULT_ENV, seed: SeedOption = 0, minutes: MinutesOption = 10.0
+        ui: Ui, out: OutOption, env: EnvOption = DEFAULT_ENV, seed: SeedOption = 0, minutes: MinutesOption = None
     ) -> Json:
         """Make a small policy from nothing: format-correct, weak, and improvable.
 
@@ -47,11 +54,12 @@ def register(app: typer.Typer) -> None:
         return {"out": str(out), **report.to_json()}
 
 
-def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float) -> WarmupReport:
+def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float | None) -> WarmupReport:
     """Make the policy and show its gates. Raises ConfigError for what cannot be made, before any work."""
     from rich.table import Table
 
     from lamer_envs import make
+    from lamer_graph.cli.render import interval
 
     spec = make(env).spec
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -68,5 +76,9 @@ def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float) -> Wa
         mark = "[green]passed[/]" if gate.passed else "[red]missed[/]"
         table.add_row(gate.name, f"{gate.value:.3f}", gate.target, mark)
     ui.print(table)
+    made = Table("memory", "pass@1", "pass@2", "pass@3", title=f"{report.tasks} held-out tasks", title_justify="left")
+    for contents, row in report.reading.pass_at.items():
+        made.add_row(contents, *(interval(estimate) for estimate in row))
+    ui.print(made)
     ui.print("[green]ready to be trained[/]" if report.passed else "[red]a gate is missed: do not train on this[/]")
     return report

@@ -64,8 +64,8 @@ def collect_in_workers(
 ) -> CollectSummary:
     """Collect the run's missing trials in `workers` processes, `concurrency` at a time in each.
 
-    `already` trials are in the log. `on_trials` gets 1 for every trial that was logged. SIGINT and SIGTERM are passed on
-    and end the run early with the log whole. Raises WorkerError when a worker fails; the others are then ended, too.
+    `already` trials are in the log. `on_trials` gets 1 for every trial that was logged. SIGINT and SIGTERM are passed
+    on and end the run early with the log whole. Raises WorkerError when a worker fails; the others are ended, too.
     """
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
@@ -93,10 +93,10 @@ def collect_in_workers(
                     message = ready.recv()
                 except EOFError:
                     waiting.discard(ready)
-                    process = processes[ready]
-                    process.join()
-                    if process.exitcode and not stopped() and not failure:
-                        failure = f"a worker process died (exit code {process.exitcode}); --resume goes on from the log"
+                    processes[ready].join()
+                    code = processes[ready].exitcode
+                    if code and not stopped() and not failure:
+                        failure = f"a worker process died (exit code {code}); --resume goes on from the log"
                         stop()
                     continue
                 if isinstance(message, _Trial):
