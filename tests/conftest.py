@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from tiny_random import build_tiny_random
 
 from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
+
+# Read when torch loads. A second OpenMP thread spins at every barrier, and on two busy cores that costs tenfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,8 @@ class FakeServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # one packet per answer: two would wait 40 ms for each other
     server: FakeServer
 
     def log_message(self, format: str, *args: Any) -> None:

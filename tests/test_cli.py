@@ -236,6 +236,11 @@ def test_a_server_lost_during_the_run_is_a_failure_and_the_log_keeps_what_was_pl
     report = check(tmp_path / "r")
     assert report.ok
     assert 0 < report.failed_trials < report.trials
+    server.fault = ""
+    resumed = cli(*arguments, "--resume", "--json")
+    assert resumed.code == 0
+    assert resumed.document["finished"] == report.failed_trials
+    assert len({(trial["task"]["id"]) for trial in read_trials(tmp_path / "r") if trial["error"] is None}) == 30
 
 
 # -- run folders and logs ---------------------------------------------------------------------------------------------

@@ -20,12 +20,21 @@ from typing import Any, ClassVar
 
 from lamer_envs import alfworld_texts as texts
 from lamer_envs import alfworld_textworld as textworld
-from lamer_envs.alfworld_data import ALIASES, KIND_OF_TASK, OFFICIAL_SPLITS, Game, find_folder, list_games, load_game
+from lamer_envs.alfworld_data import (
+    ALIASES,
+    HOW_TO_GET,
+    KIND_OF_TASK,
+    OFFICIAL_SPLITS,
+    Game,
+    find_folder,
+    list_games,
+    load_game,
+)
 from lamer_envs.alfworld_experts import plan, weak
 from lamer_envs.alfworld_generate import PLAN_LIMIT, SHORTEST, draw_household
 from lamer_envs.alfworld_world import KINDS, House, admissible, canonical, house, play
 from lamer_envs.base import Env, State, Step
-from lamer_envs.errors import EnvParameterError
+from lamer_envs.errors import EnvParameterError, InstanceError
 
 SUCCESS = 10.0
 MAX_TURNS = 10
@@ -87,7 +96,8 @@ class Alfworld(Env):
             self._games = [(s, path) for s in wanted for path in list_games(self.folder, s, self.types)]
             if not self._games:
                 raise EnvParameterError(
-                    f"'{self.folder}' holds no games of {' or '.join(self.types)} in {' or '.join(wanted)}"
+                    f"'{self.folder}' holds no games of {' or '.join(self.types)} in {' or '.join(wanted)}; "
+                    + HOW_TO_GET
                 )
             self.splits = tuple(s for s in wanted if any(s == owner for owner, _ in self._games))
         self._spec = self._canonical_spec()
@@ -153,11 +163,20 @@ class Alfworld(Env):
 
     def reset(self, seed: int) -> State:
         if self.folder is not None:
-            split, path = self._games[seed % len(self._games)]
-            return {**self._begin(load_game(str(path))), "split": split}
+            return self._official_game(seed)
         text = f"alfworld\n{'+'.join(self.types)}\n{self._limit}\n{seed}"
         rng = random.Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
         return self._start(draw_household(rng.choice(self.types), rng, self._limit), None)
+
+    def _official_game(self, seed: int) -> State:
+        """The game of this number, or the next one of its split that the original can solve."""
+        count = len(self._games)
+        split = self._games[seed % count][0]
+        for i in range(seed, seed + count):
+            owner, path = self._games[i % count]
+            if owner == split and (game := load_game(str(path))).solvable:
+                return {**self._begin(game), "split": split}
+        raise InstanceError(f"every game of '{split}' in '{self.folder}' is marked as unsolvable")
 
     def step(self, state: State, action: str) -> Step:
         h = house(state["house"])

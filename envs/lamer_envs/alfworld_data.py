@@ -43,12 +43,13 @@ _TASK = re.compile(r"Your task is to: *((?:[^\"\\])+)")
 
 
 class Game(NamedTuple):
-    """A game as read: the household's text, and the file's own parts, with which TextWorld plays it."""
+    """A game as read: the household's text, the file's own parts, with which TextWorld plays it, and its mark."""
 
     house: str
     problem: str
     domain: str | None
     grammar: str | None
+    solvable: bool
 
 
 def find_folder(data: str | os.PathLike[str] | None) -> Path:
@@ -141,7 +142,9 @@ def _game(data: Mapping[str, Any], expected: str) -> Game:
         raise InstanceError(f"'pddl_problem' is missing; expected {expected}")
     words = data.get("goal") or _goal_of(data.get("grammar") or "")
     house = read_problem(data["pddl_problem"], words).house
-    return Game(house, data["pddl_problem"], data.get("pddl_domain"), data.get("grammar"))
+    return Game(
+        house, data["pddl_problem"], data.get("pddl_domain"), data.get("grammar"), data.get("solvable") is not False
+    )
 
 
 def _goal_of(grammar: str) -> str | None:

@@ -433,7 +433,7 @@ def write_problem(h: House) -> str:
 
 def _identifier(name: str) -> str:
     head, _, number = name.rpartition(" ")
-    if not number.isdecimal():
+    if not number.isdecimal() or " " in head:
         return name.replace(" ", "_")
     rank = f"{10_000 - int(number):05d}"  # numbers go down as identifiers go up
     return f"{head[:-5]}_bar_{rank}_bar_{head}" if head.endswith("basin") else f"{head}_bar_{rank}"
@@ -446,7 +446,7 @@ def _gaps(h: House) -> dict[str, str]:
         highest: dict[str, int] = {}
         for thing in things:
             head, _, number = thing.name.rpartition(" ")
-            if number.isdecimal():
+            if number.isdecimal() and " " not in head:
                 highest[head] = max(highest.get(head, 0), int(number))
         for head, most in highest.items():
             missing = (f"{head} {n}" for n in range(1, most + 1) if f"{head} {n}" not in h.names)

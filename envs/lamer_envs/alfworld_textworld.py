@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -32,6 +33,7 @@ def check_installed() -> None:
         raise EnvParameterError(NEEDS)
 
 
+@lru_cache(maxsize=1)
 def _own_rules() -> tuple[str, str]:
     """The domain and the text grammar that ALFWorld ships, for households that bring none."""
     spec = find_spec("alfworld")
@@ -63,7 +65,7 @@ class _Live:
                 if identifier in self.env._entity_infos:
                     self.env._entity_infos[identifier].name = name
             self.now: Any = self.env.reset()
-        except (KeyError, ValueError, SystemExit) as error:
+        except (AssertionError, KeyError, ValueError, SystemExit) as error:
             raise InstanceError(f"TextWorld cannot load this game: {type(error).__name__} {error}") from error
         finally:
             sys.argv[:] = arguments

@@ -6,8 +6,8 @@ immutable and held by its text; a state is that text plus what has changed, JSON
 
 Facts of the original that are easy to get wrong, all kept: going to the place where one stands is not offered;
 several receptacles can share a place, and then all of them are in reach; opening is not needed to heat, cool or clean;
-`use` turns a lamp on and never off; only an object in the hand can be examined; an object may be listed in two
-receptacles.
+`use` turns a lamp on and never off, and is offered behind a closed door too; only an object in the hand can be
+examined; an object may be listed in two receptacles.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class House:
                 self.tools[_APPLIANCES[r.type]].append(i)
         self.goal_objects = frozenset(i for i, o in enumerate(self.objects) if o.type == self.thing)
         self.goal_receptacles = frozenset(i for i, r in enumerate(self.receptacles) if r.type == self.target)
+        self.switches = [i for i, o in enumerate(self.objects) if "t" in o.flags]
         self.can_slice = any("s" in o.flags for o in self.objects)
         self._pairs = None if table == "*" else frozenset(table.split(","))
         self._accepts: dict[str, frozenset[int]] = {}
@@ -381,9 +382,7 @@ def local_commands(h: House, state: dict[str, Any]) -> list[str]:
             for verb, flag in (("heat", "h"), ("cool", "c"), ("clean", "w")):
                 if r in h.tools[flag] and flag in held.flags:
                     found.append(f"{verb} {held.name} with {place.name}")
-        found += [
-            f"use {o.name}" for o, where in zip(h.objects, state["in"], strict=True) if "t" in o.flags and r in where
-        ]
+        found += ["use " + h.objects[o].name for o in h.switches if r in state["in"][o]]
         seen.append("examine " + place.name)
     if held is not None:
         if h.can_slice and held.type in _KNIVES:

@@ -16,7 +16,6 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar
@@ -83,18 +82,19 @@ class Shop:
             source = HumanGoals(catalogue) if goals == "human" else SyntheticGoals(catalogue)
         self.goals = Goals(source, catalogue)
         self._lock = Lock()
+        self._index: SearchIndex | None = None
 
-    @cached_property
-    def _index(self) -> SearchIndex:
-        return open_index(self.catalogue)
+    @property
+    def index(self) -> SearchIndex:
+        """The search index, opened or built when it is first asked for, however many threads ask."""
+        if self._index is None:
+            with self._lock:
+                self._index = self._index or open_index(self.catalogue)
+        return self._index
 
     def search(self, query: str) -> tuple[int, ...]:
         """Positions of the at most 50 products found, best first."""
-        index = self.__dict__.get("_index")
-        if index is None:
-            with self._lock:  # built once, however many threads ask first
-                index = self._index
-        found: tuple[int, ...] = index.search(query)
+        found: tuple[int, ...] = self.index.search(query)
         return found
 
 

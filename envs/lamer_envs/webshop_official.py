@@ -16,7 +16,10 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -73,13 +76,15 @@ def load_folder(folder: Path, products: int | None, human: bool) -> OfficialCata
         raise EnvParameterError(f"WebShop data folder '{folder}' does not exist; {_HOW}")
     small = products is None or products <= SMALL
     items = _file(folder, "items_shuffle", small)
-    rows = list(islice(_array(items), products))
-    wanted = {row["asin"] for row in rows if isinstance(row, dict) and isinstance(row.get("asin"), str)}
-    attributes = dict(_object(_file(folder, "items_ins_v2", small), wanted))
-    people = dict(_object(_file(folder, "items_human_ins", small), wanted)) if human else {}
+    others = [_file(folder, stem, small) for stem in ("items_ins_v2", "items_human_ins")[: 1 + human]]
+    found = read_products(islice(_array(items), products), items.name)
+    add_attributes(found, _object(others[0]))
+    if human:
+        add_people(found, _object(others[1]))
     reviews = folder / "reviews.json"
-    said = _array(reviews) if reviews.is_file() else ()
-    return build(rows, attributes, people, said, items.name)
+    if reviews.is_file():
+        add_reviews(found, _array(reviews))
+    return OfficialCatalogue(list(found.values()))
 
 
 def load_mapping(data: Mapping[str, Any], products: int | None) -> OfficialCatalogue:
@@ -95,40 +100,95 @@ def load_mapping(data: Mapping[str, Any], products: int | None) -> OfficialCatal
         if not isinstance(data.get(key, kind() if kind is list else {}), kind):
             wanted = "a list" if kind is list else "a mapping from product id"
             raise EnvParameterError(f"WebShop data: '{key}' must be {wanted}, not {type(data[key]).__name__}")
-    rows = data["products"][:products]
-    return build(
-        rows, data.get("attributes", {}), data.get("human_instructions", {}), data.get("reviews", ()), "products"
-    )
+    found = read_products(data["products"][:products], "products")
+    add_attributes(found, data.get("attributes", {}).items())
+    add_people(found, data.get("human_instructions", {}).items())
+    add_reviews(found, data.get("reviews", ()))
+    return OfficialCatalogue(list(found.values()))
 
 
-def build(
-    rows: Iterable[Any], attributes: Mapping[str, Any], people: Mapping[str, Any], reviews: Iterable[Any], source: str
-) -> OfficialCatalogue:
-    """Products of parsed rows. Raises EnvParameterError for rows of another shape, or none left."""
+# -- products and what is said of them ------------------------------------------------------------------------------
+# Each list is read once and nothing of it is kept but what a Product holds: the raw rows are several times as large.
+
+Found = dict[str, Product]
+
+
+def read_products(rows: Iterable[Any], source: str) -> Found:
+    """Products by id, in order. Raises EnvParameterError for rows of another shape, or none left."""
+    found: Found = {}
     seen: set[str] = set()
-    found: list[Product] = []
-    rows = list(rows)
-    wanted = {row["asin"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("asin"), str)}
-    said = {row["asin"]: row for row in reviews if isinstance(row, Mapping) and row.get("asin") in wanted}
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping) or not isinstance(row.get("asin"), str) or not isinstance(row.get("name"), str):
             raise EnvParameterError(f"{source}: product {number} must be an object with the texts 'asin' and 'name'")
         asin = row["asin"]
-        if asin == "nan" or not asin.strip() or len(asin) > 10 or asin.lower() in seen:
+        if asin == "nan" or not asin.strip() or len(asin) > 10 or asin.upper() in seen:
             continue
-        seen.add(asin.lower())
-        try:
-            found.append(_product(row, attributes.get(asin) or {}, people.get(asin) or (), said.get(asin) or {}))
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
-            raise EnvParameterError(f"{source}: product {number} ({asin}) is malformed: {error}") from None
+        seen.add(asin.upper())
+        with _blamed(f"{source}: product {number} ({asin})"):
+            found[asin] = _product(row)
     if not found:
         raise EnvParameterError(f"{source}: the catalogue is empty; a WebShop needs at least one product")
-    return OfficialCatalogue(found)
+    return found
 
 
-def _product(
-    row: Mapping[str, Any], attributes: Mapping[str, Any], people: Iterable[Mapping[str, Any]], said: Mapping[str, Any]
-) -> Product:
+def add_attributes(found: Found, entries: Iterable[tuple[str, Any]]) -> None:
+    """Attributes and synthetic instructions: {"attributes": [..], "instruction", "instruction_attributes": [..]}."""
+    for asin, entry in entries:
+        if asin in found and entry:
+            with _blamed(f"attributes of product {asin}"):
+                wish = entry.get("instruction")
+                asked = _strings(entry.get("instruction_attributes"))
+                found[asin] = replace(
+                    found[asin],
+                    attributes=_strings(entry.get("attributes")),
+                    wish=Instruction(_string(wish), asked, ()) if wish else None,
+                )
+
+
+def add_people(found: Found, entries: Iterable[tuple[str, Any]]) -> None:
+    """Human instructions: lists of {"instruction", "instruction_attributes": [..], "instruction_options": [..]}."""
+    for asin, entry in entries:
+        if asin in found and entry:
+            with _blamed(f"human instructions of product {asin}"):
+                people = tuple(
+                    Instruction(
+                        _string(each["instruction"]),
+                        _strings(each.get("instruction_attributes")),
+                        _strings(each.get("instruction_options")),
+                    )
+                    for each in entry
+                )
+                found[asin] = replace(found[asin], people=people)
+
+
+def add_reviews(found: Found, entries: Iterable[Any]) -> None:
+    """Reviews: {"asin", "average_rating", "reviews": [{"title", "score" or "stars", "body" or "review"}, ..]}."""
+    for entry in entries:
+        asin = entry.get("asin") if isinstance(entry, Mapping) else None
+        if isinstance(asin, str) and asin in found:
+            with _blamed(f"reviews of product {asin}"):
+                reviews = tuple(
+                    Review(
+                        _string(each.get("title")),
+                        _string(each.get("score", each.get("stars"))),
+                        _string(each.get("body", each.get("review"))),
+                    )
+                    for each in entry.get("reviews") or ()
+                )
+                rating = _string(entry.get("average_rating")) or "N.A."
+                found[asin] = replace(found[asin], rating=rating, reviews=reviews)
+
+
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Turns whatever a wrong type leads to into one error that names the place."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise EnvParameterError(f"{what}: malformed: {error}") from None
+
+
+def _product(row: Mapping[str, Any]) -> Product:
     asin = row["asin"]
     bullets = row.get("small_description") or []
     prices = _prices(row.get("pricing"))
@@ -137,37 +197,20 @@ def _product(
         tag = f"${prices[0]} to ${prices[1]}"
     else:
         price, tag = prices[0], f"${prices[0]}"
-    wish = attributes.get("instruction")
     return Product(
         asin=asin.upper(),
         title=_string(row["name"]),
-        category=_string(row.get("category")),
-        query=_string(row.get("query")).lower().strip(),
-        path=_string(row.get("product_category")),
+        category=_shared(row.get("category")),
+        query=_shared(row.get("query")).lower().strip(),
+        path=_shared(row.get("product_category")),
         bullets=tuple(_string(bullet) for bullet in (bullets if isinstance(bullets, list) else [bullets])),
         description=_string(row.get("full_description")),
-        attributes=_strings(attributes.get("attributes")),
+        attributes=(),
         options=_options(row.get("customization_options") or {}),
         price=price,
         tag=tag,
-        rating=_string(said.get("average_rating")) or "N.A.",
-        reviews=tuple(
-            Review(
-                _string(each.get("title")),
-                _string(each.get("score", each.get("stars"))),
-                _string(each.get("body", each.get("review"))),
-            )
-            for each in said.get("reviews") or ()
-        ),
-        wish=Instruction(_string(wish), _strings(attributes.get("instruction_attributes")), ()) if wish else None,
-        people=tuple(
-            Instruction(
-                _string(each["instruction"]),
-                _strings(each.get("instruction_attributes")),
-                _strings(each.get("instruction_options")),
-            )
-            for each in people
-        ),
+        rating="N.A.",
+        reviews=(),
     )
 
 
@@ -176,8 +219,8 @@ def _options(choices: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     for name, contents in choices.items():
         if contents is None:
             continue
-        values = (_string(each["value"]).strip().replace("/", " | ").lower() for each in contents)
-        options[_string(name).lower()] = tuple(dict.fromkeys(value for value in values if value))
+        values = (_shared(_string(each["value"]).strip().replace("/", " | ").lower()) for each in contents)
+        options[_shared(_string(name).lower())] = tuple(dict.fromkeys(value for value in values if value))
     return {name: values for name, values in options.items() if values}
 
 
@@ -206,7 +249,12 @@ def _strings(values: object) -> tuple[str, ...]:
         return ()
     if not isinstance(values, list | tuple):
         raise TypeError(f"expected a list of texts, not {type(values).__name__}")
-    return tuple(_string(value) for value in values)
+    return tuple(_shared(value) for value in values)
+
+
+def _shared(value: object) -> str:
+    """A text that many products have: kept once."""
+    return sys.intern(_string(value))
 
 
 # -- reading long files ---------------------------------------------------------------------------------------------
@@ -289,17 +337,15 @@ def _array(path: Path) -> Iterator[Any]:
             yield reader.value()
 
 
-def _object(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The wanted members of a JSON object in a file."""
+def _object(path: Path) -> Iterator[tuple[str, Any]]:
+    """The members of a JSON object in a file, one at a time."""
     with _open(path) as file:
         reader = _Reader(path, file)
         reader.take("{")
         while reader.peek() != "}":
             key = reader.value()
             reader.take(":")
-            value = reader.value()
-            if key in wanted:
-                yield key, value
+            yield key, reader.value()
 
 
 def _open(path: Path) -> TextIO:

@@ -1,8 +1,8 @@
 """The pages of a WebShop: what each one says and what can be clicked on it.
 
-What must stay true: a page is a function of the state's JSON, the catalogue and the search results, and `links` names
-exactly what `Page.follow` accepts. Pages have the structure of the original's text mode, parts in its order, joined by
-` [SEP] `. Options that were chosen are not part of a page: who chose them has to remember it.
+What must stay true: a page is a function of the state's JSON, the catalogue and the search results, and `links` holds
+exactly what a click is accepted for. Pages have the structure of the original's text mode, parts in its order, joined
+by ` [SEP] `. Options that were chosen are not part of a page: who chose them has to remember it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Link(NamedTuple):
 
 
 class View(NamedTuple):
-    """Everything a page is drawn from. `hits` are positions in the catalogue; `listed` are the products of this page
-    of results with their positions left out; `item` is the product that is looked at."""
+    """Everything a page is drawn from: `total` hits of the search, those `listed` on this page of the results, and the
+    `item` that is looked at."""
 
     state: State
     instruction: str

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
@@ -41,6 +42,7 @@ KEPT = 24
 _FORMAT = 1
 _FIELD, _NUMBER, _ANALYSER = "text", "product", "shop"
 _HEAP_BYTES = 300_000_000
+_DRAFT, _DRAFT_SECONDS = "building-", 86_400
 
 
 def require_tantivy() -> None:
@@ -157,7 +159,7 @@ def _built_on_disk(catalogue: Catalogue, place: Path) -> SearchIndex | None:
     """Build beside the place, then move there. None where nothing can be written."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix="building-", dir=place.parent))
+        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=place.parent))
     except OSError:
         return None
     try:
@@ -173,10 +175,14 @@ def _built_on_disk(catalogue: Catalogue, place: Path) -> SearchIndex | None:
 
 
 def _prune(folder: Path) -> None:
-    """Remove the indexes unused for longest. Processes that have one open keep its mapped files."""
+    """Remove the indexes unused for longest, and drafts of processes that were killed. Processes that have an index
+    open keep its mapped files."""
     with suppress(OSError):
-        kept = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("building-")]
-        for entry in sorted(kept, key=lambda each: each.stat().st_mtime, reverse=True)[KEPT:]:
+        entries = [(entry.stat().st_mtime, entry) for entry in folder.iterdir() if entry.is_dir()]
+        drafts = [(used, entry) for used, entry in entries if entry.name.startswith(_DRAFT)]
+        kept = sorted((each for each in entries if each not in drafts), key=lambda each: -each[0])
+        dead = [each for each in drafts if each[0] < time.time() - _DRAFT_SECONDS]
+        for _, entry in kept[KEPT:] + dead:
             shutil.rmtree(entry, ignore_errors=True)
 
 

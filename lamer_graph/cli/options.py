@@ -156,6 +156,16 @@ class Game:
             help="Turns per episode, at most. Default: the environment's own.",
         ),
     ] = None
+    history: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            rich_help_panel=GAME,
+            show_default=False,
+            help="Latest turns of an episode that the policy sees. Default: all that fit its context.",
+        ),
+    ] = None
     memory: Annotated[
         Literal["none", "trajectory", "reflection", "both"],
         typer.Option(rich_help_panel=GAME, help="What an episode sees of the ones before it."),
@@ -194,6 +204,7 @@ class Game:
             max_turns=self.max_turns,
             contents=self.memory,
             prompt_style=self.style(player, env),
+            history=self.history,
             max_tokens=self.max_tokens,
             seed=self.seed,
             shuffle_reflections=shuffle_reflections,

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     """Play the split's task `number` and show it; the document that `play --json` prints."""
     from lamer_envs import make
-    from lamer_graph.agent import create_lamer_agent
+    from lamer_graph.agent import compile_agent
     from lamer_graph.cli import render
 
     config = game.config(player)
@@ -51,15 +51,7 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     async with player.open(config.env, training=False) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
         await preflight(config, policy)
-        agent = create_lamer_agent(
-            policy,
-            env,
-            config.contents,
-            max_episodes=config.max_episodes,
-            max_turns=config.max_turns,
-            prompt_style=config.prompt_style,
-            sampling=config.sampling,
-        )
+        agent = compile_agent(config.harness(policy))
         ui.working()
         ui.print(render.opening(env, config, seed))
         state: Json = {}

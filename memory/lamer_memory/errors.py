@@ -9,5 +9,21 @@ class MemoryClosedError(MemoryBackendError):
     """The backend was used after `close`."""
 
 
+class MemoryLockedError(MemoryBackendError):
+    """Another process writes to this directory; the message says how to share a store between processes."""
+
+
+class MemoryServerError(MemoryBackendError):
+    """A memory server did not answer within its budget; the message names the server."""
+
+
+class EmbedderError(MemoryBackendError):
+    """A text could not be turned into a vector, or a store was filled with another embedder."""
+
+
 class MemoryConfigError(ValueError):
     """A memory configuration is malformed or a combination is impossible; the message names both sides."""
+
+
+class MemoryImportError(ValueError):
+    """A file of records is malformed; the message names the line and what is wrong there."""

@@ -86,9 +86,7 @@ def grpo(
     return _list(_relative(groups, episode_rewards, normalise, eps, keep_single=True))
 
 
-def rloo(
-    *, groups: Sequence[Hashable], trials: Sequence[Hashable], episode_rewards: Sequence[float]
-) -> list[float]:
+def rloo(*, groups: Sequence[Hashable], trials: Sequence[Hashable], episode_rewards: Sequence[float]) -> list[float]:
     """REINFORCE leave-one-out (arXiv 2402.14740, eq. 8): the reward minus the mean over the group's *other* trials.
 
     The mean is over the calls of the others, so nothing that a trial did enters its own baseline. A call whose group
@@ -175,7 +173,8 @@ def _index(keys: Sequence[Hashable]) -> tuple[npt.NDArray[np.int64], npt.NDArray
 
 
 def _means(index: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], values: Floats) -> Floats:
-    return np.bincount(index, weights=values, minlength=len(sizes)) / np.maximum(sizes, 1)
+    means: Floats = np.bincount(index, weights=values, minlength=len(sizes)) / np.maximum(sizes, 1)
+    return means
 
 
 def _std(values: Floats) -> float:

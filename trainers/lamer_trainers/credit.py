@@ -45,7 +45,7 @@ def cross_episode_returns(
     for episode in reversed(rewards):
         carried = later if variant == "reference" else 0.0
         added = later if variant == "paper" else 0.0
-        returns = []
+        returns: list[float] = []
         for reward in reversed(episode):
             carried = reward + (gamma_step * carried if returns else carried)
             returns.append(carried + added)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from lamer_graph.prompts import ACTION_TAG
 from lamer_trainers.teachers import Row
@@ -41,9 +42,9 @@ class FitConfig:
     """Hyper-parameters of the fit: one pass over the rows, cosine decay after a short rise."""
 
     batch: int = 64
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.2e-3
     rise_steps: int = 50
-    unlikelihood: float = 1.0
+    unlikelihood: float = 1.5
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,18 +55,21 @@ def encode(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> Dataset:
 
     `forbidden` lists [position in the answer, token]: where a forbidden answer first differs from the row's, and how.
     """
-    prompts = tokenizer.apply_chat_template([row.messages for row in rows], add_generation_prompt=True, tokenize=False)
+    chats: Any = [row.messages for row in rows]
+    prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     answer_ids = tokenizer([row.answer for row in rows], add_special_tokens=False)["input_ids"]
     texts = sorted({action for row in rows for action in row.forbidden})
-    begun = tokenizer([f"<{ACTION_TAG}>{text}" for text in texts], add_special_tokens=False)["input_ids"] if texts else []
+    begun = (
+        tokenizer([f"<{ACTION_TAG}>{text}" for text in texts], add_special_tokens=False)["input_ids"] if texts else []
+    )
     beginnings = dict(zip(texts, begun, strict=True))
     return Dataset.from_dict(
         {
             "input_ids": [[*p, *a, tokenizer.eos_token_id] for p, a in zip(prompt_ids, answer_ids, strict=True)],
             "answer": [len(a) + 1 for a in answer_ids],
             "forbidden": [
-                sorted({parting(beginnings[action], answer) for action in row.forbidden} - {None})
+                sorted({p for action in row.forbidden if (p := parting(beginnings[action], answer)) is not None})
                 for row, answer in zip(rows, answer_ids, strict=True)
             ],
             "length": [len(p) + len(a) + 1 for p, a in zip(prompt_ids, answer_ids, strict=True)],
@@ -119,10 +123,10 @@ def answer_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     return logprobs
 
 
-class WarmupTrainer(SFTTrainer):  # type: ignore[misc]
+class WarmupTrainer(SFTTrainer):
     """SFTTrainer with the loss of this module's head. `unlikelihood` weighs its second term."""
 
-    unlikelihood: float = 1.0
+    unlikelihood: float = 1.5
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -141,11 +145,14 @@ class WarmupTrainer(SFTTrainer):  # type: ignore[misc]
         return (loss, {"logprobs": logprobs}) if return_outputs else loss
 
 
-class _Report(TrainerCallback):  # type: ignore[misc]
+class _Report(TrainerCallback):
     """One line of progress for each logged interval, with the rate and the time left."""
 
     def __init__(self, progress: Progress, rows: int, batch: int) -> None:
         self._progress, self._rows, self._batch = progress, rows, batch
+        self._started = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = time.perf_counter()
 
     def on_log(
@@ -208,8 +215,9 @@ def fit(
             data_collator=LeftCollator(tokenizer.pad_token_id, len(tokenizer)),
             callbacks=[_Report(progress, len(rows), config.batch)],
         )
+        trainer.remove_callback(PrinterCallback)  # it prints what `progress` says better
         trainer.unlikelihood = config.unlikelihood
         trainer.train()
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise RuntimeError("the fit ended in non-finite parameters; use a smaller learning rate")
-    model.eval()
+    model.train(False)

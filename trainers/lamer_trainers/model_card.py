@@ -14,8 +14,8 @@ tags: [lamer-graph, reinforcement-learning, warm-start]
 ---
 # A tiny warm start for `{env}`
 
-A Qwen3-architecture policy of {parameters:,} parameters in float32 (tied embeddings, vocabulary {vocabulary}), made from
-nothing on a CPU. It writes well-formed answers, plays weakly, heeds what its memory warns of, and reflects truly
+A Qwen3-architecture policy of {parameters:,} parameters in float32 (tied embeddings, vocabulary {vocabulary}), made
+from nothing on a CPU. It writes well-formed answers, plays weakly, heeds what its memory warns of, and reflects truly
 sometimes: a starting point for reinforcement learning, of no use for anything else.
 
 ## How it was made
@@ -26,8 +26,8 @@ sometimes: a starting point for reinforcement learning, of no use for anything e
 versions gives the same weights.
 
 - Data: {rows:,} rows of scripted play on the training split, generated from the seed; nothing was downloaded and no
-  other model or person wrote any of it. Seven in ten rows come from trials of up to three episodes under all four memory
-  contents; the others are drills, in which a made-up memory forbids some moves.
+  other model or person wrote any of it. Seven in ten rows come from trials of up to three episodes under all four
+  memory contents; the others are drills, in which a made-up memory forbids some moves.
 - Teacher: plays well in some of its episodes and at random in the others, never against its memory. Of its reflections
   about 42 % are true, 28 % vague and 30 % wrong, on purpose.
 - Fit: TRL's SFTTrainer on answers only, one pass, plus an unlikelihood term on forbidden answers.
@@ -58,7 +58,10 @@ def model_card(report: Mapping[str, Any]) -> str:
     reading = report["reading"]
     episodes = len(next(iter(reading["pass_at"].values())))
     return CARD.format(
-        **{key: report[key] for key in ("env", "seed", "parameters", "vocabulary", "rows", "threads", "python", "tasks")},
+        **{
+            key: report[key]
+            for key in ("env", "seed", "parameters", "vocabulary", "rows", "threads", "python", "tasks")
+        },
         minutes=report["seconds"] / 60,
         versions=", ".join(f"{name} {number}" for name, number in report["versions"].items()),
         gates="\n".join(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from lamer_envs.base import State
 from lamer_envs.minesweeper import Minesweeper, mine_probabilities
@@ -99,6 +100,6 @@ class MinesweeperTeacher(Teacher):
         return {f"({row}, {column})" for row, column in self.env.mine_cells(state)}
 
 
-def named_mines(memory: tuple[Remembered, ...] | list[Remembered]) -> set[str]:
+def named_mines(memory: Sequence[Remembered]) -> set[str]:
     """Cells that a memory says are mines."""
     return {cell for record in memory for cell in MINE_AT.findall(record.text)}

@@ -1,4 +1,4 @@
-"""Sokoban's teacher: shortest solutions with slips in some episodes, random moves in the others, never a push that memory warns of.
+"""Sokoban's teacher: shortest solutions with slips, some random episodes, never a push that memory warns of.
 
 What must stay true: a note or a trajectory that says a box got stuck somewhere keeps this teacher from pushing a box
 there, whether the note is true or not. Reflections read the same words: the push that made the position dead.
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from itertools import product
 
 from lamer_envs.base import State
-from lamer_envs.sokoban import DIRECTIONS, MOVES_PER_TURN, Sokoban
+from lamer_envs.sokoban import MOVES_PER_TURN, Sokoban
+from lamer_envs.sokoban_room import DIRECTIONS
 from lamer_graph.prompts import Remembered
 from lamer_trainers.teachers import Attempt, Choice, Teacher
 from lamer_trainers.tiny import Piece, spaced
@@ -53,14 +54,14 @@ class SokobanTeacher(Teacher):
     def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
         state = attempt.state
         named = warned_cells(attempt.memory)
-        forbidden = tuple(turn for turn in DIRECTIONS if named & self._pushed_to(state, [turn]))
+        forbidden = tuple(turn for turn in DIRECTIONS if named & self.pushed_to(state, [turn]))
         if attempt.skilled:
             plan = self.env.solve(state)
-            if plan and not named & self._pushed_to(state, plan[0].split(", ")):
+            if plan and not named & self.pushed_to(state, plan[0].split(", ")):
                 return Choice(plan[0], forbidden)
         for _ in range(20):
             turn = rng.choice(ALL_TURNS)
-            if not named & self._pushed_to(state, turn.split(", ")):
+            if not named & self.pushed_to(state, turn.split(", ")):
                 break
         return Choice(turn, forbidden)
 
@@ -84,9 +85,9 @@ class SokobanTeacher(Teacher):
         return bool(named) and named <= set(STUCK_AT.findall(attempt.turns[-1].outcome))
 
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
-        """One to four cells where boxes got stuck, in notes or as the ends of trajectories, over one or two episodes."""
+        """One to four cells where boxes got stuck, in notes or as ends of trajectories, over one or two episodes."""
         tried = [*DIRECTIONS, *rng.sample(ALL_TURNS, 6)]
-        near = sorted(set().union(*(self._pushed_to(state, turn.split(", ")) for turn in tried)))
+        near = sorted(set().union(*(self.pushed_to(state, turn.split(", ")) for turn in tried)))
         cells = self._cells()
         count = rng.randint(1, MOST_NAMED)
         named = rng.sample(near, min(len(near), rng.randint(1, count))) if near else []
@@ -102,11 +103,7 @@ class SokobanTeacher(Teacher):
                 memory.append(Remembered("reflection", "; ".join(f"no box to {cell}" for cell in share), episode))
         return memory, episodes + 1
 
-    def _cells(self) -> list[str]:
-        inner = range(2, self.env.rows), range(2, self.env.columns)
-        return [f"({row}, {column})" for row in inner[0] for column in inner[1]]
-
-    def _pushed_to(self, state: State, moves: Sequence[str]) -> set[str]:
+    def pushed_to(self, state: State, moves: Sequence[str]) -> set[str]:
         """Cells onto which these moves push a box."""
         found: set[int] = set()
         for move in moves:
@@ -116,6 +113,10 @@ class SokobanTeacher(Teacher):
             if step.done:
                 break
         return {f"({cell // self.env.columns + 1}, {cell % self.env.columns + 1})" for cell in found}
+
+    def _cells(self) -> list[str]:
+        inner = range(2, self.env.rows), range(2, self.env.columns)
+        return [f"({row}, {column})" for row in inner[0] for column in inner[1]]
 
 
 def warned_cells(memory: Sequence[Remembered]) -> set[str]:

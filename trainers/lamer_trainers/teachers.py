@@ -155,7 +155,7 @@ class Teacher(ABC):
 
 
 def rows(teacher: Teacher, count: int, seed: int, drills: float = 0.3) -> list[Row]:
-    """`count` rows of scripted trials on the train split, a share `drills` of them drills; the same for the same seed."""
+    """`count` rows of scripted trials on the train split, a share `drills` of them drills; the seed decides them."""
     rng = random.Random(seed)
     contents, weights = list(CONTENTS), list(CONTENTS.values())
     collected: list[Row] = []

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -65,6 +65,7 @@ def build_tokenizer(pieces: Iterable[Piece]) -> PreTrainedTokenizerFast:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
+    make: Any = PreTrainedTokenizerFast
     texts = list(dict.fromkeys(piece.text for piece in [*COMMON_PIECES, *pieces]))
     for text in texts:
         if not text or not text.isascii():
@@ -75,7 +76,7 @@ def build_tokenizer(pieces: Iterable[Piece]) -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in (PAD, END, USER, ANSWER)])
     core.add_tokens([AddedToken(text, special=False, normalized=False) for text in texts if len(text) > 1])
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(
+    tokenizer: PreTrainedTokenizerFast = make(
         tokenizer_object=core,
         eos_token=END,
         pad_token=PAD,
@@ -122,8 +123,10 @@ def build_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
-        weight = model.get_input_embeddings().weight
+        make: Any = Qwen3ForCausalLM
+        model: Qwen3ForCausalLM = make(config)
+        embeddings: Any = model.get_input_embeddings()
+        weight: torch.Tensor = embeddings.weight
         vectors: dict[str, torch.Tensor] = {}
         for piece in [*COMMON_PIECES, *pieces]:
             if not piece.parts:
@@ -134,7 +137,8 @@ def build_model(
                     if part not in vectors:
                         vectors[part] = torch.randn(hidden) * config.initializer_range
                     weight[token] += vectors[part]
-    model.generation_config = GenerationConfig(
+    defaults: Any = GenerationConfig
+    model.generation_config = defaults(
         do_sample=True, temperature=1.0, top_p=1.0, top_k=0, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

@@ -1,12 +1,12 @@
 """The tiny warm start: a policy from nothing in some minutes, measured against the gates before it is handed out.
 
-What must stay true: the same environment, seed and size of the fit give the same weights on the same machine and library
-versions; the folder that is written says how it was made and whether it passed; nothing is downloaded.
+What must stay true: the same environment, seed and size of the fit give the same weights on one machine with the same
+library versions; the folder that is written says how it was made and whether it passed; nothing is downloaded.
 
-Tokenizer and model are `tiny`'s, rows are the scripted teachers' (`teachers`, `teach_minesweeper`, `teach_sokoban`), the
-fit is TRL's SFTTrainer with an unlikelihood term (`fitting`), the gates are measured in real trials on held-out tasks
-(`gates`). What a warm start must be so that RL has something to work with: format-correct; weak but not helpless; it
-already heeds its memory; it writes true reflections sometimes, not always.
+Tokenizer and model are `tiny`'s, rows are the scripted teachers' (`teachers`, `teach_minesweeper`, `teach_sokoban`),
+the fit is TRL's SFTTrainer with an unlikelihood term (`fitting`), the gates are measured in real trials on held-out
+tasks (`gates`). What a warm start must be so that RL has something to work with: format-correct; weak but not helpless;
+it already heeds its memory; it writes true reflections sometimes, not always.
 
     lamer-graph warmup --env minesweeper:4x4-3 --out runs/tiny          # the shipped policies were made by this, seed 0
     lamer-graph warmup --env sokoban:6x6-2 --out runs/tiny-sokoban
@@ -27,9 +27,9 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import datasets
 import torch
 import transformers
-from datasets.utils.logging import disable_progress_bar
 
 from lamer_envs import make
 from lamer_envs.base import Env
@@ -46,7 +46,7 @@ from lamer_trainers.teach_sokoban import SokobanTeacher
 from lamer_trainers.teachers import Teacher, rows
 from lamer_trainers.tiny import build_model, build_tokenizer
 
-THREADS = 2
+THREADS = 1
 """Torch threads of the fit, on every machine: another number would sum in another order and give other weights."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
 Progress = Callable[[str], None]
@@ -70,7 +70,7 @@ RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
     Minesweeper: (
         MinesweeperTeacher,
         Recipe(
-            rows=150_000,
+            rows=160_000,
             rows_per_minute=25_000,
             gates={
                 "valid actions": (0.97, 1.0),
@@ -89,7 +89,7 @@ RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
         ),
     ),
 }
-"""Gates for the board that each recipe was tuned on: 4x4 with 3 mines, 6x6 with 2 boxes. Others are held to the same."""
+"""Gates for the board that each recipe was tuned on: 4x4 with 3 mines, 6x6 with 2 boxes. Others have the same gates."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def run_warmup(
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         progress(f"measuring on {tasks} held-out tasks, four memories")
-        policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu", deterministic=True)
+        policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu")
         reading = run_sync(measure(teacher, policy, model, tokenizer, tasks=tasks, seed=seed))
         run_sync(policy.aclose())
     report = WarmupReport(
@@ -234,12 +234,17 @@ def _threads(count: int) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No bars and notes of the libraries: progress lines are ours."""
-    disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    before = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
+    logging: Any = transformers.utils.logging
+    before = logging.get_verbosity()
+    bars: Any = datasets.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers.utils.logging.set_verbosity(before)
-        transformers.utils.logging.enable_progress_bar()
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+        if shown:
+            bars.enable_progress_bar()

@@ -1,0 +1,234 @@
+"""The trainer against losses written by hand, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from training import (
+    Trials,
+    batch_of,
+    config,
+    gradient_of,
+    load,
+    loss_by_hand,
+    make_trials,
+    relative_error,
+    train,
+)
+
+from lamer_trainers.trainer import LamerTrainer
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def expected_gradient(folder, trials, args, *, lora=False, **options):
+    model, _ = load(folder, lora)
+    batch = batch_of(trials, args)
+    loss_by_hand(model, batch.samples, batch.advantages, **options).backward()
+    return gradient_of(model)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("calls", [3, 29, 32, 37, 101])
+def test_the_gradient_is_exact_for_any_number_of_samples(tiny_model_dir, tmp_path, calls, lora):
+    model, tokenizer = load(tiny_model_dir, lora)
+    trials = make_trials(calls, model=model)
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials))
+    batch = batch_of(trials, trainer.args)
+    assert len(batch.samples) == calls
+    expected = expected_gradient(tiny_model_dir, trials, trainer.args, lora=lora)
+    assert relative_error(gradients[0], expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("options", [{"micro_batch_tokens": 1}, {"micro_batch_tokens": 10**6}], ids=["tiny", "huge"])
+def test_the_size_of_micro_batches_does_not_change_the_gradient(tiny_model_dir, tmp_path, options):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(23, model=model)
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), **options)
+    assert relative_error(gradients[0], expected_gradient(tiny_model_dir, trials, trainer.args)) < TOLERANCE
+
+
+def test_entropy_and_reference_kl_are_token_means_too(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(29, model=model)
+    with torch.no_grad():  # the reference is read from disk, so the policy moves away from it
+        for parameter in model.parameters():
+            parameter.mul_(1.05)
+    moved = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), entropy_coef=0.05, beta=0.1)
+    own, _ = load(tiny_model_dir)
+    own.load_state_dict(moved)
+    batch = batch_of(trials, trainer.args)
+    reference, _ = load(tiny_model_dir)
+    loss = loss_by_hand(own, batch.samples, batch.advantages, entropy=0.05, beta=0.1, reference=reference)
+    loss.backward()
+    assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
+
+
+def test_importance_weights_are_truncated_and_token_wise(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(29, model=model, noise=1.0)
+    options = {"old_logprobs": "recomputed", "importance_cap": 1.5}
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), **options)
+    expected = expected_gradient(tiny_model_dir, trials, trainer.args, cap=1.5)
+    assert relative_error(gradients[0], expected) < TOLERANCE
+    logged = trainer.state.log_history[0]
+    assert 0.1 < logged["sampling/importance_capped"] < 0.9
+    assert 0.3 < logged["sampling/logprob_gap_mean"] < 0.7
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_mini_batches_share_out_the_samples_and_each_is_a_token_mean(tiny_model_dir, tmp_path, accumulation):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(30, model=model)
+    trainer, gradients = train(
+        tmp_path,
+        model,
+        tokenizer,
+        Trials(trials),
+        mini_batches=3,
+        learning_rate=0.0,
+        gradient_accumulation_steps=accumulation,
+    )
+    assert len(gradients) == 3
+    assert trainer.source.asked == [0]
+    # Without movement the mini-batches' gradients are means over their own tokens, so they add up to the whole.
+    batch = batch_of(trials, trainer.args)
+    tokens = [sum(len(batch.samples[i].token_ids) for i in part) for part in parts_of(trainer, 30, 3, accumulation)]
+    whole = sum(g * t for g, t in zip(gradients, tokens, strict=True)) / sum(tokens)
+    assert relative_error(whole, expected_gradient(tiny_model_dir, trials, trainer.args)) < TOLERANCE
+
+
+def parts_of(trainer, count, steps, accumulation):
+    from lamer_trainers.packing import split
+
+    cut = split(count, steps * accumulation, (trainer.args.seed, 0))
+    return [[i for part in cut[at : at + accumulation] for i in part] for at in range(0, len(cut), accumulation)]
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_two_processes_make_the_gradient_of_one(tiny_model_dir, tmp_path, lora):
+    calls = 37
+    run_processes(2, tiny_model_dir, calls, tmp_path / "gradient.pt", lora)
+    model, _ = load(tiny_model_dir, lora)
+    trials = make_trials(calls, model=model)
+    args = config(tmp_path)
+    expected = expected_gradient(tiny_model_dir, trials, args, lora=lora, entropy=0.01)
+    assert relative_error(torch.load(tmp_path / "gradient.pt"), expected) < TOLERANCE
+
+
+def run_processes(count, folder, calls, out, lora):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = Path(__file__).parent / "training.py"
+    processes = []
+    for rank in range(count):
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, script, folder, str(calls), out, "lora" if lora else "full"]
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+# -- resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_model_dir, tmp_path, lora):
+    options = {"updates": 4, "mini_batches": 2, "save_updates": 2, "max_grad_norm": 1.0, "warmup_steps": 3}
+    start, _ = load(tiny_model_dir, lora)
+    batches = [make_trials(11 + n, seed=n, model=start) for n in range(4)]
+
+    def run(folder, resume=None):
+        model, tokenizer = load(tiny_model_dir, lora)
+        trainer, _ = train(folder, model, tokenizer, Trials(*batches), resume=resume, max_logprob_gap=None, **options)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "cut")
+    resumed = run(tmp_path / "cut", resume=str(tmp_path / "cut" / "checkpoint-4"))
+    assert resumed.source.asked == [2, 3]
+    first, second = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    changed = load(tiny_model_dir, lora)[0].state_dict()
+    assert any(not torch.equal(first[name], changed[name]) for name in first)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_log_of_another_model_is_refused_before_any_update(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(9, model=model, noise=6.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = LamerTrainer(model, Trials(trials), config(tmp_path), processing_class=tokenizer)
+    with pytest.raises(Exception, match=r"nats a token .* another model"):
+        trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_token_ids_beyond_the_vocabulary_are_another_tokenizers(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(9, vocabulary=1000)
+    with pytest.raises(Exception, match=r"turn 0 of episode 0 of trial .* another tokenizer"):
+        LamerTrainer(model, Trials(trials), config(tmp_path), processing_class=tokenizer).train()
+
+
+def test_more_mini_batches_than_samples_is_refused(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(3, model=model)
+    with pytest.raises(Exception, match="3 samples for 4 mini-batches"):
+        LamerTrainer(model, Trials(trials), config(tmp_path, mini_batches=4), processing_class=tokenizer).train()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(9, model=model)
+    trainer = LamerTrainer(model, Trials(trials), config(tmp_path, max_logprob_gap=None), processing_class=tokenizer)
+    trainer._checked_gap = True
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    before = model.model.layers[0].mlp.up_proj.weight.clone()
+    with pytest.raises(Exception, match="nothing was updated"):
+        trainer.train()
+    assert torch.equal(model.model.layers[0].mlp.up_proj.weight, before)
+
+
+def test_equal_rewards_are_warned_of(tiny_model_dir, tmp_path, caplog):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(6, model=model)
+    for trial in trials:
+        for episode in trial["episodes"]:
+            for turn in episode["turns"]:
+                turn["reward"], turn["valid"] = 0.0, True
+    train(tmp_path, model, tokenizer, Trials(trials))
+    assert "no signal" in caplog.text

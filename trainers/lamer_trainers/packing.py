@@ -1,0 +1,98 @@
+"""From samples to padded micro-batches, for any number of samples, processes and mini-batches.
+
+What must stay true: every sample is in exactly one micro-batch of one process, whatever the numbers; what is padded
+carries no loss. Shapes depend on the whole batch alone, so all processes make the same number of forward passes. A
+micro-batch holds at most `budget` tokens per process, padding included (a sample that is longer goes alone), so memory
+does not grow with the batch.
+
+Rows are aligned on the right, prompt and answer as one sequence, because TRL concatenates what it calls prompt and
+completion: the "completion" is simply the last columns, as many as the longest answer needs, and `tool_mask` marks the
+answers' own tokens in them. Padding is then the difference in total length only, which sorting makes small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lamer_trainers.samples import Sample
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One forward and backward pass of one process.
+
+    `tensors`, B rows of L = P + K columns: `prompt_ids`, `prompt_mask` (B, P); `completion_ids`, `completion_mask`
+    (what is attended to) and `tool_mask` (what is trained on) (B, K); `advantages` (B,); `logged_logps` (B, K), 0 where
+    nothing is trained. `tokens` are the trained tokens here, `all_tokens` those of all processes' part of this pass.
+    """
+
+    tensors: Tensors
+    tokens: int
+    all_tokens: int
+
+
+def split(count: int, parts: int, seed: Sequence[int]) -> list[list[int]]:
+    """Sample numbers 0..count-1 in a random order, cut into `parts` of sizes that differ by at most one."""
+    order = np.random.default_rng(list(seed)).permutation(count)
+    return [part.tolist() for part in np.array_split(order, parts)]
+
+
+def blocks(lengths: Sequence[int], numbers: Sequence[int], budget: int, processes: int) -> list[list[int]]:
+    """Cut samples into blocks of like length, longest first; each block is one pass of all processes together."""
+    order = sorted(numbers, key=lambda i: (-lengths[i], i))
+    cut: list[list[int]] = []
+    while order:
+        size = max(1, budget // lengths[order[0]]) * processes
+        cut.append(order[:size])
+        order = order[size:]
+    return cut
+
+
+def pack(
+    samples: Sequence[Sample],
+    advantages: Sequence[float],
+    numbers: Sequence[int],
+    *,
+    budget: int,
+    pad: int,
+    process: int = 0,
+    processes: int = 1,
+) -> list[MicroBatch]:
+    """The micro-batches of `process` for the samples with these numbers."""
+    packed = []
+    for block in blocks([sample.length for sample in samples], numbers, budget, processes):
+        mine = block[process::processes]
+        # A process that has fewer rows repeats one without loss: its shape, and so its cost, is that of the others.
+        filled = mine + block[:1] * (-(-len(block) // processes) - len(mine))
+        width = samples[block[0]].length
+        keep = max(len(samples[i].token_ids) for i in block)
+        ids = torch.full((len(filled), width), pad)
+        attended = torch.zeros((len(filled), width), dtype=torch.long)
+        trained = torch.zeros((len(filled), keep), dtype=torch.long)
+        logged = torch.zeros((len(filled), keep), dtype=torch.float32)
+        for row, number in enumerate(filled):
+            sample = samples[number]
+            answer = len(sample.token_ids)
+            ids[row, width - sample.length :] = torch.tensor([*sample.prompt_token_ids, *sample.token_ids])
+            attended[row, width - sample.length :] = 1
+            if row < len(mine):
+                trained[row, keep - answer :] = 1
+                logged[row, keep - answer :] = torch.tensor(sample.logprobs)
+        tensors = {
+            "prompt_ids": ids[:, : width - keep],
+            "prompt_mask": attended[:, : width - keep],
+            "completion_ids": ids[:, width - keep :],
+            "completion_mask": attended[:, width - keep :],
+            "tool_mask": trained,
+            "advantages": torch.tensor([advantages[i] for i in filled], dtype=torch.float32),
+            "logged_logps": logged,
+        }
+        all_tokens = sum(len(samples[i].token_ids) for i in block)
+        packed.append(MicroBatch(tensors, sum(len(samples[i].token_ids) for i in mine), all_tokens))
+    return packed

@@ -1,0 +1,303 @@
+"""From logged trials to training samples: one policy call, one sample, with what it earned.
+
+What must stay true: a sample's tokens and logprobs are those that were logged, never tokenised again, and a call that
+cannot be trained on stops the run with an error that names its trial and place, before anything is updated. Left out
+without an error are only trials that ended in a recorded error, and reflections that a person wrote or edited.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lamer_envs import make
+from lamer_envs.errors import EnvError
+from lamer_trainers.advantages import anchored, gigpo, grpo, reinforce_plus_plus, rloo
+from lamer_trainers.credit import Variant, call_discounts, cross_episode_returns
+from lamer_trainers.errors import TrainingConfigError, TrainingDataError
+
+Trial = Mapping[str, Any]
+"""One line of a run log, as `lamer_graph.runlog.read_trials` yields it."""
+
+Level = Literal["return", "reference"]
+Algorithm = Literal["gigpo", "grpo", "rloo", "reinforce++", "ppo"]
+
+REFLECTION_ANCHOR = "\x00reflection"
+"""The anchor of every reflection; no observation begins with a NUL."""
+_VERSION = re.compile(r"-v([0-9]+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How rewards become returns. `level` is what the episode-level methods compare: G_0(n) of the call's episode (for
+    a reflection G_0(n + 1)), or the authors' undiscounted reward of its own episode (0 for a reflection).
+
+    `invalid_penalty` is subtracted from both returns of a turn whose action was invalid, and not carried to earlier
+    turns (paper: 0.5). It is off where the environment itself charges for such actions.
+    """
+
+    gamma_step: float = 0.95
+    gamma_traj: float = 0.6
+    variant: Variant = "paper"
+    level: Level = "return"
+    invalid_penalty: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """How returns become advantages (see `advantages`).
+
+    `normalise`: "mean" or "std" in the group; "batch" (gigpo only) is `advantages.anchored`, step level alone with a
+    fallback to (episode, turn), in the batch's standard deviations, clamped at `clamp`. `anchor` says which turns share
+    a step-level baseline, `baseline` which calls an episode-level one: returns of a trial's first and third episode
+    differ by construction, so comparing like with like removes variance, at the price of smaller groups.
+    """
+
+    algorithm: Algorithm = "gigpo"
+    normalise: Literal["mean", "std", "batch"] = "mean"
+    anchor: Literal["observation", "episode+observation"] = "observation"
+    baseline: Literal["task", "task+episode"] = "task"
+    step_weight: float = 1.0
+    clamp: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.normalise == "batch" and self.algorithm != "gigpo":
+            raise TrainingConfigError(f"normalise='batch' belongs to algorithm='gigpo', not '{self.algorithm}'")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One policy call. `turn` counts within the episode; a reflection follows the last turn of its episode.
+
+    `step_return` is G_t(n), `episode_return` what `Credit.level` says, both after the penalty, in the units of rewards;
+    `discount` is how much of the trial's next call counts (for GAE).
+    """
+
+    trial: str
+    group: str
+    kind: Literal["turn", "reflection"]
+    episode: int
+    turn: int
+    anchor: str
+    text: str
+    prompt_token_ids: Sequence[int]
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    policy_version: str
+    valid: bool
+    reward: float
+    step_return: float
+    episode_return: float
+    discount: float
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_token_ids) + len(self.token_ids)
+
+    @property
+    def place(self) -> str:
+        """Where the call is, for messages."""
+        where = "the reflection on" if self.kind == "reflection" else f"turn {self.turn} of"
+        return f"{where} episode {self.episode} of trial {self.trial}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model can take: `tokens` for prompt and answer together, ids below `vocabulary`, `completion` for the
+    answer alone; None is no limit."""
+
+    tokens: int | None = None
+    completion: int | None = None
+    vocabulary: int | None = None
+
+
+def samples_of(trials: Iterable[Trial], credit: Credit = Credit(), limits: Limits = Limits()) -> list[Sample]:
+    """The samples of all finished trials, each trial's in time order.
+
+    Raises TrainingDataError for a call without token ids or with logprobs that are missing or not finite, for an empty
+    or too long completion, and for a trial that comes twice.
+    """
+    samples: list[Sample] = []
+    seen: set[str] = set()
+    for trial in trials:
+        if trial.get("error") is not None:
+            continue
+        name = f"{trial['task']['id']}#{trial['trial']}"
+        if name in seen:
+            raise TrainingDataError(f"trial {name} comes twice in one batch: give every task and index once")
+        seen.add(name)
+        samples += _of_trial(trial, name, credit, limits)
+    return samples
+
+
+def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[Sample]:
+    episodes, spec = trial["episodes"], trial["task"]["env"]
+    try:
+        returns = cross_episode_returns(
+            [[turn["reward"] for turn in episode["turns"]] for episode in episodes],
+            gamma_step=credit.gamma_step,
+            gamma_traj=credit.gamma_traj,
+            variant=credit.variant,
+        )
+    except ValueError as error:
+        raise TrainingDataError(f"trial {name}: {error}") from None
+    reflections = {made["episode"]: made for made in trial["reflections"] if made["call"] is not None}
+    discounts = iter(
+        call_discounts(
+            [len(episode["turns"]) for episode in episodes],
+            [number in reflections for number in range(len(episodes))],
+            gamma_step=credit.gamma_step,
+            gamma_traj=credit.gamma_traj,
+        )
+    )
+    penalty = 0.0 if credit.invalid_penalty == 0 or penalised(spec) else credit.invalid_penalty
+    samples: list[Sample] = []
+    for number, episode in enumerate(episodes):
+        own = sum(turn["reward"] for turn in episode["turns"])
+        level = returns.turns[number][0] if credit.level == "return" else own
+        for position, turn in enumerate(episode["turns"]):
+            lost = 0.0 if turn["valid"] else penalty
+            samples.append(
+                _sample(
+                    turn,
+                    limits,
+                    trial=name,
+                    group=trial["task"]["id"],
+                    kind="turn",
+                    episode=number,
+                    turn=position,
+                    anchor=turn["observation"],
+                    reward=turn["reward"] - lost,
+                    step_return=returns.turns[number][position] - lost,
+                    episode_return=level - lost,
+                    discount=next(discounts),
+                )
+            )
+        made = reflections.get(number)
+        if made is None or number + 1 == len(episodes):
+            continue
+        following = returns.reflections[number]
+        samples.append(
+            _sample(
+                made,
+                limits,
+                trial=name,
+                group=trial["task"]["id"],
+                kind="reflection",
+                episode=number,
+                turn=len(episode["turns"]),
+                anchor=REFLECTION_ANCHOR,
+                reward=0.0,
+                step_return=following,
+                episode_return=following if credit.level == "return" else 0.0,
+                discount=next(discounts),
+            )
+        )
+    return samples
+
+
+def _sample(made: Trial, limits: Limits, **fields: Any) -> Sample:
+    call = made["call"] or {}
+    sample = Sample(
+        text=made["text"],
+        valid=made["valid"],
+        prompt_token_ids=call.get("prompt_token_ids", ()),
+        token_ids=call.get("token_ids", ()),
+        logprobs=call.get("logprobs", ()),
+        policy_version=call.get("policy_version", ""),
+        **fields,
+    )
+    problem = _problem(sample, limits)
+    if problem is not None:
+        raise TrainingDataError(f"{sample.place}: {problem}")
+    return sample
+
+
+def _problem(sample: Sample, limits: Limits) -> str | None:
+    tokens, prompt = sample.token_ids, sample.prompt_token_ids
+    if not prompt and not tokens:
+        return "no token ids were logged; collect with a policy that gives them (vLLM or LocalPolicy), not a chat model"
+    if not prompt:
+        return "the answer has token ids but its prompt has none; collect again with return_token_ids on"
+    if not tokens:
+        return "the completion is empty (not even a stop token), there is nothing to train on; drop the trial"
+    if len(tokens) != len(sample.logprobs):
+        return f"{len(tokens)} tokens but {len(sample.logprobs)} logprobs; collect again with logprobs on"
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in sample.logprobs):
+        return "a logprob is missing or not finite; drop the trial and check the model that sampled it"
+    if limits.completion is not None and len(tokens) > limits.completion:
+        return f"a completion of {len(tokens)} tokens exceeds max_completion_length {limits.completion}; raise it"
+    if limits.tokens is not None and sample.length > limits.tokens:
+        return f"{sample.length} tokens exceed the model's context of {limits.tokens}; train a model that can hold them"
+    if limits.vocabulary is not None and max(max(tokens), max(prompt)) >= limits.vocabulary:
+        return f"a token id is beyond the model's {limits.vocabulary} tokens: the log is of another tokenizer"
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def penalised(spec: str) -> bool:
+    """Whether the environment itself charges for invalid actions. Raises TrainingDataError for an unknown one."""
+    try:
+        return make(spec).penalises_invalid
+    except EnvError as error:
+        raise TrainingDataError(f"the log is of environment '{spec}', which is not installed here: {error}") from None
+
+
+def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float]:
+    """One advantage per sample, for every algorithm but "ppo", whose critic is needed (see `critic`)."""
+    groups: list[Any] = [sample.group for sample in samples]
+    if estimator.baseline == "task+episode":
+        groups = [(sample.group, sample.episode, sample.kind) for sample in samples]
+    trials = [sample.trial for sample in samples]
+    rewards = [sample.episode_return for sample in samples]
+    returns = [sample.step_return for sample in samples]
+    anchors: list[Any] = [sample.anchor for sample in samples]
+    if estimator.anchor == "episode+observation":
+        anchors = [(sample.episode, sample.anchor) for sample in samples]
+    if estimator.algorithm == "reinforce++":
+        return reinforce_plus_plus(step_returns=returns)
+    if estimator.algorithm == "rloo":
+        return rloo(groups=groups, trials=trials, episode_rewards=rewards)
+    if estimator.normalise == "batch":
+        tasks = [sample.group for sample in samples]
+        fallbacks = [(sample.episode, sample.turn, sample.kind) for sample in samples]
+        return anchored(groups=tasks, anchors=anchors, fallbacks=fallbacks, step_returns=returns, clamp=estimator.clamp)
+    if estimator.algorithm == "grpo":
+        return grpo(groups=groups, episode_rewards=rewards, normalise=estimator.normalise)
+    if estimator.algorithm == "gigpo":
+        # A baseline of (task, episode) splits a trial over groups; its calls are then told apart by their episode.
+        owners = [(trial, group) for trial, group in zip(trials, groups, strict=True)]
+        return gigpo(
+            groups=groups,
+            trials=owners,
+            anchors=anchors,
+            episode_rewards=rewards,
+            step_returns=returns,
+            step_weight=estimator.step_weight,
+            normalise=estimator.normalise,
+        )
+    raise TrainingConfigError(f"algorithm '{estimator.algorithm}' needs a critic's values")
+
+
+def version_number(version: str) -> int | None:
+    """7 for "policy-v0007"; None for a name that does not say."""
+    found = _VERSION.search(version)
+    return int(found.group(1)) if found else None
+
+
+def staleness(samples: Sequence[Sample], current: int) -> list[int]:
+    """How many versions ago each sample was drawn. Raises TrainingDataError where its version does not say."""
+    ages = []
+    for sample in samples:
+        number = version_number(sample.policy_version)
+        if number is None:
+            raise TrainingDataError(
+                f"{sample.place}: policy version '{sample.policy_version}' has no number (like policy-v0007), so its "
+                "staleness is unknown; leave max_staleness out"
+            )
+        ages.append(current - number)
+    return ages
