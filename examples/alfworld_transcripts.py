@@ -1,10 +1,10 @@
-"""One expert game of ALFWorld per task type, page by page, and how an explorer without foreknowledge does on the same task.
+"""One expert game of ALFWorld per task type, and how an explorer without foreknowledge does on the same task.
 
     python examples/alfworld_transcripts.py              # a second; six games of 4 to 10 commands
     python examples/alfworld_transcripts.py --seed 3 --types heat+pick2 --pages
 
-The expert knows the whole household; the explorer knows what it has seen. With `--pages` every page is printed whole, as
-the policy reads it; without, only the first one and what each command brought to light.
+The expert knows the whole household; the explorer knows what it has seen. With `--pages` every page is printed whole,
+as the policy reads it; without, only the first one and what each command brought to light.
 """
 
 from __future__ import annotations

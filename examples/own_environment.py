@@ -3,8 +3,8 @@
     python examples/own_environment.py        # checks the contract, then plays two episodes; a few seconds
 
 The contract is `lamer_envs.Env`: an immutable object of parameters and pure functions over a JSON state. Registered
-under the entry-point group `lamer_graph.envs`, it has a name everywhere, `lamer-graph collect --env guess:50` included.
-With 50 numbers and four guesses an episode rarely suffices; who remembers the earlier one halves on from there.
+under the entry-point group `lamer_graph.envs`, it has a name everywhere, `lamer-graph collect --env guess:500` included.
+With 500 numbers and six guesses an episode rarely suffices; who remembers the earlier one halves on from there.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ WIN, GUESS, INVALID = 10.0, -0.1, -1.0
 
 
 class Guess(Env):
-    """`guess:50` hides one of 1 .. 50."""
+    """`guess:500` hides one of 1 .. 500."""
 
     name = "guess"
     penalises_invalid = True
 
-    def __init__(self, numbers: int = 50) -> None:
-        if not 2 <= numbers <= 1000:
-            raise EnvParameterError(f"guess needs 2 to 1000 numbers, not {numbers}; write guess:50")
+    def __init__(self, numbers: int = 500) -> None:
+        if not 100 <= numbers <= 1000:
+            raise EnvParameterError(f"guess needs 100 to 1000 numbers, not {numbers}; write guess:500")
         self.numbers = numbers
-        self.max_turns = 4
+        self.max_turns = 6
 
     @property
     def spec(self) -> str:
@@ -41,7 +41,7 @@ class Guess(Env):
     @classmethod
     def from_spec(cls, params: str) -> Guess:
         if not re.fullmatch(r"[0-9]{0,4}", params):
-            raise EnvParameterError(f"'{params[:40]}' is no number of numbers; write guess:50")
+            raise EnvParameterError(f"'{params[:40]}' is no number of numbers; write guess:500")
         return cls(int(params)) if params else cls()
 
     @property
@@ -50,7 +50,7 @@ class Guess(Env):
 
     @property
     def action_format(self) -> str:
-        return "a number, for example 25"
+        return "a number, for example 250"
 
     def reset(self, seed: int) -> State:
         return {"hidden": random.Random(f"guess {seed}").randint(1, self.numbers), "said": []}
@@ -108,7 +108,7 @@ class Guess(Env):
 
 def main() -> None:
     env = Guess()
-    check_env(env)
+    check_env(env, processes=False)  # other processes cannot import a script; an installed package needs no `processes`
     print(f"{env.spec} keeps the contract of lamer_envs.Env")
     rng = random.Random(0)
     for episode in (1, 2):

@@ -83,7 +83,10 @@ def recall(h: Harness, s: TrialState, base: Namespace) -> list[MemoryRecord]:
     namespace, episode = trial_namespace(h.memory, base, s["trial_id"]), len(s["episodes"])
     if s["records"]:
         h.backend.put(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
-    others = similar_records(h.memory, h.backend, namespace, s["trial_id"], h.env.observe(s["start"]), episode)
+    query = h.env.observe(s["start"])
+    others = similar_records(
+        h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"]
+    )
     return others + own_records(h.memory, h.backend, namespace, s["trial_id"], episode)
 
 
@@ -94,7 +97,10 @@ async def arecall(h: Harness, s: TrialState, base: Namespace) -> list[MemoryReco
     namespace, episode = trial_namespace(h.memory, base, s["trial_id"]), len(s["episodes"])
     if s["records"]:
         await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
-    others = await asimilar_records(h.memory, h.backend, namespace, s["trial_id"], h.env.observe(s["start"]), episode)
+    query = h.env.observe(s["start"])
+    others = await asimilar_records(
+        h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"]
+    )
     return others + await aown_records(h.memory, h.backend, namespace, s["trial_id"], episode)
 
 

@@ -1,7 +1,7 @@
 """Collection: many trials at once, each logged whole, under a configuration that the run folder remembers.
 
-What must stay true: a run is the exact set {first `tasks` seeds of the split} x {`trials` indices}; resuming plays
-what is missing and nothing else; a failed call ends its trial with a recorded error and never the run; the log is the
+What must stay true: a run is the exact set {`tasks` seeds of the split, after `skip`} x {`trials` indices}; resuming
+plays what is missing and nothing else; a failed call ends its trial with a recorded error and never the run; the log is the
 only thing that grows.
 """
 
@@ -37,8 +37,9 @@ Positive = Annotated[int, Field(ge=1)]
 class CollectConfig(BaseModel):
     """What is collected. Two runs with equal configurations hold trials of the same tasks under the same rules.
 
-    `policy` names what plays, for the record: the caller hands over the policy itself. `shuffle_reflections` gives
-    every trial another trial's reflection (an ablation: what is lost was memory at work).
+    `policy` names what plays, for the record: the caller hands over the policy itself. `skip` leaves out that many tasks
+    of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an ablation: what
+    is lost was memory at work).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +48,7 @@ class CollectConfig(BaseModel):
     policy: str = ""
     split: str = "train"
     tasks: Positive
+    skip: Annotated[int, Field(ge=0)] = 0
     trials: Positive = 1
     max_episodes: Positive = 3
     max_turns: Positive | None = None
@@ -127,7 +129,7 @@ WHOLE = Shard()
 
 def requested_trials(config: CollectConfig, h: Harness) -> Iterator[Json]:
     """The run's tasks in order, each with its trial index; lazily, so that a run of any length holds one at a time."""
-    for seed in islice(h.env.seeds(config.split), config.tasks):
+    for seed in islice(h.env.seeds(config.split), config.skip, config.skip + config.tasks):
         for index in range(config.trials):
             yield {"seed": seed, "trial": index}
 

@@ -27,6 +27,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_S = 5.0
 """Seconds between SIGTERM and SIGKILL: enough for a server to unlink its shared memory."""
+ORPHAN_GRACE_S = 1.0
 POLL_S = 0.25
 
 
@@ -62,6 +63,8 @@ class Supervisor:
         self.restarts_left: int = spec["restarts"]
         self.parent: int = spec["parent"]
         self.child = 0
+        """The server's process id, 0 once it has ended: the number may then be another process's."""
+        self.group = 0
         self.stopping = False
         self.buffer = b""
 
@@ -84,6 +87,7 @@ class Supervisor:
                 os.write(self.log, f"cannot run {self.argv[0]}: {error}\n".encode())
             finally:
                 os._exit(127)
+        self.group = self.child
         self.say("started", pid=self.child)
 
     def reap(self) -> int | None:
@@ -97,6 +101,7 @@ class Supervisor:
             if pid == 0:
                 return code
             if pid == self.child:
+                self.child = 0
                 code = os.waitstatus_to_exitcode(status)
 
     def kill_tree(self, sig: int) -> bool:
@@ -107,17 +112,22 @@ class Supervisor:
                 os.kill(pid, sig)
         if sys.platform != "linux":
             try:
-                os.killpg(self.child, sig)
+                os.killpg(self.group, sig)
             except ProcessLookupError:
                 return False
             return True
         return bool(targets)
 
     def end_tree(self) -> None:
-        """SIGTERM to the server, which ends its own children; SIGKILL for what is left after the grace."""
-        with contextlib.suppress(ProcessLookupError):
+        """SIGTERM to the server, which ends its own children; SIGKILL for what is left after the grace.
+
+        Where the server has died already, what is left of it gets less of it.
+        """
+        if self.child:
             os.kill(self.child, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
+        else:
+            self.kill_tree(signal.SIGTERM)
+        deadline = time.monotonic() + (GRACE_S if self.child else ORPHAN_GRACE_S)
         while time.monotonic() < deadline and descendants(os.getpid()):
             self.reap()
             time.sleep(0.05)

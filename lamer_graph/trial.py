@@ -31,7 +31,7 @@ from lamer_graph.prompts import (
 )
 from lamer_graph.types import Completion, Message, Sampling, stable_seed
 from lamer_memory import MemoryBackend, MemoryConfig, MemoryRecord
-from lamer_memory.recall import TRIAL_KEY, kinds, make_record, trial_namespace
+from lamer_memory.recall import ABOUT_KEY, TRIAL_KEY, kinds, make_record, trial_namespace
 
 MAX_TEXT_CHARS = 20_000
 """Longest answer text that is kept in states and logs; token ids are always kept whole."""
@@ -405,6 +405,8 @@ def memories(h: Harness, s: TrialState) -> list[MemoryRecord]:
     if "reflection" in wanted and s.get("reflection"):
         texts["reflection"] = s["reflection"] or ""
     metadata = {"env": h.env.name, "spec": h.env.spec}
+    if h.memory.scope == "tasks":  # a later trial looks for its like by how its own task first looks
+        metadata[ABOUT_KEY] = h.env.observe(s["start"])
     return [
         make_record(s["trial_id"], s["task_id"], episode, kind, texts[kind], s["success"], metadata)
         for kind in wanted

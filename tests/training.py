@@ -1,10 +1,11 @@
 """Trials for trainer tests, and the loss they are checked against: no padding, one call at a time, no TRL.
 
-`python training.py MODEL N OUT` is one process of a distributed run: it writes the gradient of the first step to OUT.
+`python training.py MODEL N OUT` is one process of a distributed run: it writes the first step's gradients into OUT.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -201,14 +202,17 @@ def train(folder, model, tokenizer, source, *, callbacks=(), resume=None, **opti
     return trainer, kept.gradients
 
 
-def main(folder, calls, out, lora):
-    model, tokenizer = load(folder, lora)
-    source = Trials(make_trials(calls, model=model))
-    _, gradients = train(Path(out).parent / "run", model, tokenizer, source, entropy_coef=0.01)
-    if torch.distributed.get_rank() == 0:
-        torch.save(gradients[0], out)
-    torch.distributed.destroy_process_group()
+def main(folder, calls, out):
+    for kind in ("full", "lora"):
+        model, tokenizer = load(folder, kind == "lora")
+        source = Trials(make_trials(calls, model=model))
+        _, gradients = train(out / "run", model, tokenizer, source, entropy_coef=0.01)
+        if torch.distributed.get_rank() == 0:
+            torch.save(gradients[0], out / f"{kind}.pt")
+    torch.distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads are joined at exit, which sometimes takes for ever
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "lora")
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

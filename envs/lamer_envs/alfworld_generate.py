@@ -56,7 +56,10 @@ WORDS = {
     "clean": ("put a clean {thing} in or on {a_target}", "clean {a_thing}, then bring it to {a_target}"),
     "heat": ("put a hot {thing} in or on {a_target}", "heat {a_thing}, then bring it to {a_target}"),
     "cool": ("put a cool {thing} in or on {a_target}", "cool {a_thing}, then bring it to {a_target}"),
-    "pick2": ("put two of {thing} in or on one {target}", "bring two of {thing} to the same {target}"),
+    "pick2": (
+        "put {a_thing} and a second one in or on one {target}",
+        "bring {a_thing} and a second one to the same {target}",
+    ),
 }
 """The goal in words, by task type."""
 
@@ -87,6 +90,12 @@ def goals(kind: str, room: str) -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=64)
 def _furniture(room: str) -> tuple[tuple[str, int, int, bool], ...]:
     return tuple((name, *p.counts[room], p.openable) for name, p in sorted(PLACES.items()) if room in p.counts)
+
+
+@lru_cache(maxsize=1024)
+def _fitting(room: str, thing: str) -> tuple[str, ...]:
+    """The receptacle types of a room that take an object type."""
+    return tuple(name for name, *_ in _furniture(room) if fits(name, thing))
 
 
 @lru_cache(maxsize=64)
@@ -129,9 +138,9 @@ def _draw(
         return at
 
     def spots(name: str, avoid: str, hidden_share: float) -> list[int]:
-        fitting = [p for p, at in by_type.items() if at and p != avoid and fits(p, name)]
-        hidden = [p for p in fitting if PLACES[p].openable]
-        kinds = hidden if hidden and rng.random() < hidden_share else fitting
+        kinds = [p for p in _fitting(room, name) if by_type[p] and p != avoid]
+        if hidden_share and (hidden := [p for p in kinds if PLACES[p].openable]) and rng.random() < hidden_share:
+            kinds = hidden
         return by_type[_pick(rng, kinds)] if kinds else []
 
     flags = "p" + THINGS[thing].flags

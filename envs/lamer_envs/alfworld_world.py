@@ -164,12 +164,14 @@ def _split_title(text: str) -> tuple[str, str]:
     return name, type_ if given else name.rpartition(" ")[0]
 
 
+@lru_cache(maxsize=4096)  # the same few thousand parts make up all drawn households
 def _read_receptacle(part: str) -> Receptacle:
     title, _, rest = part.partition("@")
     place, _, flags = rest.partition("+")
     return Receptacle(*_split_title(title), int(place) if place else None, "o" in flags, "O" in flags)
 
 
+@lru_cache(maxsize=16384)
 def _read_object(part: str) -> Object:
     title, _, rest = part.partition("@")
     where, _, flags = rest.partition("+")

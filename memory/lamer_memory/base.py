@@ -10,7 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Namespace = tuple[str, ...]
 Kind = Literal["trajectory", "reflection"]
@@ -64,7 +64,7 @@ class MemoryBackend(ABC):
     All methods raise MemoryClosedError after `close` and MemoryBackendError when the store fails.
     """
 
-    persistent: ClassVar[bool] = True
+    persistent: bool = True
     """False if records die with the process: the graph then keeps a trial's records in its own state."""
 
     @abstractmethod

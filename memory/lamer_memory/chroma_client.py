@@ -1,8 +1,7 @@
-"""A Chroma database opened safely: one writer process per directory, writes in batches, errors that say what to do.
+"""A Chroma database opened safely: one process per directory, and errors that say what to do.
 
-What must stay true: a write that returned is on disk (or acknowledged by the server); a damaged, locked or foreign
-store is an error and never looks empty; an operation on a server is tried again only because each one we send can be
-repeated (upserts under deterministic ids, deletes, reads).
+What must stay true: a damaged, locked or foreign store is an error and never looks empty; an operation on a server is
+tried again only because each one we send can be repeated (upserts under deterministic ids, deletes, reads).
 
 A location is None (ephemeral, gone with the process), a directory, or the URL of a server started with `chroma run`.
 A directory belongs to one process at a time (a lock file; within that process it can be opened any number of times).
@@ -23,10 +22,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from lamer_memory.errors import MemoryBackendError, MemoryClosedError, MemoryLockedError, MemoryServerError
+from lamer_memory.errors import MemoryBackendError, MemoryLockedError, MemoryServerError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
+    from chromadb.api.client import Client
     from chromadb.api.models.Collection import Collection
 
 Location = str | os.PathLike[str] | None
@@ -36,6 +36,9 @@ DATABASE_FILE = "chroma.sqlite3"
 LOCK_FILE = "lamer-memory.lock"
 MARK_FILE = "lamer-memory.json"
 """Names the collections that a directory must hold: without them it is damaged, not new."""
+
+OLD = ".old"
+"""Ends the name of a collection while its replacement takes its place."""
 
 READ_CHUNK = 2_000
 """Ids per `get`: SQLite bounds the variables of a statement."""
@@ -52,7 +55,7 @@ class ChromaConnection:
 
     def __init__(self, name: str, client: ClientAPI, *, retry_s: float, lock: int | None, folder: Path | None) -> None:
         self.name = name
-        self.client = client
+        self.client = cast("Client", client)  # which has a `close`, though the factories do not say so
         self.folder = folder
         self.process = os.getpid()
         self._retry_s = retry_s
@@ -62,18 +65,25 @@ class ChromaConnection:
     def ephemeral(self) -> bool:
         return self.folder is None and not is_url(self.name)
 
-    def call(self, operation: Callable[[], T]) -> T:
-        """What `operation` gives. Raises MemoryServerError for a server that stays away, MemoryBackendError else."""
+    def check_process(self) -> None:
+        """Raises MemoryBackendError in a forked child: neither threads nor database handles survive a fork."""
+        if os.getpid() != self.process:
+            raise MemoryBackendError(f"{self.name} was opened by the parent of this process; open it in each process")
+
+    def call(self, operation: Callable[..., T], **arguments: Any) -> T:
+        """What `operation(**arguments)` gives.
+
+        Raises MemoryServerError for a server that stays away, MemoryBackendError for any other failure.
+        """
         import httpx
         from chromadb.errors import ChromaError
 
-        if os.getpid() != self.process:
-            raise MemoryBackendError(f"{self.name} was opened by the parent of this process; open it in each process")
+        self.check_process()
         deadline = time.monotonic() + self._retry_s
         pause = 0.05
         while True:
             try:
-                return operation()
+                return operation(**arguments)
             except httpx.HTTPError as error:
                 problem: Exception = error
             except ChromaError as error:
@@ -96,28 +106,36 @@ class ChromaConnection:
         self._check_name(full)
         found = self.find(full)
         if found is None:
-            found = self.call(lambda: self._create(full, metadata))
+            found = self.call(self._create, name=full, metadata=metadata)
             self._mark(full)
         self.check(found, metadata)
         return found
 
     def find(self, name: str) -> Collection | None:
         """The collection of this name, None if there is none; raises if the directory says that there was one."""
+        found = self.find_any(name)
+        if found is None and name in self._marked():
+            if self.find_any(name + OLD) is not None:
+                raise MemoryBackendError(
+                    f"embedding {self.name} anew was cut short; run it again: lamer-graph memory reindex {self.name}"
+                )
+            raise MemoryBackendError(
+                f"{self.name} is damaged: {MARK_FILE} there says that it holds the collection '{name}', and the "
+                "database does not; restore the directory from a copy, or move it away to start an empty one"
+            )
+        return found
+
+    def find_any(self, *names: str) -> Collection | None:
+        """The first of these collections that there is."""
         from chromadb.errors import NotFoundError
 
-        def get() -> Collection | None:
+        def get(name: str) -> Collection | None:
             try:
                 return self.client.get_collection(name, embedding_function=None)
             except NotFoundError:
                 return None
 
-        found = self.call(get)
-        if found is None and name in self._marked():
-            raise MemoryBackendError(
-                f"{self.name} is damaged: {MARK_FILE} there says that it holds the collection '{name}', and the database "
-                "does not; restore the directory from a copy, or move it away to start an empty one"
-            )
-        return found
+        return next((found for name in names if (found := self.call(get, name=name)) is not None), None)
 
     def check(self, collection: Collection, metadata: dict[str, str | int]) -> None:
         """Raises MemoryBackendError where the collection was made by someone else, a newer us, or another embedder."""
@@ -132,12 +150,12 @@ class ChromaConnection:
             )
         if have.get("lamer_embedder") != metadata["lamer_embedder"]:
             raise MemoryBackendError(
-                f"{place} was embedded with {have.get('lamer_embedder')}, not with {metadata['lamer_embedder']}; open it "
-                f"with that embedder, or embed it anew: lamer-graph memory reindex {self.name} --embedder NAME"
+                f"{place} was embedded with {have.get('lamer_embedder')}, not with {metadata['lamer_embedder']}; open "
+                f"it with that embedder, or embed it anew: lamer-graph memory reindex {self.name} --embedder NAME"
             )
 
     def rename(self, collection: Collection, name: str) -> None:
-        self.call(lambda: collection.modify(name=name))
+        self.call(collection.modify, name=name)
 
     def drop(self, name: str) -> None:
         """Delete a collection; a name that is not there is ignored."""
@@ -152,7 +170,7 @@ class ChromaConnection:
     def create(self, name: str, metadata: dict[str, str | int]) -> Collection:
         """A new collection, which no one is told about yet."""
         self._check_name(name)
-        return self.call(lambda: self._create(name, metadata))
+        return self.call(self._create, name=name, metadata=metadata)
 
     def close(self) -> None:
         self.client.close()
@@ -183,7 +201,9 @@ class ChromaConnection:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MemoryBackendError(f"{path} cannot be read ({error}); restore it from a copy of the directory") from None
+            raise MemoryBackendError(
+                f"{path} cannot be read ({error}); restore it from a copy of the directory"
+            ) from None
         return [str(name) for name in names]
 
     def _mark(self, name: str) -> None:
@@ -216,7 +236,7 @@ def _opening(name: str) -> Iterator[None]:
     try:
         yield
     except (ChromaError, OSError, ValueError, RuntimeError) as error:
-        raise MemoryBackendError(f"{name} cannot be opened as a Chroma database: {_line(error)}{_hint(error)}") from error
+        raise MemoryBackendError(f"{name} cannot be opened with Chroma: {_line(error)}{_hint(error)}") from error
 
 
 def connect(location: Location, *, retry_s: float = 20.0, timeout_s: float = 30.0) -> ChromaConnection:
@@ -273,7 +293,7 @@ def _connect_folder(folder: Path, settings: Any) -> ChromaConnection:
     try:
         if (folder / MARK_FILE).exists() and not (folder / DATABASE_FILE).exists():
             raise MemoryBackendError(
-                f"{folder} is damaged: {DATABASE_FILE} is gone; restore it, or move the directory away to start an empty one"
+                f"{folder} is damaged: {DATABASE_FILE} is gone; restore it, or move the directory away to start anew"
             )
         with _opening(str(folder)):
             client = chromadb.PersistentClient(folder, settings=settings)
@@ -293,8 +313,8 @@ def _take_lock(folder: Path) -> int:
         holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)
         raise MemoryLockedError(
-            f"{folder} is in use by process {holder or 'unknown'}: an embedded Chroma has one process. To share it, start "
-            f"`chroma run --path {folder}` and give its URL (http://localhost:8000) in place of the directory"
+            f"{folder} is in use by process {holder or 'unknown'}: an embedded Chroma has one process. To share it, "
+            f"start `chroma run --path {folder}` and give its URL (http://localhost:8000) in place of the directory"
         ) from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
@@ -322,7 +342,9 @@ def _connect_server(url: str, settings: Any, retry_s: float, timeout_s: float) -
                 ) from error
         time.sleep(0.5)
     with _opening(url):
-        client = chromadb.HttpClient(parts.hostname, parts.port or (443 if secure else 80), ssl=secure, settings=settings)
+        client = chromadb.HttpClient(
+            parts.hostname, parts.port or (443 if secure else 80), ssl=secure, settings=settings
+        )
     session = getattr(getattr(client, "_server", None), "_session", None)
     if isinstance(session, httpx.Client):
         session.timeout = httpx.Timeout(timeout_s)
@@ -344,30 +366,3 @@ def _hint(error: BaseException) -> str:
     if "disk is full" in text or "No space" in text or "disk I/O" in text:
         return "; is the disk full? what was acknowledged is kept"
     return ""
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-class _Job:
-    __slots__ = ("rows", "delete", "done", "error")
-
-    def __init__(self, rows: Rows | None, delete: Callable[[], None] | None) -> None:
-        self.rows = rows
-        self.delete = delete
-        self.done = threading.Event()
-        self.error: Exception | None = None
-
-
-class Rows:
-    """Columns of what is to be written: ids, vectors, texts, fields."""
-
-    __slots__ = ("ids", "vectors", "texts", "fields")
-
-    def __init__(
-        self, ids: list[str], vectors: list[list[float]], texts: list[str], fields: list[dict[str, Any]]
-    ) -> None:
-        self.ids = ids
-        self.vectors = vectors
-        self.texts = texts
-        self.fields = fields

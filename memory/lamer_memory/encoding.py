@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import blake2b
 
 from lamer_memory.base import MemoryRecord, Namespace
 from lamer_memory.errors import MemoryBackendError
-from lamer_memory.recall import TRIAL_KEY
+from lamer_memory.recall import ABOUT_KEY
 
 
 def digest(*parts: str) -> str:
@@ -47,30 +47,45 @@ def trial_digest(namespace: Namespace, trial_id: object) -> str:
     return digest("trial", namespace_digest(namespace), trial_id) if isinstance(trial_id, str) else ""
 
 
-def trial_of(record: MemoryRecord) -> object:
-    return record.metadata.get(TRIAL_KEY)
-
-
 def encode(record: MemoryRecord) -> str:
-    """The record without its text as ASCII JSON, which every store, transport and database takes."""
-    return json.dumps({name: value for name, value in record.to_json().items() if name != "text"}, sort_keys=True)
+    """The record as ASCII JSON, which every store, transport and database takes; without the text, see `storable`."""
+    fields = record.to_json()
+    if storable(record.text) == record.text:
+        del fields["text"]
+    return json.dumps(fields, sort_keys=True)
 
 
 def decode(head: str, text: str, where: str) -> MemoryRecord:
     """The inverse of `encode`; raises MemoryBackendError, naming `where`, for what `encode` did not write."""
     try:
-        return MemoryRecord.from_json({**json.loads(head), "text": text})
+        return MemoryRecord.from_json({"text": text, **json.loads(head)})
     except (ValueError, TypeError) as error:
-        raise MemoryBackendError(f"{where} holds a record that cannot be read ({error}); was it written by us?") from None
+        raise MemoryBackendError(
+            f"{where} holds a record that cannot be read ({error}); was it written by us?"
+        ) from None
 
 
-def storable(text: str) -> bool:
-    """Whether the text is valid Unicode; a lone surrogate is not, and no database or transport takes it as it is."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def storable(text: str, *, nul: bool = True) -> str:
+    """The text as a database takes it: a lone surrogate (and NUL unless `nul`) becomes a replacement character.
+
+    Where that changes the text, `encode` keeps the original.
+    """
+    safe = text.encode("utf-8", "replace").decode()
+    return safe if nul else safe.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def about(record: MemoryRecord) -> str:
+    """What a query is compared with: what the record says it is about, else its text."""
+    subject = record.metadata.get(ABOUT_KEY)
+    return subject if isinstance(subject, str) and subject else record.text
+
+
+def dump_namespace(namespace: Namespace) -> str:
+    return json.dumps(namespace)
+
+
+def load_namespace(name: str) -> Namespace:
+    return tuple(json.loads(name))
 
 
 def detached(record: MemoryRecord) -> MemoryRecord:
@@ -94,10 +109,14 @@ class WriteOrder:
         self._last = 0
         self._lock = threading.Lock()
 
-    def seen(self, number: int) -> None:
-        """A number that another writer gave."""
+    def seen(self, numbers: Iterable[int]) -> None:
+        """Numbers that other writers, or earlier runs, gave."""
+        highest = max(numbers, default=0)
         with self._lock:
-            self._last = max(self._last, number)
+            self._last = max(self._last, highest)
+
+    def now(self) -> int:
+        return self._now()
 
     def take(self, count: int) -> range:
         """The next `count` numbers."""

@@ -2,12 +2,13 @@
 
 What must stay true: the pure functions `select_own` and `select_similar` decide everything; the sync and async forms
 differ only in how they ask the backend. A trial's own records are recognised by their deterministic key, so a record
-of a later episode (left by a fork or a replay) or of another trial never slips in.
+of a later episode (left by a fork or a replay) or of another trial never slips in; and the records of other trials of
+the same task never count as similar ones, or the trials of a training group would read each other's answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,11 @@ from lamer_memory.config import Contents, MemoryConfig
 
 CUT_MARK = " ...[cut]"
 TRIAL_KEY = "trial_id"
-"""Metadata key under which `make_record` notes the trial, so that one filter finds a trial's records."""
+"""Metadata key under which `make_record` notes the trial, so that one filter finds a trial's records."""MAX_SIMILAR = 4_096
+"""Most records that are looked through for similar ones of other tasks."""
+ABOUT_KEY = "about"
+"""Metadata key for what a record is about (its task, as it first looked): a backend that ranks by similarity compares
+a query with this text in place of the record's own, so that a lesson is found by the task and not by its wording."""
 
 _KINDS: dict[Contents, tuple[Kind, ...]] = {
     "none": (),
@@ -76,10 +81,16 @@ def select_own(
     return [_bounded(record, config.max_chars) for record in own]
 
 
-def select_similar(records: Iterable[MemoryRecord], config: MemoryConfig, trial_id: str) -> list[MemoryRecord]:
-    """Of `records`, the first `k` of other trials, in the order given (most similar first)."""
+def select_similar(
+    records: Iterable[MemoryRecord], config: MemoryConfig, trial_id: str, task_id: str | None = None
+) -> list[MemoryRecord]:
+    """Of `records`, the first `k` of other trials and other tasks than `task_id`, in the order given."""
     wanted = kinds(config.contents)
-    others = [record for record in records if record.kind in wanted and record.key != _key_in(trial_id, record)]
+    others = [
+        record
+        for record in records
+        if record.kind in wanted and record.task_id != task_id and record.key != _key_in(trial_id, record)
+    ]
     return [_bounded(record, config.max_chars) for record in others[: config.k]]
 
 
@@ -104,23 +115,48 @@ async def aown_records(
 
 
 def similar_records(
-    config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, query: str, episode: int = 0
+    config: MemoryConfig,
+    backend: MemoryBackend,
+    namespace: Namespace,
+    trial_id: str,
+    query: str,
+    episode: int = 0,
+    *,
+    task_id: str | None = None,
 ) -> list[MemoryRecord]:
-    """With scope "tasks": up to `k` records of other trials for `query` (the task's first observation); else none."""
+    """With scope "tasks": up to `k` records of other tasks, the most similar to `query` first; else none.
+
+    `query` is how the task looks at first. Without a `task_id` other trials of the same task count too.
+    """
     if config.scope != "tasks":
         return []
-    found = backend.search(namespace, **_similar_search(config, query, episode))
-    return select_similar(_records(found), config, trial_id)
+    for search in _similar_searches(config, query, episode):
+        found = backend.search(namespace, **search)
+        picked = select_similar(_records(found), config, trial_id, task_id)
+        if _is_enough(picked, found, search, config):
+            break
+    return picked
 
 
 async def asimilar_records(
-    config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, query: str, episode: int = 0
+    config: MemoryConfig,
+    backend: MemoryBackend,
+    namespace: Namespace,
+    trial_id: str,
+    query: str,
+    episode: int = 0,
+    *,
+    task_id: str | None = None,
 ) -> list[MemoryRecord]:
     """`similar_records`, async."""
     if config.scope != "tasks":
         return []
-    found = await backend.asearch(namespace, **_similar_search(config, query, episode))
-    return select_similar(_records(found), config, trial_id)
+    for search in _similar_searches(config, query, episode):
+        found = await backend.asearch(namespace, **search)
+        picked = select_similar(_records(found), config, trial_id, task_id)
+        if _is_enough(picked, found, search, config):
+            break
+    return picked
 
 
 def _sees_nothing(config: MemoryConfig, episode: int) -> bool:
@@ -133,11 +169,21 @@ def _own_search(config: MemoryConfig, trial_id: str, episode: int) -> dict[str, 
     return {"limit": limit} if config.scope == "trial" else {"limit": limit, "filter": {TRIAL_KEY: trial_id}}
 
 
-def _similar_search(config: MemoryConfig, query: str, episode: int) -> dict[str, Any]:
-    # This trial's own records match its task best and are dropped afterwards: ask for that many more.
+def _similar_searches(config: MemoryConfig, query: str, episode: int) -> Iterator[dict[str, Any]]:
+    """Wider and wider searches: the task's own records match it best and are dropped afterwards, however many."""
     wanted = kinds(config.contents)
-    own = len(wanted) * episode
-    return {"query": query, "limit": config.k + own, "filter": {"kind": wanted[0]} if len(wanted) == 1 else None}
+    filter = {"kind": wanted[0]} if len(wanted) == 1 else None
+    limit = config.k + len(wanted) * episode
+    while limit <= MAX_SIMILAR:
+        yield {"query": query, "limit": limit, "filter": filter}
+        limit *= 4
+    yield {"query": query, "limit": MAX_SIMILAR, "filter": filter}
+
+
+def _is_enough(
+    picked: Sequence[MemoryRecord], found: Sequence[ScoredRecord], search: Mapping[str, Any], config: MemoryConfig
+) -> bool:
+    return len(picked) >= config.k or len(found) < search["limit"]
 
 
 def _records(found: Iterable[ScoredRecord]) -> Iterable[MemoryRecord]:

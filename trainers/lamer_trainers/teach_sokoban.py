@@ -18,8 +18,8 @@ from lamer_graph.prompts import Remembered
 from lamer_trainers.teachers import Attempt, Choice, Teacher
 from lamer_trainers.tiny import Piece, spaced
 
-SKILL = 0.7
-SLIP = 0.15
+SKILL = 0.95
+SLIP = 0.2
 """Share of a skilled episode's turns that go wrong, so that there is something to recover from."""
 TRUE, VAGUE = 0.42, 0.28
 VAGUE_REMARKS = ("think ahead", "walk around the box", "try another way")

@@ -1,0 +1,412 @@
+"""Memory in Chroma: survives the process, ranks by similarity, can be shared through a server.
+
+What must stay true: a put that returned is durable, and every later search of any client sees it; records of two
+namespaces never meet (each row carries its namespace's digest, and every read and delete names it); an answer by
+similarity has `limit` records wherever the namespace has that many that match.
+
+One collection holds all namespaces, because making a collection costs more than a trial may and most namespaces hold a
+handful of records. A row is the text as document, the record's other fields as JSON, and four digests to look up by. A
+trial's own records are read by an exact `get`. A query first takes the nearest rows of all namespaces and keeps those
+that match; only where too few do are the namespace's vectors compared one by one (Chroma's own filtered query costs ten
+times an unfiltered one, and returns too few for rare matches).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.batch_writer import MAX_BATCH, BatchWriter
+from lamer_memory.chroma_client import (
+    DATABASE_FILE,
+    OLD,
+    READ_CHUNK,
+    ChromaConnection,
+    Location,
+    connect,
+    disconnect,
+    is_url,
+)
+from lamer_memory.embedders import Embedder, Vector, open_embedder
+from lamer_memory.encoding import (
+    WriteOrder,
+    about,
+    decode,
+    detached,
+    dump_namespace,
+    encode,
+    load_namespace,
+    namespace_digest,
+    record_digest,
+    storable,
+    task_digest,
+    trial_digest,
+)
+from lamer_memory.errors import MemoryBackendError, MemoryClosedError
+from lamer_memory.in_context import matches
+from lamer_memory.recall import TRIAL_KEY
+
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
+
+T = TypeVar("T")
+
+DEFAULT_COLLECTION = "lamer-memory"
+KIND = "memory"
+
+WHOLE = 512
+"""A namespace of fewer rows than this is read in one go; of a larger one the fields are read first."""
+NEAREST = (64, 512)
+"""How many nearest rows of all namespaces a query looks through before it compares the namespace's own."""
+
+
+class ChromaMemory(MemoryBackend):
+    """Records in a Chroma collection at `location`: None (ephemeral), a directory, or a server's URL.
+
+    `embedder` is "hashing", "minilm", "URL#MODEL" or an Embedder; a collection remembers which one filled it and
+    refuses another. Operations on a server are tried again for `retry_s` seconds.
+
+    Raises MemoryLockedError (another process has the directory), MemoryServerError (the server does not answer),
+    EmbedderError, MemoryBackendError (damaged, foreign or newer store).
+    """
+
+    def __init__(
+        self,
+        location: Location = None,
+        *,
+        embedder: str | Embedder = "hashing",
+        collection: str = DEFAULT_COLLECTION,
+        retry_s: float = 20.0,
+    ) -> None:
+        self.persistent = location is not None
+        self._embedder = open_embedder(embedder)
+        self._connection = connect(location, retry_s=retry_s)
+        self._closed = False
+        self._close_lock = threading.Lock()
+        try:
+            self._collection = self._connection.collection(collection, collection_metadata(self._embedder))
+            self._order = WriteOrder()
+            self._order.seen(latest(self._connection, self._collection, self._order))
+        except BaseException:
+            disconnect(self._connection)
+            raise
+        self._writer = BatchWriter[Row](self._write, f"memory writer of {self._connection.name}")
+
+    @property
+    def location(self) -> str:
+        """The directory or URL, or words for an ephemeral store."""
+        return self._connection.name
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        self._put(namespace, records).result()
+
+    async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        await asyncio.wrap_future(self._put(namespace, records))
+
+    def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        self._delete(namespace, keys).result()
+
+    async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        await asyncio.wrap_future(self._delete(namespace, keys))
+
+    def close(self) -> None:
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._writer.close()
+        try:
+            if self._connection.ephemeral:
+                self._connection.drop(self._collection.name)
+        finally:
+            disconnect(self._connection)
+
+    def _put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> Future[None]:
+        self._check_open()
+        kept = [detached(record) for record in records]
+
+        def rows() -> list[Row]:
+            numbers = self._order.take(len(kept))
+            return [Row(namespace, record, number) for record, number in zip(kept, numbers, strict=True)]
+
+        return self._submit(lambda: self._writer.put(rows)) if kept else _done()
+
+    def _delete(self, namespace: Namespace, keys: Sequence[str] | None) -> Future[None]:
+        self._check_open()
+        ids = None if keys is None else [record_digest(namespace, key) for key in keys]
+
+        def delete() -> None:
+            if ids is None:
+                self._call(self._collection.delete, where={"space": namespace_digest(namespace)})
+                return
+            for first in range(0, len(ids), READ_CHUNK):
+                self._call(self._collection.delete, ids=ids[first : first + READ_CHUNK])
+
+        return self._submit(lambda: self._writer.run(delete)) if ids is None or ids else _done()
+
+    def _submit(self, ask: Callable[[], Future[None]]) -> Future[None]:
+        with self._close_lock:  # a close that comes first is said as such, one that comes later waits for this write
+            self._check_open()
+            return ask()
+
+    def _write(self, rows: list[Row]) -> None:
+        write_rows(self._connection, self._collection, self._embedder, rows)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        self._check_open()
+        if limit < 1:
+            return []
+        wanted = _Wanted(namespace, dict(filter or {}))
+        if query is None:
+            return [ScoredRecord(record, None) for record in self._newest(wanted, limit)]
+        (vector,) = self._embedder.embed([storable(query)])
+        nearest = self._nearest(wanted, vector, limit)
+        if nearest is None:
+            nearest = self._compared(wanted, vector, limit)
+        records = self._by_ids([id for id, _ in nearest])  # one that was deleted in between is left out
+        return [
+            ScoredRecord(records[id], min(1.0, max(0.0, 1.0 - distance))) for id, distance in nearest if id in records
+        ]
+
+    def _newest(self, wanted: _Wanted, limit: int) -> list[MemoryRecord]:
+        found = self._get(**wanted.rows(), include=["metadatas", "documents"], limit=WHOLE)
+        if len(found["ids"]) == WHOLE:  # perhaps more: order the fields of all, then read the texts of those that count
+            found = self._get(**wanted.rows(), include=["metadatas"])
+        self._order.seen(fields["seq"] for fields in found["metadatas"])
+        places = sorted(range(len(found["ids"])), key=lambda place: found["metadatas"][place]["seq"], reverse=True)
+        if found["documents"] is not None:
+            records = (self._decode(found["metadatas"][place], found["documents"][place]) for place in places)
+            return list(islice((record for record in records if matches(record, wanted.filter)), limit))
+        ids = [found["ids"][place] for place in places if wanted.may_be(self._decode(found["metadatas"][place], ""))]
+        newest: list[MemoryRecord] = []
+        for first in range(0, len(ids), READ_CHUNK):
+            if len(newest) >= limit:
+                break
+            chunk = ids[first : first + (READ_CHUNK if wanted.by_text else min(READ_CHUNK, limit - len(newest)))]
+            records_of = self._by_ids(chunk)
+            newest += [records_of[id] for id in chunk if id in records_of and matches(records_of[id], wanted.filter)]
+        return newest[:limit]
+
+    def _nearest(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[str, float]] | None:
+        """Ids and distances out of the nearest of all namespaces; None if that leaves fewer than `limit`."""
+        if wanted.by_text:
+            return None
+        count = self._call(self._collection.count)
+        for size in NEAREST:
+            if size >= limit:
+                found: Any = self._call(
+                    self._collection.query,
+                    query_embeddings=[vector],
+                    n_results=max(1, min(size, count)),
+                    include=["metadatas", "distances"],
+                )
+                kept = [
+                    (id, distance)
+                    for id, fields, distance in zip(
+                        found["ids"][0], found["metadatas"][0], found["distances"][0], strict=True
+                    )
+                    if fields["space"] == wanted.space and wanted.may_be(self._decode(fields, ""))
+                ]
+                if len(kept) >= limit:
+                    return kept[:limit]
+            if size >= count:
+                break
+        return None
+
+    def _compared(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[str, float]]:
+        """The same by comparing every row of the namespace that matches."""
+        import numpy as np
+
+        target = np.asarray(vector, dtype=np.float32)
+        include = ["metadatas", "embeddings", *(["documents"] if wanted.by_text else [])]
+        near: list[tuple[str, float]] = []
+        ids = self._get(**wanted.rows(), include=[])["ids"]
+        for first in range(0, len(ids), READ_CHUNK):
+            found = self._get(ids=ids[first : first + READ_CHUNK], include=include)
+            if not found["ids"]:
+                continue
+            texts = found["documents"] or [""] * len(found["ids"])
+            matrix = np.asarray(found["embeddings"], dtype=np.float32)
+            distances = (1.0 - matrix @ target / np.linalg.norm(matrix, axis=1)).tolist()
+            near += [
+                (id, distance)
+                for id, fields, text, distance in zip(found["ids"], found["metadatas"], texts, distances, strict=True)
+                if wanted.may_be(self._decode(fields, text))
+            ]
+        near.sort(key=lambda entry: entry[1])
+        return near[:limit]
+
+    def namespaces(self) -> list[Namespace]:
+        """Every namespace that holds a record, sorted."""
+        self._check_open()
+        names = {fields["namespace"] for rows in self._all_rows() for fields in rows["metadatas"]}
+        return sorted(load_namespace(name) for name in names)
+
+    def _all_rows(self) -> Iterator[Any]:
+        ids = self._get(include=[])["ids"]
+        for first in range(0, len(ids), READ_CHUNK):
+            yield self._get(ids=ids[first : first + READ_CHUNK], include=["metadatas"])
+
+    def _by_ids(self, ids: Sequence[str]) -> dict[str, MemoryRecord]:
+        records: dict[str, MemoryRecord] = {}
+        for first in range(0, len(ids), READ_CHUNK):
+            found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=["metadatas", "documents"])
+            for id, fields, text in zip(found["ids"], found["metadatas"], found["documents"], strict=True):
+                records[id] = self._decode(fields, text)
+        return records
+
+    def _get(self, **arguments: Any) -> Any:
+        return self._call(self._collection.get, **arguments)
+
+    def _decode(self, fields: Mapping[str, Any], text: str) -> MemoryRecord:
+        return decode(str(fields.get("record")), text, self._connection.name)
+
+    def _call(self, operation: Callable[..., T], **arguments: Any) -> T:
+        return self._connection.call(operation, **arguments)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MemoryClosedError(
+                f"the memory in {self._connection.name} was closed; open it again with ChromaMemory"
+            )
+        self._connection.check_process()
+
+
+class _Wanted:
+    """What a search asks for: a namespace, a filter, and the narrowest exact look-up that covers both."""
+
+    def __init__(self, namespace: Namespace, filter: dict[str, MetadataValue]) -> None:
+        self.namespace = namespace
+        self.filter = filter
+        self.space = namespace_digest(namespace)
+        self.by_text = "text" in filter
+        self._but_text = {name: value for name, value in filter.items() if name != "text"}
+
+    def rows(self) -> dict[str, Any]:
+        """Arguments of a `get` that gives every row of the namespace that may match, and no row of another."""
+        key, task, trial = (self.filter.get(name) for name in ("key", "task_id", TRIAL_KEY))
+        if isinstance(key, str):
+            return {"ids": [record_digest(self.namespace, key)]}
+        if isinstance(trial, str):
+            return {"where": {"trial": trial_digest(self.namespace, trial)}}
+        if isinstance(task, str):
+            return {"where": {"task": task_digest(self.namespace, task)}}
+        return {"where": {"space": self.space}}
+
+    def may_be(self, record: MemoryRecord) -> bool:
+        """Whether the filter holds, a filter on the text aside where the text is not at hand."""
+        return matches(record, self.filter if record.text else self._but_text)
+
+
+class Row(NamedTuple):
+    """A record to be written, and its number in the order of writes."""
+
+    namespace: Namespace
+    record: MemoryRecord
+    number: int
+
+    @property
+    def id(self) -> str:
+        return record_digest(self.namespace, self.record.key)
+
+    def fields(self) -> dict[str, str | int]:
+        """Always the same names, because Chroma's upsert keeps the old value of a name that is not given."""
+        return {
+            "space": namespace_digest(self.namespace),
+            "trial": trial_digest(self.namespace, self.record.metadata.get(TRIAL_KEY)),
+            "task": task_digest(self.namespace, self.record.task_id),
+            "seq": self.number,
+            "namespace": dump_namespace(self.namespace),
+            "record": encode(self.record),
+        }
+
+
+def write_rows(connection: ChromaConnection, collection: Collection, embedder: Embedder, rows: Sequence[Row]) -> None:
+    """Upsert the rows in one call; of one id twice the last counts."""
+    last = {row.id: row for row in rows}
+    vectors = embedder.embed([storable(about(row.record)) for row in last.values()])
+    connection.call(
+        collection.upsert,
+        ids=list(last),
+        embeddings=vectors,
+        documents=[storable(row.record.text) for row in last.values()],
+        metadatas=[row.fields() for row in last.values()],
+    )
+
+
+def collection_metadata(embedder: Embedder) -> dict[str, str | int]:
+    return {"lamer_kind": KIND, "lamer_embedder": embedder.fingerprint}
+
+
+def reindex(location: Location, embedder: str | Embedder = "hashing", *, collection: str = DEFAULT_COLLECTION) -> int:
+    """Embed a store anew, with this embedder from now on; returns the number of records.
+
+    Nobody else may use the store meanwhile. The old vectors are kept until the new ones are complete, and a run that
+    was cut short is simply run again. Raises like ChromaMemory, and MemoryBackendError where there is no such store.
+    """
+    made = open_embedder(embedder)
+    if location is None:
+        raise MemoryBackendError("an ephemeral store dies with its process; there is nothing to embed anew")
+    if not is_url(location) and not (Path(location) / DATABASE_FILE).exists():
+        raise MemoryBackendError(f"{location} holds no memory: there is no {DATABASE_FILE}")
+    connection = connect(location)
+    try:
+        old = connection.find_any(collection, collection + OLD)
+        if old is None:
+            raise MemoryBackendError(f"{connection.name} holds no collection '{collection}'")
+        connection.check(old, {**collection_metadata(made), "lamer_embedder": (old.metadata or {})["lamer_embedder"]})
+        draft = f"{collection}.new"
+        connection.drop(draft)
+        new = connection.create(draft, collection_metadata(made))
+        ids = connection.call(old.get, include=[])["ids"]
+        for first in range(0, len(ids), MAX_BATCH):
+            found = connection.call(
+                old.get, ids=ids[first : first + MAX_BATCH], include=cast(Any, ["metadatas", "documents"])
+            )
+            rows = [
+                Row(
+                    load_namespace(str(fields["namespace"])),
+                    decode(str(fields["record"]), text, connection.name),
+                    int(cast(int, fields["seq"])),
+                )
+                for fields, text in zip(found["metadatas"] or [], found["documents"] or [], strict=True)
+            ]
+            write_rows(connection, new, made, rows)
+        if old.name != collection + OLD:
+            connection.drop(collection + OLD)
+            connection.rename(old, collection + OLD)
+        connection.rename(new, collection)
+        connection.drop(collection + OLD)
+        return len(ids)
+    finally:
+        disconnect(connection)
+
+
+def latest(connection: ChromaConnection, collection: Collection, order: WriteOrder) -> list[int]:
+    """Numbers in the store that lie in the future: what a clock that was set back must be told of."""
+    found = connection.call(
+        collection.get, where=cast(Any, {"seq": {"$gt": order.now()}}), include=cast(Any, ["metadatas"])
+    )
+    return [int(cast(int, fields["seq"])) for fields in found["metadatas"] or []]
+
+
+def _done() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
