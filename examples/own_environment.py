@@ -3,7 +3,7 @@
     python examples/own_environment.py        # checks the contract, then plays two episodes; a few seconds
 
 The contract is `lamer_envs.Env`: an immutable object of parameters and pure functions over a JSON state. Registered
-under the entry-point group `lamer_graph.envs`, it has a name everywhere, `lamer-graph collect --env guess:500` included.
+under the entry-point group `lamer_graph.envs`, it has a name everywhere: `lamer-graph collect --env guess:500`.
 With 500 numbers and six guesses an episode rarely suffices; who remembers the earlier one halves on from there.
 """
 

@@ -84,9 +84,7 @@ def recall(h: Harness, s: TrialState, base: Namespace) -> list[MemoryRecord]:
     if s["records"]:
         h.backend.put(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
     query = h.env.observe(s["start"])
-    others = similar_records(
-        h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"]
-    )
+    others = similar_records(h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"])
     return others + own_records(h.memory, h.backend, namespace, s["trial_id"], episode)
 
 
@@ -98,9 +96,7 @@ async def arecall(h: Harness, s: TrialState, base: Namespace) -> list[MemoryReco
     if s["records"]:
         await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
     query = h.env.observe(s["start"])
-    others = await asimilar_records(
-        h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"]
-    )
+    others = await asimilar_records(h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"])
     return others + await aown_records(h.memory, h.backend, namespace, s["trial_id"], episode)
 
 

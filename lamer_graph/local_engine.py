@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from lamer_graph import local_qwen3
 from lamer_graph.errors import ConfigError
 from lamer_graph.local_sampling import draw
 from lamer_graph.types import Sampling
@@ -129,7 +130,15 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, *, eos: Iterable[int], pad: int, max_rows: int, cache_tokens: int, lockstep: bool
+        self,
+        model: Any,
+        *,
+        eos: Iterable[int],
+        pad: int,
+        max_rows: int,
+        cache_tokens: int,
+        lockstep: bool,
+        fused: bool = True,
     ) -> None:
         config = model.config.get_text_config()
         layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -154,6 +163,7 @@ class Engine:
             self._chunk_tokens = max(512, CPU_CHUNK_FLOATS // intermediate)
         self._layers = [_SlabLayer(self) for _ in range(config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
+        self._qwen3 = local_qwen3.Qwen3(model) if fused and local_qwen3.supports(model) else None
         # What the layers read during a forward pass.
         self.capacity = (0, 0)
         self.prefilling: tuple[slice, torch.Tensor | None] | None = None
@@ -282,9 +292,11 @@ class Engine:
     def _forward(self, ids: torch.Tensor, seen: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits (n, V) after the last token of each row. seen (n, 1, queries, columns) bool."""
         mask = seen
-        if self._attention == "eager":
+        if self._qwen3 is not None or self._attention == "eager":
             mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
             mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
+        if self._qwen3 is not None:
+            return self._qwen3(ids, positions, mask, lambda layer, *new: self._layers[layer].update(*new))
         output = self.model(
             input_ids=ids,
             attention_mask=mask,

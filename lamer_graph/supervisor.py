@@ -6,8 +6,8 @@ parent (a fork of the parent may hold the pipe open). As a child subreaper (prct
 server's processes leave behind, so the tree under it is complete; on systems without prctl the process group is used.
 
 Run by path with the standard library alone. Stdin: one JSON line `{"argv", "log", "restarts", "parent"}`, then any
-number of `{"argv"}` (the command of a later restart) and `{"stop": true}`. Stdout: one JSON line per event, `started`,
-`exited` and `gave_up`.
+number of `{"argv"}` (the command of a later restart). Stdout: one JSON line per event, `started`, `exited` and
+`gave_up`.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class Supervisor:
                 os.setpgid(0, 0)
                 prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                signal.signal(signal.SIGPIPE, signal.SIG_DFL)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(self.log, 1)
                 os.dup2(self.log, 2)
@@ -148,7 +150,6 @@ class Supervisor:
             for line in lines:
                 message = json.loads(line)
                 self.argv = message.get("argv", self.argv)
-                self.stopping |= bool(message.get("stop"))
         if os.getppid() != self.parent:
             self.stopping = True
 

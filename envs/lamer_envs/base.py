@@ -8,6 +8,7 @@ forked and replayed by whoever holds the dict, and restarting an episode is keep
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import random
 from abc import ABC, abstractmethod
@@ -21,6 +22,10 @@ State = dict[str, Any]
 
 MAX_ACTION_CHARS = 500
 """Longest action text an environment looks at; policies may write anything."""
+
+
+EMPTY_SPLIT_DRAWS = 2_000
+"""Tasks of which not one belongs to a split that then counts as empty (a tenth of them should)."""
 
 
 class Step(NamedTuple):
@@ -130,10 +135,26 @@ class Env(ABC):
         return "train" if bucket < 8 else ("val" if bucket == 8 else "test")
 
     def seeds(self, split: str) -> Iterator[int]:
-        """Endless increasing seeds whose *instances* belong to `split`. Raises EnvParameterError for an unknown one."""
+        """Endless increasing seeds whose *instances* belong to `split`.
+
+        Raises EnvParameterError for an unknown split, and while iterating if the split turns out to be empty (an
+        environment of a handful of instances may leave one without any).
+        """
         if split not in self.splits:
             raise EnvParameterError(f"{self.name} has no split '{split}'; splits are {', '.join(self.splits)}")
-        return (seed for seed in itertools.count() if self.split_of(self.reset(seed)) == split)
+        return self._seeds(split)
+
+    def _seeds(self, split: str) -> Iterator[int]:
+        last = -1
+        for seed in itertools.count():
+            if self.split_of(self.reset(seed)) == split:
+                last = seed
+                yield seed
+            elif last < 0 and seed >= EMPTY_SPLIT_DRAWS:
+                raise EnvParameterError(
+                    f"none of the first {EMPTY_SPLIT_DRAWS} tasks of {self.spec} belongs to split '{split}': it has "
+                    "too few different instances to hold some out"
+                )
 
     # -- scripted players and pictures ------------------------------------------------------------------------------
 
@@ -148,6 +169,14 @@ class Env(ABC):
     @abstractmethod
     def render(self, state: State) -> str:
         """The state for a person in a terminal, as plain text with rich markup."""
+
+    def render_html(self, state: State) -> str:
+        """The state for a browser: one HTML element, everything in it escaped, colours as in the terminal."""
+        from rich.console import Console  # only where somebody looks
+
+        console = Console(record=True, file=io.StringIO(), width=120, force_terminal=True)
+        console.print(self.render(state), highlight=False, soft_wrap=True)
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
     # -- value semantics --------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import blake2b
 
-from lamer_memory.base import MemoryRecord, Namespace
+from lamer_memory.base import MemoryRecord, MetadataValue, Namespace
 from lamer_memory.errors import MemoryBackendError
 from lamer_memory.recall import ABOUT_KEY
 
@@ -47,10 +47,20 @@ def trial_digest(namespace: Namespace, trial_id: object) -> str:
     return digest("trial", namespace_digest(namespace), trial_id) if isinstance(trial_id, str) else ""
 
 
-def encode(record: MemoryRecord) -> str:
+def field_digest(name: str, value: MetadataValue) -> str:
+    """Stands for a field that has this value; two are equal exactly where Python's `==` says that the values are."""
+    if value is None:
+        return digest("field", name, "none")
+    if isinstance(value, str):
+        return digest("field", name, "text", value)
+    number = int(value) if isinstance(value, int) or value.is_integer() else value
+    return digest("field", name, "number", repr(number))
+
+
+def encode(record: MemoryRecord, *, nul: bool = True) -> str:
     """The record as ASCII JSON, which every store, transport and database takes; without the text, see `storable`."""
     fields = record.to_json()
-    if storable(record.text) == record.text:
+    if storable(record.text, nul=nul) == record.text:
         del fields["text"]
     return json.dumps(fields, sort_keys=True)
 

@@ -17,7 +17,8 @@ from lamer_memory.config import Contents, MemoryConfig
 
 CUT_MARK = " ...[cut]"
 TRIAL_KEY = "trial_id"
-"""Metadata key under which `make_record` notes the trial, so that one filter finds a trial's records."""MAX_SIMILAR = 4_096
+"""Metadata key under which `make_record` notes the trial, so that one filter finds a trial's records."""
+MAX_SIMILAR = 4_096
 """Most records that are looked through for similar ones of other tasks."""
 ABOUT_KEY = "about"
 """Metadata key for what a record is about (its task, as it first looked): a backend that ranks by similarity compares

@@ -1,0 +1,285 @@
+"""Memory in any LangGraph store: InMemoryStore, PostgresStore, or a third party's `BaseStore`.
+
+What must stay true: a namespace of ours is exactly one namespace of the store (an end mark keeps those below it out of
+a prefix search, and an escaped label fits every store's rules); nothing but valid Unicode without NUL reaches the
+store, and the record comes back verbatim all the same.
+
+An item's value holds the readable `text`, the other fields as JSON in `record`, `seq` (order of writes, as digits of
+fixed width) and one key per field and metadata entry, so that every store can filter on equality. Where the store has
+an index, `text` is embedded (`about` where the record says what it is about), and a query ranks by similarity.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.encoding import (
+    WriteOrder,
+    about,
+    decode,
+    digest,
+    dump_namespace,
+    encode,
+    field_digest,
+    load_namespace,
+    record_digest,
+    storable,
+)
+from lamer_memory.errors import MemoryBackendError, MemoryClosedError, MemoryConfigError
+from lamer_memory.in_context import matches
+
+if TYPE_CHECKING:
+    from langgraph.store.base import BaseStore, Item, Op, SearchItem
+
+ROOT = "lamer-memory"
+END = "="
+"""Last label of each of our namespaces; an escaped label never looks like it."""
+EVERYTHING = 1_000_000_000
+LABEL_CHARS = 120
+SEQ_DIGITS = 20
+NAMESPACES_PAGE = 1_000
+
+
+class StoreMemory(MemoryBackend):
+    """Records in a LangGraph store, which the caller opens, sets up and closes.
+
+    A text "postgresql://.." opens a PostgresStore there instead (extra `checkpoint`), sets its tables up, and closes it
+    with this object. Raises MemoryConfigError for anything else, MemoryBackendError where the store fails.
+    """
+
+    def __init__(self, store: BaseStore | str) -> None:
+        from langgraph.store.base import BaseStore
+        from langgraph.store.memory import InMemoryStore
+
+        self._owned = ExitStack()
+        if isinstance(store, str):
+            store = self._open_postgres(store)
+        if not isinstance(store, BaseStore):
+            raise MemoryConfigError(f"StoreMemory takes a LangGraph BaseStore or 'postgresql://..', not {store!r}")
+        self._store = store
+        self._name = type(store).__name__
+        # LangGraph's in-memory store iterates over its dicts while other threads write to them.
+        self._lock = threading.Lock() if isinstance(store, InMemoryStore) else None
+        self.persistent = not isinstance(store, InMemoryStore)
+        self._closed = False
+        self._order = WriteOrder()
+        self._order_known = False
+
+    def _open_postgres(self, uri: str) -> BaseStore:
+        if not uri.startswith(("postgresql://", "postgres://")):
+            raise MemoryConfigError(f"StoreMemory opens 'postgresql://..' by itself, not {uri!r}; give it the store")
+        try:
+            from langgraph.store.postgres import PostgresStore
+        except ImportError as error:
+            raise MemoryBackendError(f"PostgresStore is not there ({error}); install lamer-graph[checkpoint]") from None
+        try:
+            store = self._owned.enter_context(PostgresStore.from_conn_string(uri))
+            store.setup()
+        except Exception as error:  # psycopg's and LangGraph's own
+            self._owned.close()
+            raise MemoryBackendError(f"PostgresStore cannot be opened: {_line(error)}") from error
+        return store
+
+    # -- the protocol -------------------------------------------------------------------------------------------------
+
+    def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        self._check_open()
+        if records:
+            self._learn_order(self._run([self._future_search()]) if not self._order_known else [[]])
+            self._run(self._put_ops(namespace, records))
+
+    async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        if self._lock is not None:
+            return await super().aput(namespace, records)
+        self._check_open()
+        if records:
+            self._learn_order(await self._arun([self._future_search()]) if not self._order_known else [[]])
+            await self._arun(self._put_ops(namespace, records))
+
+    def search(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        self._check_open()
+        if limit < 1:
+            return []
+        if query:
+            (found,) = self._run([self._search(namespace, query, filter, limit)])
+            if any(item.score is not None for item in found):
+                return self._ranked(found, filter)
+        (found,) = self._run([self._search(namespace, None, filter, EVERYTHING)])
+        return self._newest(found, filter, limit)
+
+    async def asearch(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        if self._lock is not None:
+            return await super().asearch(namespace, query, filter, limit)
+        self._check_open()
+        if limit < 1:
+            return []
+        if query:
+            (found,) = await self._arun([self._search(namespace, query, filter, limit)])
+            if any(item.score is not None for item in found):
+                return self._ranked(found, filter)
+        (found,) = await self._arun([self._search(namespace, None, filter, EVERYTHING)])
+        return self._newest(found, filter, limit)
+
+    def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        self._check_open()
+        if keys is None:
+            (found,) = self._run([self._search(namespace, None, None, EVERYTHING)])
+            self._run(self._delete_ops(namespace, [item.key for item in found]))
+        elif keys:
+            self._run(self._delete_ops(namespace, [record_digest(namespace, key) for key in keys]))
+
+    async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        if self._lock is not None:
+            return await super().adelete(namespace, keys)
+        self._check_open()
+        if keys is None:
+            (found,) = await self._arun([self._search(namespace, None, None, EVERYTHING)])
+            await self._arun(self._delete_ops(namespace, [item.key for item in found]))
+        elif keys:
+            await self._arun(self._delete_ops(namespace, [record_digest(namespace, key) for key in keys]))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._owned.close()
+
+    def namespaces(self) -> list[Namespace]:
+        """Every namespace that holds a record, sorted."""
+        from langgraph.store.base import ListNamespacesOp, MatchCondition, SearchOp
+
+        self._check_open()
+        ours = (MatchCondition("prefix", (ROOT,)), MatchCondition("suffix", (END,)))
+        names: set[Namespace] = set()
+        page: list[tuple[str, ...]] = []
+        offset = 0
+        while offset == 0 or len(page) == NAMESPACES_PAGE:
+            (page,) = self._run([ListNamespacesOp(ours, None, NAMESPACES_PAGE, offset)])
+            offset += NAMESPACES_PAGE
+            # A store may still list a namespace whose items are gone; the item itself says what we call it.
+            for found in self._run([SearchOp(path, None, 1, 0, None, False) for path in page]) if page else []:
+                names.update(load_namespace(str(item.value["namespace"])) for item in found)
+        return sorted(names)
+
+    # -- operations ---------------------------------------------------------------------------------------------------
+
+    def _put_ops(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> list[Op]:
+        from langgraph.store.base import PutOp
+
+        path = _path(namespace)
+        numbers = self._order.take(len(records))
+        ops: dict[str, Op] = {}
+        for record, number in zip(records, numbers, strict=True):
+            key = record_digest(namespace, record.key)
+            value: dict[str, Any] = {
+                "text": storable(record.text, nul=False),
+                "record": encode(record, nul=False),
+                "namespace": dump_namespace(namespace),
+                "seq": f"{number:0{SEQ_DIGITS}}",
+            }
+            fields = {**record.metadata, **{n: v for n, v in record.to_json().items() if n != "metadata"}}
+            value.update((field_digest(name, field), True) for name, field in fields.items())
+            subject = about(record)
+            if subject != record.text:
+                value["about"] = storable(subject, nul=False)
+            ops[key] = PutOp(path, key, value, ["about" if "about" in value else "text"])
+        return list(ops.values())
+
+    def _delete_ops(self, namespace: Namespace, ids: Sequence[str]) -> list[Op]:
+        from langgraph.store.base import PutOp
+
+        path = _path(namespace)
+        return [PutOp(path, id, None) for id in dict.fromkeys(ids)]
+
+    def _search(
+        self, namespace: Namespace, query: str | None, filter: Mapping[str, MetadataValue] | None, limit: int
+    ) -> Op:
+        from langgraph.store.base import SearchOp
+
+        wanted = {field_digest(name, value): True for name, value in (filter or {}).items()}
+        safe = None if query is None else storable(query, nul=False)
+        return SearchOp(_path(namespace), wanted or None, limit, 0, safe, False)
+
+    def _future_search(self) -> Op:
+        """Finds what lies in the future of the clock: it has been set back since, and must count on from there."""
+        from langgraph.store.base import SearchOp
+
+        return SearchOp((ROOT,), {"seq": {"$gt": f"{self._order.now():0{SEQ_DIGITS}}"}}, EVERYTHING, 0, None, False)
+
+    def _learn_order(self, found: Sequence[Sequence[Item]]) -> None:
+        self._order.seen(int(item.value["seq"]) for items in found for item in items)
+        self._order_known = True
+
+    def _run(self, ops: Sequence[Op]) -> list[Any]:
+        if not ops:
+            return []
+        try:
+            if self._lock is None:
+                return self._store.batch(ops)
+            with self._lock:
+                return self._store.batch(ops)
+        except Exception as error:  # any store's own
+            raise MemoryBackendError(f"{self._name}: {_line(error)}") from error
+
+    async def _arun(self, ops: Sequence[Op]) -> list[Any]:
+        if not ops:
+            return []
+        try:
+            return await self._store.abatch(ops)
+        except Exception as error:  # any store's own
+            raise MemoryBackendError(f"{self._name}: {_line(error)}") from error
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _ranked(self, found: Sequence[SearchItem], filter: Mapping[str, MetadataValue] | None) -> list[ScoredRecord]:
+        """The most similar first; what was written without an index comes last, unscored."""
+        items = sorted(found, key=lambda item: -1.0 if item.score is None else item.score, reverse=True)
+        scored = [
+            ScoredRecord(self._decode(item), None if item.score is None else min(1.0, max(0.0, item.score)))
+            for item in items
+        ]
+        return [entry for entry in scored if matches(entry.record, filter)]
+
+    def _newest(
+        self, found: Sequence[Item], filter: Mapping[str, MetadataValue] | None, limit: int
+    ) -> list[ScoredRecord]:
+        self._order.seen(int(item.value["seq"]) for item in found)
+        records = (self._decode(item) for item in sorted(found, key=lambda item: str(item.value["seq"]), reverse=True))
+        return [ScoredRecord(record, None) for record in records if matches(record, filter)][:limit]
+
+    def _decode(self, item: Item) -> MemoryRecord:
+        return decode(str(item.value.get("record")), str(item.value.get("text")), self._name)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MemoryClosedError(f"the memory in {self._name} was closed; make a new StoreMemory(store)")
+
+
+def _path(namespace: Namespace) -> tuple[str, ...]:
+    return (ROOT, *(_label(label) for label in namespace), END)
+
+
+def _label(label: str) -> str:
+    """A label that every store takes and matches literally: letters, digits, '-' and '~'; as distinct as the labels."""
+    escaped = re.sub(r"[^A-Za-z0-9-]", lambda found: f"~{ord(found.group()):x}~", label) or "~"
+    return escaped if len(escaped) <= LABEL_CHARS else f"~~{digest('label', label)}"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,133 @@
+"""A LangGraph store as memory: the contract of every backend, over InMemoryStore and a real PostgreSQL."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.store.postgres import PostgresStore
+
+pytest.register_assert_rewrite("lamer_memory.conformance")
+
+from lamer_memory import MemoryBackendError, MemoryConfig, MemoryConfigError, make_record, open_backend  # noqa: E402
+from lamer_memory.conformance import BackendConformance, MakeBackend  # noqa: E402
+from lamer_memory.embedders import HashingEmbedder  # noqa: E402
+from lamer_memory.store import StoreMemory  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def postgres_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pgserver = pytest.importorskip("pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_uri: str) -> Iterator[PostgresStore]:
+    with PostgresStore.from_conn_string(postgres_uri) as store:
+        store.setup()
+        with store._cursor() as cursor:
+            cursor.execute("TRUNCATE store")
+        yield store
+
+
+def indexed() -> InMemoryStore:
+    embedder = HashingEmbedder()
+    return InMemoryStore(index={"dims": embedder.dimensions, "embed": lambda texts: embedder.embed(list(texts))})
+
+
+class TestInMemoryStore(BackendConformance):
+    @pytest.fixture
+    def make_backend(self) -> MakeBackend:
+        return lambda: StoreMemory(InMemoryStore())
+
+
+class TestIndexedInMemoryStore(BackendConformance):
+    @pytest.fixture
+    def make_backend(self) -> MakeBackend:
+        return lambda: StoreMemory(indexed())
+
+
+class TestPostgresStore(BackendConformance):
+    @pytest.fixture
+    def make_backend(self, postgres) -> MakeBackend:
+        return lambda: StoreMemory(postgres)
+
+    @pytest.fixture
+    def reopen(self, postgres) -> MakeBackend:
+        return lambda: StoreMemory(postgres)
+
+
+def record(number: int, text: str = "x", **metadata):
+    return make_record("trial", "task", number, "reflection", text, False, metadata)
+
+
+def test_postgres_is_opened_by_its_address(postgres_uri, postgres):
+    memory = open_backend(f"store:{postgres_uri}")
+    memory.put(("a",), [record(0)])
+    memory.close()
+    assert [entry.record for entry in StoreMemory(postgres).search(("a",))] == [record(0)]
+    assert StoreMemory(postgres).persistent
+    assert not StoreMemory(InMemoryStore()).persistent
+
+
+def test_a_database_that_is_not_there_is_said_so():
+    with pytest.raises(MemoryBackendError, match="PostgresStore cannot be opened"):
+        StoreMemory("postgresql://nobody@127.0.0.1:1/none?connect_timeout=2")
+
+
+@pytest.mark.parametrize("store", ["sqlite:///x", 7, None])
+def test_what_is_no_store_is_refused(store):
+    with pytest.raises(MemoryConfigError, match="postgresql"):
+        StoreMemory(store)
+
+
+def test_by_name_alone_there_is_no_store():
+    with pytest.raises(MemoryConfigError, match="missing a required argument: 'store'"):
+        MemoryConfig(backend="store").open()
+
+
+def test_other_items_of_the_store_are_neither_seen_nor_touched():
+    store = InMemoryStore()
+    store.put(("users", "ann"), "likes", {"text": "tea"})
+    memory = StoreMemory(store)
+    memory.put((), [record(0)])
+    memory.put(("users", "ann"), [record(1)])
+    assert len(memory.search(("users", "ann"))) == 1
+    memory.delete(("users", "ann"))
+    memory.delete(())
+    assert store.get(("users", "ann"), "likes").value == {"text": "tea"}
+    assert memory.namespaces() == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "postgres"])
+def test_namespaces_are_listed_under_their_own_names(kind, request):
+    store: BaseStore = InMemoryStore() if kind == "memory" else request.getfixturevalue("postgres")
+    memory = StoreMemory(store)
+    names = [(), ("a",), ("a", "b"), ("a.b", ""), ("\x00", "é" * 300), ("=",)]
+    for name in names:
+        memory.put(name, [record(0)])
+    memory.put(("gone",), [record(0)])
+    memory.delete(("gone",))
+    assert memory.namespaces() == sorted(names)
+
+
+def test_a_query_compares_what_a_record_is_about():
+    memory = StoreMemory(indexed())
+    memory.put(("a",), [record(0, "push it along the wall", about="? ? 1"), record(1, "? ? 1", about="a box, a wall")])
+    found = memory.search(("a",), query="? ? 1")
+    assert [entry.record.episode for entry in found] == [0, 1]
+    assert found[0].score == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["memory", "postgres"])
+def test_a_clock_that_was_set_back_does_not_make_new_records_older(kind, request, monkeypatch):
+    store: BaseStore = InMemoryStore() if kind == "memory" else request.getfixturevalue("postgres")
+    StoreMemory(store).put(("a",), [record(0)])
+    monkeypatch.setattr("lamer_memory.encoding.time.time_ns", lambda: 1_000_000_000)
+    later = StoreMemory(store)
+    later.put(("a",), [record(1)])
+    asyncio.run(later.aput(("a",), [record(2)]))
+    assert [entry.record.episode for entry in later.search(("a",))] == [2, 1, 0]
