@@ -129,7 +129,8 @@ def _core() -> list[Check]:
     except importlib.metadata.PackageNotFoundError:
         return [Check("lamer-graph", "broken", "the package is not installed", "make setup, or: pip install -e .")]
     checks = [Check("lamer-graph", "ok", importlib.metadata.version("lamer-graph"))]
-    for extra in ["", *sorted(set(groups) - {"", "dev", "all", "serve"})]:
+    # `openenv` belongs into an environment of its own: installing it here would break vLLM.
+    for extra in ["", *sorted(set(groups) - {"", "dev", "all", "serve", "openenv"})]:
         met, unmet = _unmet(groups.get(extra, []))
         name = f"extra {extra}" if extra else "core packages"
         if not unmet:

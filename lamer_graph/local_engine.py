@@ -149,30 +149,36 @@ class Engine:
         if self._attention not in ("sdpa", "eager"):
             raise ConfigError(f"LocalPolicy needs attention 'sdpa' or 'eager', not '{self._attention}'")
         self.model = model
-        self.device: torch.device = next(model.parameters()).device
-        self.dtype: torch.dtype = next(model.parameters()).dtype
         self.rows: list[Row] = []
         self._eos = frozenset(eos)
         self._pad = pad
         self._lockstep = lockstep
         self._max_rows = min(max_rows, LOCKSTEP_ROWS) if lockstep else max_rows
         self._cache_tokens = cache_tokens
-        self._chunk_tokens = GPU_CHUNK
-        if self.device.type == "cpu":
-            intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-            self._chunk_tokens = max(512, CPU_CHUNK_FLOATS // intermediate)
+        self._intermediate: int = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         self._layers = [_SlabLayer(self) for _ in range(config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
-        self._qwen3 = local_qwen3.Qwen3(model) if fused and local_qwen3.supports(model) else None
+        self._end_of: list[int] = []
         # What the layers read during a forward pass.
         self.capacity = (0, 0)
         self.prefilling: tuple[slice, torch.Tensor | None] | None = None
         self.width = 0
-        self.index = torch.arange(self._max_rows, device=self.device)
-        self.ends = torch.zeros_like(self.index)
-        self._starts = torch.zeros_like(self.index)
-        self._next = torch.zeros_like(self.index)
-        self._end_of: list[int] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the model again: somebody may have moved it or put adapters into it. Only while nothing runs."""
+        first = next(self.model.parameters())
+        self.device: torch.device = first.device
+        self.dtype: torch.dtype = first.dtype
+        self._qwen3 = local_qwen3.Qwen3(self.model) if local_qwen3.supports(self.model) else None
+        on_cpu = self.device.type == "cpu"
+        self._chunk_tokens = max(512, CPU_CHUNK_FLOATS // self._intermediate) if on_cpu else GPU_CHUNK
+        if self.capacity == (0, 0) or self.index.device != self.device:
+            self.clear()
+            self.index: torch.Tensor = torch.arange(self._max_rows, device=self.device)
+            self.ends = torch.zeros_like(self.index)
+            self._starts = torch.zeros_like(self.index)
+            self._next = torch.zeros_like(self.index)
 
     # -- admission ----------------------------------------------------------------------------------------------------
 

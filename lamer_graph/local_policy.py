@@ -32,6 +32,8 @@ from lamer_graph.types import Completion, Message, Sampling
 
 LINGER_S = 0.001
 """How long the worker waits for the next request of callers that it has just answered."""
+SMALL = 20_000_000
+"""Parameters of a model that one thread serves best."""
 IDLE_S = 30.0
 """An idle worker thread ends after this long; the next call starts another."""
 CPU_CACHE_BYTES = 2**31
@@ -46,8 +48,8 @@ class LocalPolicy(Policy):
 
     `device=None` takes CUDA if there is one; `dtype=None` is float32 on the CPU and bfloat16 on a GPU. `adapter` is a
     PEFT folder that is merged into the weights. `max_batch` bounds the rows that run together, `threads` the torch
-    threads of the worker (None: one on machines of up to 4 cores, where a second costs the callers more than it gives,
-    else torch's default). `version` is what completions report as their policy version (default: the folder's name).
+    threads of the worker (None: one for models under 20 M parameters, whose products are too small to share, else
+    torch's default). `version` is what completions report as their policy version (default: the folder's name).
     Raises ConfigError. No code from the model's folder is run.
     """
 
@@ -89,11 +91,11 @@ class LocalPolicy(Policy):
         self._eos = _eos_ids(self._model, self._tokenizer)
         pad = self._tokenizer.pad_token_id
         first: torch.Tensor = next(self._model.parameters())
-        self._device = first.device
-        if threads is None and self._device.type == "cpu" and torch.get_num_threads() <= 4:
+        device_type = first.device.type
+        if threads is None and sum(parameter.numel() for parameter in self._model.parameters()) < SMALL:
             threads = 1
         # Split over several threads, a tensor's elements fall to other instructions at the seams.
-        self._threads = 1 if deterministic and self._device.type == "cpu" else threads
+        self._threads = 1 if deterministic and device_type == "cpu" else threads
         self._engine = Engine(
             self._model,
             eos=self._eos,
@@ -114,7 +116,7 @@ class LocalPolicy(Policy):
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"LocalPolicy({self.version!r}, device='{self._device}')"
+        return f"LocalPolicy({self.version!r}, device='{self._engine.device}')"
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ class LocalPolicy(Policy):
         ids = [part for part in prompt if isinstance(part, int)]
         if len(ids) < len(prompt):
             ids = self.encode([part for part in prompt if not isinstance(part, int)])
-        whole = torch.tensor([[*ids, *token_ids]], device=self._device)
+        whole = torch.tensor([[*ids, *token_ids]], device=self._engine.device)
         with torch.inference_mode():
             logits = self._model(input_ids=whole[:, :-1], use_cache=False, logits_to_keep=len(token_ids)).logits[0]
             return token_logprobs(logits, whole[0, len(ids) :], temperature).tolist()
@@ -199,6 +201,7 @@ class LocalPolicy(Policy):
             with self._busy:
                 yield self._model
                 self._model.eval()
+                self._engine.refresh()
         finally:
             with self._lock:
                 self._pausers -= 1
@@ -251,6 +254,7 @@ class LocalPolicy(Policy):
                     self._queue.clear()
                     break
             with self._busy, torch.inference_mode():
+                self._engine.refresh()
                 self._serve()
         _fail(leftovers, CLOSED)
 
@@ -342,10 +346,25 @@ def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
     if not isinstance(kind, torch.dtype):
         raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
+        with _no_bar():
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
         return model.to(place)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"cannot load {folder} on {place}: {' '.join(str(error).split())[:300]}") from error
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without transformers' progress bar: a tiny model loads at once, and stderr is the application's."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _load_tokenizer(folder: Path) -> Any:

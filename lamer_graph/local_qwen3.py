@@ -36,8 +36,9 @@ def supports(model: Any) -> bool:
 
 def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""
-    scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return (x * scale).mul_(weight)
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    scaled: torch.Tensor = x * scale
+    return scaled.mul_(weight)
 
 
 class Qwen3:
@@ -81,7 +82,8 @@ class Qwen3:
             gate = functional.silu(functional.linear(normed, layer.mlp.gate_proj.weight), inplace=True)
             gate *= functional.linear(normed, layer.mlp.up_proj.weight)
             hidden += functional.linear(gate, layer.mlp.down_proj.weight)
-        return functional.linear(_rms(hidden, body.norm.weight, self._eps), self._model.lm_head.weight)
+        logits: torch.Tensor = functional.linear(_rms(hidden, body.norm.weight, self._eps), self._model.lm_head.weight)
+        return logits
 
     def _project(
         self, x: torch.Tensor, attention: Any, turn: torch.Tensor
@@ -89,7 +91,7 @@ class Qwen3:
         """Rotated queries (tokens, heads, dim) and keys (tokens, groups, dim), and values."""
         dim, heads, groups = self._dim, self._heads, self._groups
         weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight]).view(heads + groups, dim, -1)
-        both = functional.linear(x, weight[:, self._pairs].flatten(0, 1)).view(-1, heads + groups, dim)
+        both = functional.linear(x, weight.index_select(1, self._pairs).flatten(0, 1)).view(-1, heads + groups, dim)
         norms = attention.q_norm.weight[self._pairs], attention.k_norm.weight[self._pairs]
         scales = torch.cat([norms[0].expand(heads, dim), norms[1].expand(groups, dim)])
         both = _rms(both, scales, self._eps)

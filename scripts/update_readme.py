@@ -1,12 +1,16 @@
-"""Draw the compiled graph into README.md: `make readme`.
+"""Keep README.md true: draw the compiled graph into it (`make readme`), or put real output between its markers.
+
+    make quickstart > q.txt && python scripts/update_readme.py quickstart q.txt
+    make test | tail -1 > t.txt && python scripts/update_readme.py test t.txt
 
 What must stay true: the picture is what LangGraph draws of the graph that `create_lamer_agent` compiles, as Mermaid
-text made here; a test compares it with the README, so the two cannot drift apart.
+text made here, and a test compares it with the README; outputs are files that a command wrote, never typed in.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from langchain_core.language_models import FakeListChatModel
@@ -14,25 +18,38 @@ from langchain_core.language_models import FakeListChatModel
 from lamer_graph.agent import create_lamer_agent, episode_graph
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- graph: begin -->", "<!-- graph: end -->"
 
 
 def pictures() -> str:
-    """The outer graph and the episode inside it, as two Mermaid blocks between the README's markers."""
+    """The outer graph and the episode inside it, as two Mermaid blocks between their markers."""
     agent = create_lamer_agent(FakeListChatModel(responses=["-"]), "minesweeper:4x4-3")
     blocks = []
     for title, graph in (("The trial:", agent), ("and one episode in it:", episode_graph(agent))):
         text = graph.get_graph().draw_mermaid().strip()
         blocks.append(f"{title}\n\n```mermaid\n{text}\n```")
-    return "\n\n".join([BEGIN, *blocks, END])
+    return between("graph", "\n\n".join(blocks))
+
+
+def between(name: str, content: str) -> str:
+    return f"<!-- {name}: begin -->\n\n{content}\n\n<!-- {name}: end -->"
+
+
+def fill(name: str, block: str) -> None:
+    """Replace what is between the markers of `name`."""
+    text = README.read_text()
+    pattern = re.compile(f"<!-- {name}: begin -->.*?<!-- {name}: end -->", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise SystemExit(f"{README} must hold <!-- {name}: begin --> .. <!-- {name}: end --> once")
+    README.write_text(pattern.sub(lambda match: block, text))
 
 
 def main() -> None:
-    text = README.read_text()
-    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise SystemExit(f"{README} must hold {BEGIN} .. {END} once")
-    README.write_text(pattern.sub(lambda match: pictures(), text))
+    if len(sys.argv) == 1:
+        fill("graph", pictures())
+        return
+    name, file = sys.argv[1:]
+    output = "\n".join(line.rstrip() for line in Path(file).read_text().strip("\n").splitlines())
+    fill(name, between(name, f"```text\n{output}\n```"))
 
 
 if __name__ == "__main__":

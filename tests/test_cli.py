@@ -19,6 +19,8 @@ from fake_server import MODEL, FakeServer, fake_server
 
 from lamer_graph.cli import main
 from lamer_graph.runlog import check, read_config, read_trials
+from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
+from lamer_graph.supervisor import descendants
 
 
 class Outcome(NamedTuple):
@@ -497,3 +499,106 @@ def test_eval_without_a_single_finished_trial_says_why(cli: Cli, server: FakeSer
     assert outcome.code == 1
     assert "all 3 trials" in outcome.error_line
     assert "credentials" in outcome.error_line
+
+
+# -- quickstart -------------------------------------------------------------------------------------------------------
+
+
+def check_quickstart(document: Any, tasks: int) -> None:
+    assert set(document["modes"]) == {"none", "trajectory", "reflection", "both", "reflection, shuffled"}
+    for evaluation in document["modes"].values():
+        assert evaluation["tasks"] == tasks
+        assert len(evaluation["pass_at"]) == 3
+    assert document["logs_valid"] is True
+    assert 1 <= len(document["trial"]["episodes"]) <= 3
+    first = [evaluation["pass_at"][0]["value"] for evaluation in document["modes"].values()]
+    assert len(set(first)) == 1, "the first episode has no memory, so every mode plays it alike"
+
+
+def test_quickstart_in_this_process_plays_every_memory_mode_and_leaves_valid_logs(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("quickstart", "--local", "--tasks", "4", "--out", "q", "--json")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.document["base_url"] is None
+    check_quickstart(outcome.document, 4)
+    assert len(keys(tmp_path / "q" / "reflection-shuffled")) == 4
+
+
+@pytest.mark.slow
+def test_quickstart_on_a_real_server_logs_what_it_answered_and_ends_it(cli: Cli, tmp_path: Path) -> None:
+    if vllm_flavour() is None:
+        pytest.skip(INSTALL_HINT)
+    outcome = cli("quickstart", "--tasks", "4", "--out", "q", "--json")
+    assert outcome.code == 0
+    check_quickstart(outcome.document, 4)
+    gone = cli("play", "--base-url", outcome.document["base_url"])
+    assert gone.code == 2
+    assert "cannot reach" in gone.error_line
+
+
+# -- a real vLLM ------------------------------------------------------------------------------------------------------
+
+
+def test_collect_and_eval_play_on_a_real_vllm_and_the_log_has_its_tokens(
+    cli: Cli, vllm_server: VllmServer, tmp_path: Path
+) -> None:
+    game = ("--tasks", "4", "--max-turns", "2", "--max-tokens", "8", "--base-url", vllm_server.base_url)
+    outcome = cli("collect", *game, "--out", "r", "--json")
+    assert outcome.code == 0, outcome.err
+    report = check(tmp_path / "r")
+    assert report.ok
+    assert report.trials == 4
+    assert report.calls == report.policy_versions[vllm_server.model_name] > 0
+    assert report.untrainable_calls == 0
+    assert report.tokens > 0
+    assert cli("eval", *game, "--out", "e").code == 0
+
+
+@pytest.mark.slow
+def test_serve_answers_until_it_is_told_to_stop_and_leaves_no_process(
+    cli: Cli, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    if vllm_flavour() is None:
+        pytest.skip(INSTALL_HINT)
+    process = started(tmp_path, "serve", "--policy", tiny_model_dir, "--port", "0", "--run", "s", "--json")
+    assert process.stdout is not None
+    document = json.loads(process.stdout.readline())
+    assert document["model"] == tiny_model_dir.name
+    assert Path(document["log"]) == tmp_path / "s" / "server.log"
+    played = cli("play", "--base-url", document["base_url"], "--max-turns", "1", "--max-tokens", "8", "--json")
+    assert played.code == 0, played.err
+    children = descendants(process.pid)
+    assert len(children) >= 2
+    process.send_signal(signal.SIGTERM)
+    outcome = ended(process)
+    assert outcome == Outcome(0, "", "")
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+
+
+# -- doctor and warmup ------------------------------------------------------------------------------------------------
+
+
+def test_doctor_prints_findings_for_people_and_machines_and_fails_if_something_is_broken(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lamer_graph import doctor
+
+    monkeypatch.setattr(doctor, "HEAVY", ())
+    healthy = cli("doctor", "--json")
+    assert healthy.code == 0, healthy.document
+    assert {check["name"] for check in healthy.document["checks"]} >= {"python", "core packages", "machine"}
+    monkeypatch.setattr(doctor, "HEAVY", (("rich", ("rich",), "import no_such_module", "train"),))
+    broken = cli("doctor")
+    assert broken.code == 1
+    assert "no_such_module" in broken.out
+    assert "make setup" in broken.out
+
+
+@pytest.mark.slow
+def test_warmup_makes_a_policy_that_plays_and_says_which_gates_it_missed(cli: Cli, tmp_path: Path) -> None:
+    made = cli("warmup", "--out", "p", "--minutes", "0.1", "--json")
+    assert made.code == (0 if made.document["passed"] else 1)
+    assert {gate["name"] for gate in made.document["gates"]} >= {"valid actions", "pass@1"}
+    played = cli("eval", "--policy", "p", "--tasks", "5", "--out", "e", "--json")
+    assert played.code == 0
+    assert read_config(tmp_path / "e")["prompt_style"] == "compact"

@@ -13,8 +13,10 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from lamer_envs import make
 from lamer_envs.gymnasium import LamerGymEnv
 
+SPECS = ["minesweeper", "sokoban", "webshop:50", "alfworld"]
 
-@pytest.mark.parametrize("spec", ["minesweeper", "sokoban", "sokoban:8x8-5"])
+
+@pytest.mark.parametrize("spec", [*SPECS, "sokoban:8x8-5", "webshop:50,reward=score,goals=synthetic"])
 def test_it_passes_gymnasiums_checker_without_a_warning(spec: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -23,7 +25,7 @@ def test_it_passes_gymnasiums_checker_without_a_warning(spec: str) -> None:
         gymnasium_check_env(LamerGymEnv(spec, render_mode="ansi"))
 
 
-@pytest.mark.parametrize("spec", ["minesweeper", "sokoban"])
+@pytest.mark.parametrize("spec", SPECS)
 def test_it_plays_as_the_environment_does(spec: str) -> None:
     env, adapter = make(spec), LamerGymEnv(spec, render_mode="ansi")
     for seed in range(20):

@@ -14,7 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaForCausalLM, Qwen3ForCausalLM
 
+from lamer_graph import local_qwen3
 from lamer_graph.errors import ConfigError, PolicyError, PolicyResponseError, PromptTooLongError
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.local_sampling import draw, token_logprobs, truncate, uniforms
@@ -75,6 +78,22 @@ async def test_prompt_ids_are_the_chat_template_and_text_is_the_decoded_answer(p
     assert completion.finish_reason == "length"
     assert len(completion.token_ids) == 6
     assert completion.policy_version == policy.version == "tiny-random"
+
+
+@pytest.mark.parametrize("family", ["qwen3 with shared key heads", "llama"])
+async def test_other_models_answer_with_their_own_logprobs_too(policy: LocalPolicy, family: str) -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": len(policy.tokenizer)}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.1}
+    made: Any = LlamaForCausalLM if family == "llama" else Qwen3ForCausalLM
+    model = made(made.config_class(**sizes, **heads, eos_token_id=policy.tokenizer.eos_token_id)).eval()
+    # Both paths are walked: the fast one of local_qwen3 and transformers' own.
+    assert local_qwen3.supports(model) is (family != "llama")
+    other = LocalPolicy(model, policy.tokenizer, version="other")
+    asked = requests(30, seed=9)
+    for (messages, sampling), completion in zip(asked, await answer(other, asked), strict=True):
+        scored = other.score(messages, completion.token_ids, sampling.temperature)
+        assert np.allclose(completion.logprobs, scored, atol=2e-4)
+    other.close()
 
 
 async def test_the_stop_token_ends_the_answer_and_is_kept(tiny_model_dir: Path) -> None:
@@ -259,6 +278,20 @@ async def test_new_weights_answer_under_their_own_version(tiny_model_dir: Path) 
     assert np.allclose(after.logprobs, policy.score(messages, after.token_ids), atol=2e-4)
     with pytest.raises(ConfigError, match="do not fit"):
         policy.set_weights({"nothing": torch.zeros(1)}, "policy-v0002")
+    policy.close()
+
+
+async def test_adapters_put_into_the_shared_model_are_sampled_with(tiny_model_dir: Path) -> None:
+    policy = LocalPolicy(tiny_model_dir)
+    asked = requests(6, seed=5)
+    before = await answer(policy, asked)
+    with policy.paused() as model:
+        get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    after = await answer(policy, asked)
+    assert [completion.logprobs for completion in after] != [completion.logprobs for completion in before]
+    for (messages, sampling), completion in zip(asked, after, strict=True):
+        scored = policy.score(messages, completion.token_ids, sampling.temperature)
+        assert np.allclose(completion.logprobs, scored, atol=2e-4)
     policy.close()
 
 

@@ -1,11 +1,43 @@
-"""Chroma keeps the contract of every backend: ephemeral, in a directory, and through a server."""
+"""Chroma keeps the contract of every backend, ephemeral, in a directory and through a server; and what it promises
+beyond: one process per directory, nothing acknowledged is lost, damage is an error."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 pytest.register_assert_rewrite("lamer_memory.conformance")
 
-from lamer_memory.chroma import ChromaMemory  # noqa: E402
-from lamer_memory.conformance import BackendConformance, MakeBackend  # noqa: E402
+from chroma_server import Server  # noqa: E402
+
+from lamer_memory import MemoryBackendError, make_record  # noqa: E402
+from lamer_memory.chroma import ChromaMemory, reindex  # noqa: E402
+from lamer_memory.chroma_client import DATABASE_FILE, ChromaConnection, connect, disconnect  # noqa: E402
+from lamer_memory.conformance import BackendConformance, MakeBackend, in_threads  # noqa: E402
+from lamer_memory.embedders import HashingEmbedder  # noqa: E402
+from lamer_memory.errors import EmbedderError, MemoryServerError  # noqa: E402
+
+WRITER = Path(__file__).parent / "chroma_writer.py"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("chroma"))
+    yield server
+    server.stop()
+
+
+def record(number, text="x", **metadata):
+    return make_record("trial", "task", number, "reflection", text, False, metadata)
 
 
 class TestEphemeralChroma(BackendConformance):
@@ -22,3 +54,360 @@ class TestChromaDirectory(BackendConformance):
     @pytest.fixture
     def reopen(self, tmp_path) -> MakeBackend:
         return lambda: ChromaMemory(tmp_path)
+
+
+class TestChromaServer(BackendConformance):
+    @pytest.fixture
+    def make_backend(self, server) -> MakeBackend:
+        name = f"c-{uuid4().hex}"
+        return lambda: ChromaMemory(server.url, collection=name)
+
+    @pytest.fixture
+    def reopen(self, make_backend) -> MakeBackend:
+        return make_backend
+
+
+# -- a server and several processes -----------------------------------------------------------------------------------
+
+
+def start_writer(location, writer, count, *more):
+    command = [sys.executable, str(WRITER), str(location), writer, str(count), *map(str, more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_four_writer_processes_and_readers_that_see_every_acknowledged_record(server):
+    writers = [start_writer(server.url, f"w{i}", 25) for i in range(4)]
+    memory = ChromaMemory(server.url)  # all five may try to make the collection
+    acknowledged = []
+
+    def watch(number):
+        for line in writers[number].stdout:
+            if line.strip().isdecimal():
+                record = make_record(f"w{number}-{line.strip()}", "", 0, "reflection", "", False)
+                found = memory.search(("shared",), filter={"trial_id": f"w{number}-{line.strip()}"})
+                acknowledged.append(record.key)
+                assert [entry.record.key for entry in found] == [record.key]
+
+    in_threads(watch, 4)
+    assert [writer.wait(60) for writer in writers] == [0] * 4, [writer.stderr.read() for writer in writers]
+    assert len(acknowledged) == 100
+    assert {entry.record.key for entry in memory.search(("shared",), limit=1000)} == set(acknowledged)
+    near = memory.search(("shared",), query="w2 7", limit=1000)
+    assert {entry.record.key for entry in near} == set(acknowledged)
+    assert near[0].record.text.strip() == "w2 7"
+    memory.close()
+
+
+def test_a_server_that_dies_is_named_and_one_that_returns_is_used_again(tmp_path):
+    server = Server(tmp_path)
+    memory = ChromaMemory(server.url, retry_s=1)
+    memory.put(("a",), [record(0)])
+    server.stop()
+    with pytest.raises(MemoryServerError, match=f"Chroma server {server.url} failed for 1 s"):
+        memory.search(("a",))
+    with pytest.raises(MemoryServerError, match=server.url):
+        asyncio.run(memory.aput(("a",), [record(1)]))
+    again = threading.Timer(0.5, server.start)
+    memory._connection._retry_s = 60
+    again.start()
+    memory.put(("a",), [record(2)])
+    assert [entry.record.episode for entry in memory.search(("a",))] == [2, 0]
+    memory.close()
+    server.stop()
+
+
+def test_an_address_without_a_server_is_said_so():
+    with pytest.raises(MemoryServerError, match=r"no Chroma server answers at http://127.0.0.1:1 .*chroma run"):
+        ChromaMemory("http://127.0.0.1:1", retry_s=0.1)
+    with pytest.raises(MemoryBackendError, match="like http://localhost:8000"):
+        ChromaMemory("http://localhost:8000/api")
+
+
+def test_a_server_that_does_not_answer_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(MemoryServerError, match="no Chroma server answers"):
+            connect(f"http://127.0.0.1:{silent.getsockname()[1]}", retry_s=0.1, timeout_s=0.5)
+        assert time.monotonic() - started < 5
+
+
+# -- one process per directory ----------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_told_to_use_a_server(tmp_path):
+    memory = ChromaMemory(tmp_path)
+    second = start_writer(tmp_path, "w", 1)
+    errors = second.communicate(timeout=60)[1]
+    assert second.returncode == 1
+    assert f"in use by process {os.getpid()}" in errors
+    assert "MemoryLockedError" in errors
+    assert f"chroma run --path {tmp_path}" in errors
+    memory.close()
+    third = start_writer(tmp_path, "w", 1)
+    assert third.wait(60) == 0
+
+
+def test_one_process_may_open_a_directory_twice(tmp_path):
+    one, two = ChromaMemory(tmp_path), ChromaMemory(tmp_path)
+    one.put(("a",), [record(0)])
+    one.close()
+    two.put(("a",), [record(1)])
+    assert [entry.record.episode for entry in two.search(("a",))] == [1, 0]
+    two.close()
+
+
+def test_a_forked_child_is_refused(tmp_path):
+    memory = ChromaMemory(tmp_path)
+    child = os.fork()
+    if child == 0:
+        try:
+            memory.put(("a",), [record(0)])
+        except MemoryBackendError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    memory.close()
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kill_at", [37, pytest.param(400, marks=pytest.mark.slow), 700])
+def test_kill_9_loses_no_acknowledged_record_and_doubles_none(tmp_path, kill_at):
+    writer = start_writer(tmp_path, "w", 1000, "--each", 10)
+    acknowledged = []
+    for line in writer.stdout:
+        if line.strip().isdecimal():
+            acknowledged += range(int(line), int(line) + 10)
+            if len(acknowledged) >= kill_at:
+                writer.kill()
+    assert writer.wait() == -signal.SIGKILL
+    memory = ChromaMemory(tmp_path)
+    texts = [entry.record.text.strip() for entry in memory.search(("shared",), limit=2000)]
+    assert len(texts) == len(set(texts)) < 1000
+    assert {f"w {i}" for i in acknowledged} <= set(texts)
+    for i in (0, acknowledged[-1]):
+        assert memory.search(("shared",), query=f"w {i}", limit=1)[0].record.text.strip() == f"w {i}"
+    memory.put(("shared",), [record(1)])
+    assert len(memory.search(("shared",), limit=2000)) == len(texts) + 1
+    memory.close()
+
+
+def test_a_full_disk_is_an_error_and_keeps_what_was_acknowledged(tmp_path):
+    assert start_writer(tmp_path, "w", 10).wait(60) == 0
+    writer = start_writer(tmp_path, "v", 2000, "--text", 50_000, "--max-file", 3_000_000)
+    output = writer.communicate(timeout=120)[0].splitlines()
+    assert writer.returncode == 3, output[-3:]
+    assert output[-1].startswith(f"failed {tmp_path}: ")
+    memory = ChromaMemory(tmp_path)
+    texts = {entry.record.text.strip() for entry in memory.search(("shared",), limit=5000)}
+    assert {f"v {i}" for i in output if i.isdecimal()} | {f"w {i}" for i in range(10)} <= texts
+    memory.put(("shared",), [record(0)])
+    memory.close()
+
+
+def remove(path):
+    path.unlink()
+
+
+def scribble(path):
+    path.write_bytes(b"not a database" * 1000)
+
+
+def halve(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [remove, scribble, halve, empty])
+def test_a_damaged_database_is_an_error_and_never_looks_empty(tmp_path, damage):
+    memory = ChromaMemory(tmp_path)
+    memory.put(("a",), [record(i) for i in range(300)])
+    memory.close()
+    damage(tmp_path / DATABASE_FILE)
+    with pytest.raises(MemoryBackendError, match="damaged"):
+        ChromaMemory(tmp_path).search(("a",))
+
+
+def test_lost_vectors_are_an_error_and_the_texts_are_still_there(tmp_path):
+    memory = ChromaMemory(tmp_path)
+    memory.put(("a",), [record(i, f"text {i}") for i in range(1100)])  # beyond what Chroma keeps in its log
+    memory.close()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    shutil.rmtree(folder)
+    memory = ChromaMemory(tmp_path)
+    assert len(memory.search(("a",), limit=2000)) == 1100
+    with pytest.raises(MemoryBackendError, match="vector index is damaged"):
+        memory.search(("a",), query="text 3", limit=50)
+    memory.close()
+    assert reindex(tmp_path) == 1100
+    memory = ChromaMemory(tmp_path)
+    assert memory.search(("a",), query="text 3", limit=1)[0].record.text == "text 3"
+    memory.close()
+
+
+def test_a_file_in_the_way_is_said_so(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MemoryBackendError, match="file"):
+        ChromaMemory(tmp_path / "file")
+
+
+def test_a_clock_that_was_set_back_does_not_make_new_records_older(tmp_path, monkeypatch):
+    memory = ChromaMemory(tmp_path)
+    memory.put(("a",), [record(0)])
+    monkeypatch.setattr("lamer_memory.encoding.time.time_ns", lambda: 5_000_000)
+    memory.put(("a",), [record(1)])
+    memory.close()
+    memory = ChromaMemory(tmp_path)
+    memory.put(("a",), [record(2)])
+    assert [entry.record.episode for entry in memory.search(("a",))] == [2, 1, 0]
+    memory.close()
+
+
+def test_a_lone_surrogate_comes_back():
+    memory = ChromaMemory()
+    broken = record(0, "half \ud83d of a pair")
+    memory.put(("a\udc00",), [broken])
+    assert memory.search(("a\udc00",))[0].record == broken
+    assert memory.search(("a\udc00",), query="half \ud83d")[0].record == broken
+    memory.close()
+
+
+# -- embedders --------------------------------------------------------------------------------------------------------
+
+
+def test_another_embedder_is_refused_with_the_way_out_and_reindex_is_it(tmp_path):
+    memory = ChromaMemory(tmp_path)
+    memory.put(("a",), [record(i, f"text {i}", about=f"board {i}") for i in range(700)])
+    memory.delete(("a",), [record(5).key])
+    before = memory.search(("a",), limit=1000)
+    memory.close()
+    with pytest.raises(MemoryBackendError, match=r"hashing-pairs-v1/384, not with .*/64.*lamer-graph memory reindex"):
+        ChromaMemory(tmp_path, embedder="hashing:64")
+    assert reindex(tmp_path, "hashing:64") == 699
+    memory = ChromaMemory(tmp_path, embedder="hashing:64")
+    assert memory.search(("a",), limit=1000) == before
+    assert memory.search(("a",), query="board 33", limit=1)[0].record.text == "text 33"
+    memory.close()
+    with pytest.raises(MemoryBackendError, match="not with hashing-pairs-v1/384"):
+        ChromaMemory(tmp_path)
+
+
+@pytest.mark.parametrize(("step", "nth"), [("create", 1), ("rename", 1), ("rename", 2), ("drop", 3)])
+def test_a_reindex_that_was_cut_short_is_run_again(tmp_path, step, nth, monkeypatch):
+    memory = ChromaMemory(tmp_path)
+    memory.put(("a",), [record(i) for i in range(20)])
+    memory.close()
+    original, calls = getattr(ChromaConnection, step), []
+
+    def cut(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChromaConnection, step, cut)
+        with pytest.raises(KeyboardInterrupt):
+            reindex(tmp_path, "hashing:64")
+    if step != "drop":  # by then the new vectors are in place
+        with pytest.raises(MemoryBackendError, match="reindex"):
+            ChromaMemory(tmp_path, embedder="hashing:64")
+    assert reindex(tmp_path, "hashing:64") == 20
+    memory = ChromaMemory(tmp_path, embedder="hashing:64")
+    assert len(memory.search(("a",), limit=100)) == 20
+    memory.close()
+
+
+def test_there_must_be_something_to_embed_anew(tmp_path):
+    with pytest.raises(MemoryBackendError, match="holds no memory"):
+        reindex(tmp_path / "nothing")
+    with pytest.raises(MemoryBackendError, match="ephemeral"):
+        reindex(None)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_collection_of_another_program_or_of_a_newer_version_is_refused(tmp_path):
+    connection = connect(tmp_path)
+    connection.client.create_collection("theirs")
+    connection.client.create_collection(
+        "newer", metadata={"lamer_schema": 99, "lamer_kind": "memory", "lamer_embedder": "x"}
+    )
+    with pytest.raises(MemoryBackendError, match="by another program"):
+        ChromaMemory(tmp_path, collection="theirs")
+    with pytest.raises(MemoryBackendError, match=r"schema 99.*update lamer-graph"):
+        ChromaMemory(tmp_path, collection="newer")
+    with pytest.raises(MemoryBackendError, match="3 to 500 characters"):
+        ChromaMemory(tmp_path, collection="é")
+    disconnect(connection)
+
+
+# -- searching --------------------------------------------------------------------------------------------------------
+
+
+def test_a_rare_match_in_a_large_store_is_found_in_full():
+    memory = ChromaMemory()
+    memory.put(("big",), [record(i, f"open the cell {i}", rare=i % 500 == 0) for i in range(2000)])
+    memory.put(("small",), [record(i, f"push the box {i}") for i in range(3)])
+    assert {e.record.episode for e in memory.search(("small",), query="open the cell 3")} == {0, 1, 2}
+    found = memory.search(("big",), query="open the cell 3", filter={"rare": True}, limit=4)
+    assert {entry.record.episode for entry in found} == {0, 500, 1000, 1500}
+    (found,) = memory.search(("big",), query="anything", filter={"text": "open the cell 77"})
+    assert found.record.episode == 77
+    assert [e.record.episode for e in memory.search(("big",), filter={"rare": True}, limit=3)] == [1500, 1000, 500]
+    assert [e.record.episode for e in memory.search(("big",), filter={"text": "open the cell 77"})] == [77]
+    assert memory.namespaces() == [("big",), ("small",)]
+    memory.close()
+
+
+def test_many_concurrent_writes_share_few_batches(monkeypatch):
+    memory = ChromaMemory()
+    batches = []
+    write = memory._writer._write
+    monkeypatch.setattr(memory._writer, "_write", lambda rows: (batches.append(len(rows)), write(rows)))
+
+    async def main():
+        await asyncio.gather(*(memory.aput((str(i),), [record(0)]) for i in range(128)))
+
+    asyncio.run(main())
+    assert sum(batches) == 128
+    assert len(batches) <= 4
+    memory.close()
+
+
+def test_a_cancelled_write_does_not_stop_the_writer():
+    memory = ChromaMemory()
+
+    async def main():
+        tasks = [asyncio.ensure_future(memory.aput(("a",), [record(i)])) for i in range(50)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await memory.aput(("a",), [record(99)])
+
+    asyncio.run(main())
+    assert {99, *range(1, 50, 2)} <= {entry.record.episode for entry in memory.search(("a",), limit=100)}
+    memory.close()
+
+
+def test_one_callers_bad_record_does_not_fail_the_others():
+    class Picky(HashingEmbedder):
+        def embed(self, texts):
+            if any("bad" in text for text in texts):
+                raise EmbedderError("bad text")
+            return super().embed(texts)
+
+    memory = ChromaMemory(embedder=Picky())
+
+    async def main():
+        puts = [memory.aput(("a",), [record(i, "bad" if i == 3 else f"good {i}")]) for i in range(10)]
+        return await asyncio.gather(*puts, return_exceptions=True)
+
+    errors = asyncio.run(main())
+    assert [i for i, error in enumerate(errors) if error] == [3]
+    assert len(memory.search(("a",))) == 9
+    memory.close()

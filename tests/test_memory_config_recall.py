@@ -102,7 +102,7 @@ def test_a_plug_in_backend_is_found_by_its_entry_point(monkeypatch):
     monkeypatch.setattr(config, "entry_points", lambda **select: EntryPoints(points).select(**select))
     opened = open_backend("remote", url="http://localhost:1")
     assert (type(opened), opened.url) == (Remote, "http://localhost:1")
-    assert backend_names() == ["gone", "in-context", "remote", "text"]
+    assert backend_names() == ["chroma", "gone", "in-context", "remote", "store", "text"]
     assert MemoryConfig(backend=opened).to_json()["backend"] == f"{__name__}:Remote"
     with pytest.raises(MemoryConfigError, match="url"):
         open_backend("remote")

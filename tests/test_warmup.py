@@ -20,12 +20,12 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.policy import run_sync
 from lamer_graph.prompts import ACTION_TAG, REMARK_TAG, extract
-from lamer_graph.shipped import shipped_policies, shipped_policy
+from lamer_graph.shipped import card, is_policy, shipped_policies, shipped_policy
 from lamer_graph.trial import make_harness
 from lamer_graph.types import Sampling
 from lamer_memory import Contents
 from lamer_trainers.fitting import IGNORE, FitConfig, LeftCollator, encode, fit, parting
-from lamer_trainers.gates import Gate, trials
+from lamer_trainers.gates import Gate, forbidden_probability, held_out_drills, trials
 from lamer_trainers.teach_minesweeper import MinesweeperTeacher, named_mines
 from lamer_trainers.teach_sokoban import STUCK_AT, SokobanTeacher, warned_cells
 from lamer_trainers.teachers import Attempt, Row, Teacher, rows
@@ -254,35 +254,55 @@ def test_parting_is_the_first_difference() -> None:
     assert parting([1, 2], [1, 2, 3]) is None
 
 
-def test_a_short_fit_learns_the_form_pushes_forbidden_answers_down_and_repeats() -> None:
-    teacher = teacher_of(make("minesweeper:4x4-3"))[0]
-    data = rows(teacher, 1600, seed=0)
+def test_a_short_warm_start_learns_the_form_repeats_and_says_that_it_missed_its_gates(tmp_path: Path) -> None:
+    lines: list[str] = []
+    first, second = (
+        run_warmup("minesweeper:4x4-3", tmp_path / name, seed=7, minutes=0.1, progress=lines.append, tasks=12)
+        for name in ("first", "second")
+    )
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
+    assert weights[0] == weights[1]
+    assert not first.passed
+    assert any("rows/s" in line for line in lines)
+    assert any("MISSED" in line for line in lines)
+    report = json.loads((tmp_path / "first" / "warmup.json").read_text())
+    assert report["gates"] == [gate.to_json() for gate in first.gates]
+    assert report["rows"] == second.rows < 5000
+    assert first.reading.forbidden < 0.5
+    assert is_policy(tmp_path / "first")
+    assert card(tmp_path / "first") == {"env": "minesweeper:4x4-3", "prompt_style": "compact"}
+    assert "missed" in (tmp_path / "first" / "README.md").read_text()
+    asked = rows(teacher_of(make("minesweeper:4x4-3"))[0], 200, seed=99)[:50]
+    assert _share_formed(LocalPolicy(tmp_path / "first"), asked) >= 0.5
 
-    def fitted(unlikelihood: float) -> tuple[Any, list[str]]:
+
+def test_the_unlikelihood_term_pushes_forbidden_answers_down() -> None:
+    teacher = teacher_of(make("minesweeper:4x4-3"))[0]
+    data, held_out = rows(teacher, 2000, seed=0), held_out_drills(teacher, 100, seed=0)
+    left = []
+    for weight in (0.0, 5.0):
         tokenizer = build_tokenizer(teacher.pieces())
         model = build_model(tokenizer, teacher.pieces(), seed=0)
-        lines: list[str] = []
-        fit(
-            model,
-            tokenizer,
-            data,
-            FitConfig(batch=32, rise_steps=10, unlikelihood=unlikelihood),
-            seed=0,
-            progress=lines.append,
-        )
-        return model, lines
+        config = FitConfig(batch=32, rise_steps=10, unlikelihood=weight)
+        fit(model, tokenizer, data, config, seed=0, progress=lambda line: None)
+        left.append(forbidden_probability(model, tokenizer, held_out))
+    assert left[1] < 0.8 * left[0]
 
-    first, lines = fitted(1.0)
-    second, _ = fitted(1.0)
-    assert _equal(first, second)
-    assert not lines or "rows/s" in lines[0]
-    tokenizer = build_tokenizer(teacher.pieces())
-    policy = LocalPolicy(first, tokenizer)
-    answers = [
-        run_sync(policy.generate(row.messages, Sampling(max_tokens=12, seed=i))).text for i, row in enumerate(data[:40])
-    ]
-    tags = [ACTION_TAG if row.messages[-1]["content"].endswith("Act") else REMARK_TAG for row in data[:40]]
-    assert sum(extract(a, t).failure is None for a, t in zip(answers, tags, strict=True)) >= 20
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_full_warm_start_passes_its_gates_within_fifteen_minutes(spec: str, tmp_path: Path) -> None:
+    report = run_warmup(spec, tmp_path / "policy", seed=1)
+    assert report.passed, report.gates
+    assert report.seconds < 15 * 60
+
+
+def _share_formed(policy: LocalPolicy, asked: list[Row]) -> float:
+    """Share of answers that hold a complete tag of the kind asked for."""
+    tags = [ACTION_TAG if row.messages[-1]["content"].endswith("Act") else REMARK_TAG for row in asked]
+    answers = [run_sync(policy.generate(r.messages, Sampling(max_tokens=32, seed=i))) for i, r in enumerate(asked)]
+    return sum(extract(a.text, tag).failure is None for a, tag in zip(answers, tags, strict=True)) / len(asked)
 
 
 def test_warmup_refuses_what_it_cannot_do(tmp_path: Path) -> None:
@@ -317,14 +337,8 @@ def test_shipped_policies_say_how_they_were_made_and_passed_their_gates(shipped:
 
 def test_shipped_policies_answer_in_form(shipped: tuple[str, Path]) -> None:
     spec, folder = shipped
-    teacher = teacher_of(make(spec))[0]
-    policy = LocalPolicy(folder)
-    asked = rows(teacher, 200, seed=99)[:50]
-    tags = [ACTION_TAG if row.messages[-1]["content"].endswith("Act") else REMARK_TAG for row in asked]
-    answers = [run_sync(policy.generate(r.messages, Sampling(max_tokens=32, seed=i))) for i, r in enumerate(asked)]
-    formed = [extract(a.text, tag).failure is None for a, tag in zip(answers, tags, strict=True)]
-    assert sum(formed) / len(formed) >= 0.95
-    assert all(answer.finish_reason == "stop" for answer in answers[:10])
+    asked = rows(teacher_of(make(spec))[0], 200, seed=99)[:50]
+    assert _share_formed(LocalPolicy(folder), asked) >= 0.95
 
 
 def test_a_shipped_policy_plays_near_its_stated_strength(shipped: tuple[str, Path]) -> None:

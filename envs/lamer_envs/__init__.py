@@ -5,7 +5,8 @@
     step = env.step(state, "(1, 2)")
 
 What must stay true: importing this package imports no environment and nothing heavy; `make` imports the one it is
-asked for, `check_env` is loaded when it is used. The gymnasium adapter is `lamer_envs.gymnasium` (extra `gym`).
+asked for, `check_env` is loaded when it is used. Adapters: `lamer_envs.gymnasium` (extra `gym`) and
+`lamer_envs.openenv` (extra `openenv`).
 """
 
 from __future__ import annotations

@@ -23,3 +23,15 @@ class InstanceError(EnvError):
 
 class EnvCheckError(EnvError):
     """`check_env` found a promise of the protocol broken; the message says which and by what."""
+
+
+class SessionError(EnvError):
+    """A served environment was called out of order or with arguments it does not have; the session goes on."""
+
+
+class RemoteEnvError(EnvError):
+    """The server of an environment refused a call. `code` is its error code, e.g. "CAPACITY_REACHED"."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code

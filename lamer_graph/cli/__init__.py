@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import typer
 
-from lamer_graph.cli import collect, doctor, evaluate, log, play, quickstart, serve, warmup
-from lamer_graph.cli.frame import REFUSED, describe, fail, one_line, quiet_libraries
+from lamer_graph.cli import collect, doctor, evaluate, log, play, quickstart, serve, serve_env, warmup
+from lamer_graph.cli.frame import REFUSED, fail, quiet_libraries
 
 app = typer.Typer(
     name="lamer-graph",
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (quickstart, play, collect, evaluate, log, serve, warmup, doctor):
+for module in (quickstart, play, collect, evaluate, log, serve, serve_env, warmup, doctor):
     module.register(app)
 
 
@@ -43,4 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-__all__ = ["app", "describe", "main", "one_line"]
+__all__ = ["app", "main"]

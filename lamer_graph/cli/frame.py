@@ -130,7 +130,7 @@ def _is_validation_error(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; what was logged is intact, --resume continues it"
+        return "interrupted; what was logged is intact"
     if _is_validation_error(error):
         problem = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
         place = ".".join(str(part) for part in problem["loc"]).replace("_", "-")

@@ -144,7 +144,8 @@ def report_loss(ui: Ui, folder: Path, summary: CollectSummary) -> None:
         warn(f"interrupted: {summary.missing} of {summary.requested} trials are missing; --resume plays them")
         ui.exit_code = FAILED
     elif summary.failed:
-        warn(f"{summary.failed} of {summary.requested} trials ended in an error ({first_error(folder)}); --resume plays them again")
+        lost = f"{summary.failed} of {summary.requested} trials ended in an error ({first_error(folder)})"
+        warn(f"{lost}; --resume plays them again")
         ui.exit_code = FAILED
 
 

@@ -77,6 +77,12 @@ class InContextMemory(MemoryBackend):
             if keys is None or not space:  # a process that plays a million trials must not keep a million empty dicts
                 del self._spaces[namespace]
 
+    def namespaces(self) -> list[Namespace]:
+        """Every namespace that holds a record, sorted."""
+        with self._lock:
+            self._check_open()
+            return sorted(self._spaces)
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

@@ -11,14 +11,29 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
-from lamer_trainers.samples import Algorithm, Credit, Estimator, Level
+from lamer_trainers.samples import Algorithm, Anchor, Baseline, Credit, Estimator, Level, Normalise, check_choices
 
 EXACT_LOSSES = ("dapo", "cispo", "vespo")
 """Loss types that TRL divides by the number of tokens of the whole batch; the others weigh padding rows."""
+
+
+OldLogprobs = Literal["recomputed", "logged"]
+IDLE = (
+    "auto_find_batch_size",
+    "log_completions",
+    "mask_truncated_completions",
+    "reward_weights",
+    "scale_rewards",
+    "torch_compile",
+    "use_adaptive_entropy",
+    "use_transformers_continuous_batching",
+    "use_vllm",
+)
+"""Fields of GRPOConfig that concern what TRL generates and scores itself, or a loop that this trainer replaces."""
 
 
 @dataclass
@@ -32,7 +47,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     )
     save_updates: int = field(default=0, metadata={"help": "Save a checkpoint every so many updates; 0: never."})
 
-    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo, reinforce++ or ppo."})
+    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo or reinforce++."})
     gamma_step: float = field(default=0.95, metadata={"help": "Discount per turn within an episode."})
     gamma_traj: float = field(default=0.6, metadata={"help": "Discount per episode within a trial."})
     credit: Variant = field(default="paper", metadata={"help": "'paper' (eq. 4) or 'reference' (the authors' code)."})
@@ -40,17 +55,13 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     invalid_penalty: float = field(
         default=0.5, metadata={"help": "Taken off an invalid turn's return, where the environment does not charge."}
     )
-    normalise: Literal["mean", "std", "batch"] = field(default="mean", metadata={"help": "See Estimator."})
-    anchor: Literal["observation", "episode+observation"] = field(
-        default="observation", metadata={"help": "Which turns share a step-level baseline."}
-    )
-    baseline: Literal["task", "task+episode"] = field(
-        default="task", metadata={"help": "Which calls share an episode-level baseline."}
-    )
+    normalise: Normalise = field(default="mean", metadata={"help": "See Estimator."})
+    anchor: Anchor = field(default="observation", metadata={"help": "Which turns share a step-level baseline."})
+    baseline: Baseline = field(default="task", metadata={"help": "Which calls share an episode-level baseline."})
     step_weight: float = field(default=1.0, metadata={"help": "Weight of GiGPO's step-level advantage."})
     advantage_clamp: float = field(default=4.0, metadata={"help": "Bound of normalise='batch', in deviations."})
 
-    old_logprobs: Literal["recomputed", "logged"] = field(
+    old_logprobs: OldLogprobs = field(
         default="recomputed",
         metadata={
             "help": "What the clipped ratio divides by. 'recomputed': the policy at the start of the update, and each "
@@ -73,6 +84,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     loss_type: str = field(default="dapo", metadata={"help": "Token-mean losses only: dapo, cispo or vespo."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a loss of NaN must be seen."})
     ignore_data_skip: bool = field(default=True, metadata={"help": "A resume asks the source for the next batch."})
+    bf16: bool | None = field(default=None, metadata={"help": "None: on where there is a GPU."})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "As in transformers."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "There are no columns here."})
     max_completion_length: int | None = field(default=1024, metadata={"help": "Longest answer that is accepted."})
@@ -88,14 +100,12 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
             raise TrainingConfigError(
                 f"loss_type '{self.loss_type}' averages over rows, padding among them; use {' or '.join(EXACT_LOSSES)}"
             )
-        if self.use_vllm:
-            raise TrainingConfigError(
-                "use_vllm does nothing here: samples come from a source of logged trials"
-            )
+        for name in IDLE:
+            if getattr(self, name) != GRPOConfig.__dataclass_fields__[name].default:
+                raise TrainingConfigError(f"{name} does nothing here: samples come from a source of logged trials")
+        check_choices(self, old_logprobs=OldLogprobs)
         if str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no":
-            raise TrainingConfigError(
-                "eval_strategy must be 'no': play to evaluate, see lamer_graph.evaluate"
-            )
+            raise TrainingConfigError("eval_strategy must be 'no': play to evaluate, see lamer_graph.evaluate")
         if self.top_p != 1.0 or self.top_k not in (0, None) or self.min_p is not None:
             raise TrainingConfigError("train on top_p=1, top_k=0 and no min_p: others' logprobs are not the policy's")
         if self.importance_cap <= 0:
@@ -111,7 +121,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
         self.logging_steps = per_update
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and not self.fp16
-        self.estimator  # noqa: B018  (raises for a contradiction)
+        _ = self.estimator, self.credit_rule  # they raise for what contradicts itself
         super().__post_init__()
 
     @property

@@ -9,7 +9,8 @@ Differences from plain SFT:
   term is the unlikelihood of Welleck et al., arXiv 1908.04319, eq. 4, with p(forbidden) the probability of all tokens
   that would turn the answer into a forbidden one, summed: what matters is that a cell known to be a mine is not opened
   at all. Imitation alone stops at some 10 % here, and RL then never finds out that memory is worth reading.
-- `compute_loss` is overridden whole, because TRL's never builds the logits that the second term needs.
+- `compute_loss` is overridden whole, because TRL's never builds the logits that the second term needs, and
+  `_send_telemetry`, because its switch is read when huggingface_hub is imported, which may have happened long before.
 """
 
 from __future__ import annotations
@@ -126,7 +127,10 @@ def answer_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor
 class WarmupTrainer(SFTTrainer):
     """SFTTrainer with the loss of this module's head. `unlikelihood` weighs its second term."""
 
-    unlikelihood: float = 1.5
+    unlikelihood: float = 1.0
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent; the environment variable that says so is read before a host may have set it."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -12,10 +12,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from lamer_envs import make
 from lamer_envs.errors import EnvError
+from lamer_envs.registry import env_class
 from lamer_trainers.advantages import anchored, gigpo, grpo, reinforce_plus_plus, rloo
 from lamer_trainers.credit import Variant, call_discounts, cross_episode_returns
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
@@ -24,11 +24,21 @@ Trial = Mapping[str, Any]
 """One line of a run log, as `lamer_graph.runlog.read_trials` yields it."""
 
 Level = Literal["return", "reference"]
-Algorithm = Literal["gigpo", "grpo", "rloo", "reinforce++", "ppo"]
+Algorithm = Literal["gigpo", "grpo", "rloo", "reinforce++"]
+Normalise = Literal["mean", "std", "batch"]
+Anchor = Literal["observation", "episode+observation"]
+Baseline = Literal["task", "task+episode"]
 
 REFLECTION_ANCHOR = "\x00reflection"
 """The anchor of every reflection; no observation begins with a NUL."""
 _VERSION = re.compile(r"-v([0-9]+)$")
+
+
+def check_choices(owner: object, **choices: Any) -> None:
+    """Raises TrainingConfigError where an attribute is not one of its Literal's values."""
+    for name, literal in choices.items():
+        if getattr(owner, name) not in get_args(literal):
+            raise TrainingConfigError(f"{name} is one of {', '.join(get_args(literal))}, not {getattr(owner, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,11 @@ class Credit:
     level: Level = "return"
     invalid_penalty: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_choices(self, variant=Variant, level=Level)
+        if not (0 <= self.gamma_step <= 1 and 0 <= self.gamma_traj <= 1) or self.invalid_penalty < 0:
+            raise TrainingConfigError("gamma_step and gamma_traj lie in [0, 1], invalid_penalty is at least 0")
+
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
@@ -58,13 +73,14 @@ class Estimator:
     """
 
     algorithm: Algorithm = "gigpo"
-    normalise: Literal["mean", "std", "batch"] = "mean"
-    anchor: Literal["observation", "episode+observation"] = "observation"
-    baseline: Literal["task", "task+episode"] = "task"
+    normalise: Normalise = "mean"
+    anchor: Anchor = "observation"
+    baseline: Baseline = "task"
     step_weight: float = 1.0
     clamp: float = 4.0
 
     def __post_init__(self) -> None:
+        check_choices(self, algorithm=Algorithm, normalise=Normalise, anchor=Anchor, baseline=Baseline)
         if self.normalise == "batch" and self.algorithm != "gigpo":
             raise TrainingConfigError(f"normalise='batch' belongs to algorithm='gigpo', not '{self.algorithm}'")
 
@@ -242,13 +258,13 @@ def _problem(sample: Sample, limits: Limits) -> str | None:
 def penalised(spec: str) -> bool:
     """Whether the environment itself charges for invalid actions. Raises TrainingDataError for an unknown one."""
     try:
-        return make(spec).penalises_invalid
+        return env_class(spec.partition(":")[0]).penalises_invalid
     except EnvError as error:
         raise TrainingDataError(f"the log is of environment '{spec}', which is not installed here: {error}") from None
 
 
 def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float]:
-    """One advantage per sample, for every algorithm but "ppo", whose critic is needed (see `critic`)."""
+    """One advantage per sample."""
     groups: list[Any] = [sample.group for sample in samples]
     if estimator.baseline == "task+episode":
         groups = [(sample.group, sample.episode, sample.kind) for sample in samples]
@@ -268,19 +284,16 @@ def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float
         return anchored(groups=tasks, anchors=anchors, fallbacks=fallbacks, step_returns=returns, clamp=estimator.clamp)
     if estimator.algorithm == "grpo":
         return grpo(groups=groups, episode_rewards=rewards, normalise=estimator.normalise)
-    if estimator.algorithm == "gigpo":
-        # A baseline of (task, episode) splits a trial over groups; its calls are then told apart by their episode.
-        owners = [(trial, group) for trial, group in zip(trials, groups, strict=True)]
-        return gigpo(
-            groups=groups,
-            trials=owners,
-            anchors=anchors,
-            episode_rewards=rewards,
-            step_returns=returns,
-            step_weight=estimator.step_weight,
-            normalise=estimator.normalise,
-        )
-    raise TrainingConfigError(f"algorithm '{estimator.algorithm}' needs a critic's values")
+    return gigpo(
+        groups=groups,
+        # A baseline of (task, episode) splits a trial over groups; its calls are then told apart by their group.
+        trials=[(trial, group) for trial, group in zip(trials, groups, strict=True)],
+        anchors=anchors,
+        episode_rewards=rewards,
+        step_returns=returns,
+        step_weight=estimator.step_weight,
+        normalise=estimator.normalise,
+    )
 
 
 def version_number(version: str) -> int | None:

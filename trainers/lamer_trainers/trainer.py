@@ -5,8 +5,8 @@ any number of samples, processes and micro-batches (a test compares it with an u
 
 Differences from TRL's GRPO: one sample is one logged call of a multi-turn, multi-episode trial, credited across
 episodes (`credit`, `advantages`); the batch size varies; an optimiser step is a loop over micro-batches of like length
-under a token budget; no reward function, no generation, no evaluation inside. The loss itself, PEFT, accelerate, checkpoints,
-callbacks and reporting are TRL's and transformers'.
+under a token budget; no reward function, no generation, no evaluation inside. The loss itself, PEFT, accelerate,
+checkpoints, callbacks and reporting are TRL's and transformers'.
 
 Private parts of TRL 1.16 that this relies on, each held by a test in tests/test_trainer_contract.py:
 - overridden: `_prepare_inputs`, which asks the source once per update and hands out one mini-batch after the other;
@@ -30,7 +30,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
 from lamer_trainers.batch import Batch, read_batch
@@ -60,6 +60,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
     """
 
     args: LamerConfig
+    current_gradient_accumulation_steps: float
+    _buffered_inputs: list[Share] | None
 
     def __init__(self, model: Any, source: Source, args: LamerConfig, **options: Any) -> None:
         self.source = source
@@ -67,7 +69,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             model=model,
             reward_funcs=_no_reward,
             args=args,
-            train_dataset=Dataset.from_dict({"prompt": [""] * args.generation_batch_size}),
+            train_dataset=Dataset.from_dict({"prompt": [""]}),
             **options,
         )
         config = self.model.config.get_text_config()
@@ -95,7 +97,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         parts = self.args.steps_per_generation
         if self._buffered_inputs is None or self._step % (parts * self.num_iterations) == 0:
             self._buffered_inputs = self._next_shares()
-        return self._buffered_inputs[self._step % parts]
+        share: Share = self._buffered_inputs[self._step % parts]
+        return share
 
     def _next_shares(self) -> list[Share]:
         update, accelerator, args = self.update, self.accelerator, self.args

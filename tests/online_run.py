@@ -1,0 +1,33 @@
+"""A short on-line run on the random tiny policy; as a script it is one that a test can kill."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from training import config
+
+from lamer_graph.collect import CollectConfig
+from lamer_graph.local_policy import LocalPolicy
+from lamer_trainers.online import OnlineCollector
+from lamer_trainers.trainer import LamerTrainer
+
+
+def make_run(model_dir, folder, on_trial=None):
+    """A trainer of three updates with two optimiser steps each, saved after every update; repeatable bit for bit."""
+    torch.set_num_threads(1)
+    policy = LocalPolicy(model_dir, deterministic=True)
+    collect = CollectConfig(
+        env="minesweeper:4x4-3", tasks=2, trials=2, max_episodes=2, max_turns=2, prompt_style="compact", max_tokens=6
+    )
+    source = OnlineCollector(policy, collect, Path(folder) / "collected", concurrency=4, on_trial=on_trial)
+    args = config(
+        folder, updates=3, mini_batches=2, save_updates=1, max_grad_norm=1.0, max_staleness=0, normalise="batch"
+    )
+    return LamerTrainer(policy.model, source, args, processing_class=policy.tokenizer)
+
+
+if __name__ == "__main__":
+    make_run(Path(sys.argv[1]), Path(sys.argv[2]), on_trial=lambda _: time.sleep(0.5)).train()

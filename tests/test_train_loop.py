@@ -1,0 +1,184 @@
+"""Run files, and the whole loop on the random tiny policy: what it leaves in its folder, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+
+import orjson
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lamer_graph.local_policy import LocalPolicy
+from lamer_graph.runlog import read_trials
+from lamer_trainers.errors import CheckpointError, TrainingConfigError
+from lamer_trainers.loop import last_checkpoint, train
+from lamer_trainers.runfile import PRESETS, load_run
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small(model_dir, *changes):
+    base = [
+        f"policy={model_dir}",
+        "collect.tasks=2",
+        "collect.trials=2",
+        "collect.max_episodes=2",
+        "collect.max_turns=2",
+        "collect.max_tokens=6",
+        "optimise.mini_batches=2",
+        "optimise.updates=2",
+        "optimise.warmup_updates=0",
+        "save_every=1",
+        "concurrency=4",
+        "deterministic=true",
+    ]
+    return load_run(preset="minesweeper-cpu", changes=[*base, *changes])
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# -- run files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_is_valid(name):
+    assert load_run(preset=name).optimise.updates > 0
+
+
+def test_a_run_file_says_the_same_as_its_preset(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(PRESETS["minesweeper-cpu"]))
+    assert load_run(path) == load_run(preset="minesweeper-cpu")
+
+
+def test_changes_reach_into_sections_and_are_typed():
+    run = load_run(
+        preset="minesweeper-cpu",
+        changes=["optimise.learning_rate=1e-4", "collect.max_episodes=1", "collect.contents=none", "lora.rank=8"],
+    )
+    assert run.optimise.learning_rate == 1e-4
+    assert (run.collect.max_episodes, run.collect.contents) == (1, "none")
+    assert run.lora is not None
+    assert run.lora.rank == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimise.learning_rat=1", "unknown key 'optimise.learning_rat'; did you mean 'learning_rate'"),
+        ("optimize.updates=1", "unknown key 'optimize'; did you mean 'optimise'"),
+        ("collect.task=1", "unknown key 'collect.task'; did you mean 'tasks'"),
+        ("optimise.updates=many", "optimise.updates: .*integer"),
+        ("optimise.updates=0", "optimise.updates: .*greater than or equal to 1"),
+        ("optimise.algorithm=gigp", "optimise.algorithm: "),
+        ("optimise.algorithm=grpo", "normalise='batch' belongs to algorithm='gigpo'"),
+        ("optimise.gamma_traj=1.5", "gamma_step and gamma_traj lie in"),
+        ("updates", "not of the form section.key=value"),
+    ],
+)
+def test_what_is_wrong_in_a_run_is_one_clear_line(change, message):
+    with pytest.raises(TrainingConfigError, match=message) as caught:
+        load_run(preset="minesweeper-cpu", changes=[change])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(TrainingConfigError, match="did you mean 'minesweeper-cpu'"):
+        load_run(preset="minesweper-cpu")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- just\n- a list", "policy: x"])
+def test_a_broken_run_file_is_refused(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(TrainingConfigError):
+        load_run(path)
+
+
+def test_a_missing_run_file_is_refused(tmp_path):
+    with pytest.raises(TrainingConfigError, match="cannot read"):
+        load_run(tmp_path / "no.yaml")
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_policy_metrics_and_every_trial(tiny_model_dir, tmp_path):
+    seen = []
+    run = small(tiny_model_dir, "validation.tasks=2", "validation.every=1")
+    done = train(run, tmp_path / "run", progress=seen.append)
+    assert done.updates == 2
+    lines = metrics(tmp_path / "run")
+    assert [line["update"] for line in lines] == [1, 2]
+    assert [line["update"] for line in seen] == [1, 2]
+    for line in lines:
+        assert line["batch/trials"] == 4
+        assert line["time/collect"] > 0
+        assert len(line["validation/pass@k"]) == 2
+    assert done.best == max(line["validation/pass@k"][-1] for line in lines)
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+    trials = list(read_trials(tmp_path / "run" / "collected" / "update-00001"))
+    assert len(trials) == 4
+    trained = AutoModelForCausalLM.from_pretrained(done.folder)
+    start = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    same = [torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True)]
+    assert not all(same)
+    assert LocalPolicy(done.folder).version == "policy"
+
+
+def test_an_adapter_is_trained_and_loads_with_plain_peft(tiny_model_dir, tmp_path):
+    from peft import PeftModel
+
+    done = train(small(tiny_model_dir, "lora.rank=4", "lora.alpha=8"), tmp_path / "run")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    adapted = PeftModel.from_pretrained(base, done.folder)
+    moved = [value.abs().max() for name, value in adapted.named_parameters() if "lora_B" in name]
+    assert moved
+    assert all(value > 0 for value in moved)
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one_and_notes_each_update_once(tiny_model_dir, tmp_path):
+    run = small(tiny_model_dir, "optimise.updates=3")
+    whole = train(run, tmp_path / "whole")
+
+    class Cut(Exception):
+        pass
+
+    def cut(line):
+        if line["update"] == 2:
+            raise Cut
+
+    with pytest.raises(Cut):  # after the line was noted, before the checkpoint of update 2
+        train(run, tmp_path / "cut", progress=cut)
+    assert last_checkpoint(tmp_path / "cut" / "checkpoints").name == "checkpoint-2"
+    resumed = train(run, tmp_path / "cut", resume=True)
+    assert [line["update"] for line in metrics(tmp_path / "cut")] == [1, 2, 3]
+    first = AutoModelForCausalLM.from_pretrained(whole.folder).state_dict()
+    second = AutoModelForCausalLM.from_pretrained(resumed.folder).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_folder_holds_one_run(tiny_model_dir, tmp_path):
+    (tmp_path / "run.json").write_bytes(orjson.dumps(small(tiny_model_dir).model_dump(mode="json")))
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(small(tiny_model_dir), tmp_path)
+    with pytest.raises(CheckpointError, match=r"optimise.learning_rate is 0.0005 there, 0.1 here"):
+        train(small(tiny_model_dir, "optimise.learning_rate=0.1"), tmp_path, resume=True)
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2}')
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
+    assert last_checkpoint(tmp_path).name == "checkpoint-2"
+    assert last_checkpoint(tmp_path / "nothing") is None

@@ -1,0 +1,252 @@
+"""Run files of `train`: a closed, typed description of a training run, and the presets.
+
+What must stay true: an unknown key is an error that names the nearest valid one, and everything that can be known to be
+wrong is known before any work. `collect` is `lamer_graph.collect.CollectConfig`, per update: `tasks` new tasks of the
+split, `trials` trials each (the group), up to `max_episodes` episodes a trial; plain RL is `max_episodes: 1,
+contents: none` and a group three times as large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rapidfuzz import fuzz, process
+
+from lamer_graph.collect import CollectConfig
+from lamer_trainers.config import LamerConfig, OldLogprobs
+from lamer_trainers.credit import Variant
+from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.samples import Algorithm, Anchor, Baseline, Level, Normalise
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimise(_Closed):
+    """How a batch of trials becomes optimiser steps. Defaults are the paper's where it states one."""
+
+    updates: Positive = 300
+    algorithm: Algorithm = "gigpo"
+    gamma_step: float = 0.95
+    gamma_traj: float = 0.6
+    credit: Variant = "paper"
+    level: Level = "return"
+    invalid_penalty: Amount = 0.5
+    normalise: Normalise = "mean"
+    anchor: Anchor = "observation"
+    baseline: Baseline = "task"
+    step_weight: float = 1.0
+    learning_rate: Amount = 1e-6
+    warmup_updates: Count = 0
+    mini_batches: Positive = 1
+    passes: Positive = 1
+    clip: Amount = 0.2
+    entropy: Amount = 0.0
+    kl: Amount = 0.0
+    max_grad_norm: Amount = 1.0
+    weight_decay: Amount = 0.0
+    micro_batch_tokens: Positive = 16_384
+    old_logprobs: OldLogprobs = "recomputed"
+    importance_cap: float = 2.0
+    seed: int = 0
+
+
+class Lora(_Closed):
+    """Train an adapter on all linear layers instead of the weights."""
+
+    rank: Positive = 32
+    alpha: Positive = 64
+
+
+class Validate(_Closed):
+    """Play `tasks` tasks of `split` every `every` updates; `patience` readings without a better pass@N end the run."""
+
+    split: str = "val"
+    tasks: Positive = 200
+    every: Positive = 10
+    patience: Positive | None = None
+
+
+class RunFile(_Closed):
+    """A training run: `policy` is a folder in Hugging Face format."""
+
+    policy: str
+    collect: CollectConfig
+    optimise: Optimise = Optimise()
+    lora: Lora | None = None
+    validation: Validate | None = None
+    save_every: Positive = 10
+    concurrency: Positive = 128
+    deterministic: bool = False
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    def trainer_config(self, folder: Path, *, cpu: bool | None = None) -> LamerConfig:
+        """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
+        o = self.optimise
+        return LamerConfig(
+            output_dir=str(folder),
+            use_cpu=bool(cpu),
+            updates=o.updates,
+            algorithm=o.algorithm,
+            gamma_step=o.gamma_step,
+            gamma_traj=o.gamma_traj,
+            credit=o.credit,
+            level=o.level,
+            invalid_penalty=o.invalid_penalty,
+            normalise=o.normalise,
+            anchor=o.anchor,
+            baseline=o.baseline,
+            step_weight=o.step_weight,
+            learning_rate=o.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=o.warmup_updates * o.mini_batches * o.passes,
+            mini_batches=o.mini_batches,
+            num_iterations=o.passes,
+            epsilon=o.clip,
+            entropy_coef=o.entropy,
+            beta=o.kl,
+            max_grad_norm=o.max_grad_norm,
+            weight_decay=o.weight_decay,
+            micro_batch_tokens=o.micro_batch_tokens,
+            old_logprobs=o.old_logprobs,
+            importance_cap=o.importance_cap,
+            max_staleness=0,
+            temperature=self.collect.temperature,
+            max_completion_length=self.collect.max_tokens,
+            seed=o.seed,
+            save_updates=self.save_every,
+            save_total_limit=2,
+            report_to=self.report_to,
+            disable_tqdm=True,
+        )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # A 0.7 M-parameter policy on two cores: 4x4 with 3 mines, from the shipped warm start.
+    "minesweeper-cpu": {
+        "policy": "examples/policies/minesweeper-warmstart",
+        "collect": {
+            "env": "minesweeper:4x4-3",
+            "tasks": 16,
+            "trials": 8,
+            "max_episodes": 3,
+            "max_turns": 10,
+            "contents": "reflection",
+            "prompt_style": "compact",
+            "max_tokens": 24,
+        },
+        "optimise": {
+            "updates": 90,
+            "learning_rate": 5e-4,
+            "warmup_updates": 5,
+            "mini_batches": 4,
+            "entropy": 0.01,
+            "normalise": "batch",
+            "anchor": "episode+observation",
+            "old_logprobs": "logged",
+            "micro_batch_tokens": 4096,
+        },
+    },
+}
+
+
+def load_run(source: str | Path | None = None, *, preset: str | None = None, changes: Iterable[str] = ()) -> RunFile:
+    """The run of a YAML file or a preset, with `section.key=value` changes (values in YAML) applied.
+
+    Raises TrainingConfigError for a file that cannot be read, an unknown preset or key (with the nearest), a value of
+    the wrong type, or settings that contradict each other.
+    """
+    if (source is None) == (preset is None):
+        raise TrainingConfigError("give a run file or --preset, one of the two")
+    if preset is not None:
+        if preset not in PRESETS:
+            raise TrainingConfigError(f"unknown preset '{preset}'{_nearest(preset, PRESETS)}")
+        data = _copy(PRESETS[preset])
+    else:
+        data = _read(Path(str(source)))
+    for change in changes:
+        _apply(data, change)
+    try:
+        run = RunFile.model_validate(data)
+    except ValidationError as error:
+        raise TrainingConfigError(_explain(error)) from None
+    run.trainer_config(Path(), cpu=True)
+    return run
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingConfigError(f"cannot read the run file {path} ({error})") from None
+    except yaml.YAMLError as error:
+        raise TrainingConfigError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(data, dict):
+        raise TrainingConfigError(f"{path} is not a run file: it must hold keys such as policy, collect, optimise")
+    return data
+
+
+def _apply(data: dict[str, Any], change: str) -> None:
+    name, equals, text = change.partition("=")
+    if not equals or not name:
+        raise TrainingConfigError(f"'{change}' is not of the form section.key=value")
+    *sections, key = name.split(".")
+    for section in sections:
+        inner = data.setdefault(section, {})
+        if not isinstance(inner, dict):
+            inner = data[section] = {}
+        data = inner
+    try:
+        data[key] = _number(yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise TrainingConfigError(f"the value in '{change}' is not YAML; put it in quotes") from None
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 5e-4 as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem as one line; an unknown key with the nearest one of its section."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{place}'{_nearest(str(problem['loc'][-1]), _fields(problem['loc'][:-1]))}"
+    if problem["type"] == "missing":
+        return f"the run file lacks '{place}'"
+    return f"{place}: {problem['msg']}, not {problem['input']!r}"[:400]
+
+
+def _fields(sections: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section knows."""
+    known: dict[str, type[BaseModel]] = {
+        "collect": CollectConfig,
+        "optimise": Optimise,
+        "lora": Lora,
+        "validation": Validate,
+    }
+    return list((known[str(sections[0])] if sections else RunFile).model_fields)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    found = process.extractOne(name, list(names), scorer=fuzz.ratio, score_cutoff=50)
+    return f"; did you mean '{found[0]}'?" if found else f"; there are: {', '.join(names)}"
