@@ -140,8 +140,18 @@ class Game:
     """The task, the rules of a trial, and how answers are sampled."""
 
     env: EnvOption = DEFAULT_ENV
+    tasks_type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            rich_help_panel=GAME,
+            show_default=False,
+            help="One kind of task of an environment that has several: with --env alfworld, e.g. cool or pick+look.",
+        ),
+    ] = None
     split: Annotated[
-        str, typer.Option(metavar="NAME", rich_help_panel=GAME, help="Which tasks: train, val or test.")
+        str,
+        typer.Option(metavar="NAME", rich_help_panel=GAME, help="Which tasks: train, val, test; some have more (ood)."),
     ] = "test"
     episodes: Annotated[
         int, typer.Option(metavar="N", min=1, rich_help_panel=GAME, help="Attempts per trial, at most.")
@@ -193,7 +203,7 @@ class Game:
         from lamer_envs import make
         from lamer_graph.collect import CollectConfig
 
-        env = make(self.env).spec
+        env = make(self._spec()).spec
         settings: dict[str, Any] = CollectConfig.sampling_preset(self.sampling)
         return CollectConfig(
             env=env,
@@ -210,6 +220,16 @@ class Game:
             shuffle_reflections=shuffle_reflections,
             **settings,
         )
+
+    def _spec(self) -> str:
+        """The environment's specification, narrowed to the wanted kind of task. Raises ConfigError."""
+        if self.tasks_type is None:
+            return self.env
+        if self.env != "alfworld":
+            raise ConfigError(
+                f"--tasks-type chooses among ALFWorld's tasks; use it with --env alfworld, not {self.env}"
+            )
+        return f"{self.env}:{self.tasks_type}"
 
     def style(self, player: Player, env: str) -> Literal["standard", "compact"]:
         """The prompt style: as asked, or the one that the policy's own card names, or standard."""

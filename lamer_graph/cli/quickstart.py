@@ -159,7 +159,10 @@ def _evaluated(ui: Ui, player: Player, game: Game, tasks: int, folder: Path) -> 
         name = f"{contents}, shuffled" if shuffled else contents
         config = replace(game, memory=contents).config(player, tasks=tasks, shuffle_reflections=shuffled)
         run = folder / name.replace(", ", "-")
-        _, summary = run_trials(ui, player, config, effort, run, resume=False, training=True, what=name)
+        # Through the LangGraph agent, as an application would; only shuffling needs the bulk driver.
+        _, summary = run_trials(
+            ui, player, config, effort, run, resume=False, training=True, through_graph=not shuffled, what=name
+        )
         rows[name] = report_of(run, summary)
         if summary.interrupted:
             raise KeyboardInterrupt

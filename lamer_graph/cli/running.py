@@ -31,16 +31,18 @@ def run_trials(
     *,
     resume: bool,
     training: bool,
+    through_graph: bool = False,
     what: str = "trials",
 ) -> tuple[CollectConfig, CollectSummary]:
     """Play the run's trials into `folder`; the configuration as it was recorded, and what was done.
 
-    `training` demands exact tokens of every call. Raises what `frame` turns into exit codes.
+    `training` demands exact tokens of every call; `through_graph` plays through the LangGraph agent instead of the bulk
+    driver, in one process. Raises what `frame` turns into exit codes.
     """
     if effort.workers > 1 and config.shuffle_reflections:
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
     with ui.progress(what, config.tasks * config.trials) as advance:
-        config, done = asyncio.run(_run(ui, player, config, effort, folder, resume, training, advance))
+        config, done = asyncio.run(_run(ui, player, config, effort, folder, resume, training, through_graph, advance))
         if isinstance(done, int):
             from lamer_graph.cli.workers import collect_in_workers
 
@@ -65,6 +67,7 @@ async def _run(
     folder: Path,
     resume: bool,
     training: bool,
+    through_graph: bool,
     advance: Callable[[int], None],
 ) -> tuple[CollectConfig, CollectSummary | int]:
     from lamer_graph.collect import collect
@@ -78,7 +81,13 @@ async def _run(
         if effort.workers > 1:
             return config, already
         summary = await collect(
-            config, policy, folder, concurrency=effort.concurrency, resume=True, on_trial=lambda line: advance(1)
+            config,
+            policy,
+            folder,
+            concurrency=effort.concurrency,
+            resume=True,
+            through_graph=through_graph,
+            on_trial=lambda line: advance(1),
         )
         return config, summary
 
