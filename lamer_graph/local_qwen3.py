@@ -1,4 +1,4 @@
-"""Qwen3's forward pass for sampling on the CPU, three times as fast as the general one at the size of our own policies.
+"""Qwen3's forward pass for sampling on the CPU: two thirds of the general one's time at the size of our own policies.
 
 What must stay true: logits equal those of transformers' Qwen3ForCausalLM up to rounding (a test compares them), and the
 weights are read from the module in every pass, so an update in place is seen by the next one. What is different:

@@ -20,11 +20,18 @@ def make_run(model_dir, folder, on_trial=None):
     torch.set_num_threads(1)
     policy = LocalPolicy(model_dir, deterministic=True)
     collect = CollectConfig(
-        env="minesweeper:4x4-3", tasks=2, trials=2, max_episodes=2, max_turns=2, prompt_style="compact", max_tokens=6
+        env="minesweeper:4x4-3", tasks=2, trials=2, max_episodes=2, max_turns=1, prompt_style="compact", max_tokens=3
     )
     source = OnlineCollector(policy, collect, Path(folder) / "collected", concurrency=4, on_trial=on_trial)
     args = config(
-        folder, updates=3, mini_batches=2, save_updates=1, max_grad_norm=1.0, max_staleness=0, normalise="batch"
+        folder,
+        updates=3,
+        mini_batches=2,
+        save_updates=1,
+        max_grad_norm=1.0,
+        max_staleness=0,
+        normalise="batch",
+        micro_batch_tokens=4096,
     )
     return LamerTrainer(policy.model, source, args, processing_class=policy.tokenizer)
 

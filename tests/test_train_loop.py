@@ -30,14 +30,13 @@ def small(model_dir, *changes):
         "collect.tasks=2",
         "collect.trials=2",
         "collect.max_episodes=2",
-        "collect.max_turns=2",
-        "collect.max_tokens=6",
+        "collect.max_turns=1",
+        "collect.max_tokens=3",
         "optimise.mini_batches=2",
         "optimise.updates=2",
         "optimise.warmup_updates=0",
         "save_every=1",
         "concurrency=4",
-        "deterministic=true",
     ]
     return load_run(preset="minesweeper-cpu", changes=[*base, *changes])
 
@@ -147,7 +146,7 @@ def test_an_adapter_is_trained_and_loads_with_plain_peft(tiny_model_dir, tmp_pat
 
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one_and_notes_each_update_once(tiny_model_dir, tmp_path):
-    run = small(tiny_model_dir, "optimise.updates=3")
+    run = small(tiny_model_dir, "optimise.updates=3", "deterministic=true")
     whole = train(run, tmp_path / "whole")
 
     class Cut(Exception):

@@ -45,7 +45,7 @@ class FitConfig:
     batch: int = 64
     learning_rate: float = 1.2e-3
     rise_steps: int = 50
-    unlikelihood: float = 1.5
+    unlikelihood: float = 1.25
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

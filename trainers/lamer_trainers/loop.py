@@ -147,7 +147,7 @@ class _Watch(TrainerCallback):
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         known = [(line, _parsed(line)) for line in lines]
         kept = [(line, noted) for line, noted in known if noted is not None and noted["update"] <= update]
-        write_atomic(path, b"".join(line for line, _ in kept))
+        write_atomic(path, b"".join(raw for raw, _ in kept))
         for _, metrics in kept:
             if "validation/pass@k" in metrics:
                 self._rank(metrics["update"], metrics["validation/pass@k"][-1])

@@ -16,7 +16,7 @@ from lamer_graph.prompts import Remembered
 from lamer_trainers.teachers import Attempt, Choice, Teacher
 from lamer_trainers.tiny import Piece, spaced
 
-SKILL = 0.6
+SKILL = 0.7
 TRUE, VAGUE = 0.42, 0.28
 """Shares of reflections that name the mine that was hit, and that say nothing of use; the others name a wrong cell."""
 VAGUE_REMARKS = ("be careful", "count the numbers first", "try another cell")

@@ -67,7 +67,7 @@ RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
     Minesweeper: (
         MinesweeperTeacher,
         Recipe(
-            rows=160_000,
+            rows=150_000,
             rows_per_minute=25_000,
             gates={
                 "valid actions": (0.97, 1.0),
