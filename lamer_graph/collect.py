@@ -1,8 +1,8 @@
 """Collection: many trials at once, each logged whole, under a configuration that the run folder remembers.
 
 What must stay true: a run is the exact set {`tasks` seeds of the split, after `skip`} x {`trials` indices}; resuming
-plays what is missing and nothing else; a failed call ends its trial with a recorded error and never the run; the log is the
-only thing that grows.
+plays what is missing and nothing else; a failed call ends its trial with a recorded error and never the run; the log
+is the only thing that grows.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Positive = Annotated[int, Field(ge=1)]
 class CollectConfig(BaseModel):
     """What is collected. Two runs with equal configurations hold trials of the same tasks under the same rules.
 
-    `policy` names what plays, for the record: the caller hands over the policy itself. `skip` leaves out that many tasks
-    of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an ablation: what
-    is lost was memory at work).
+    `policy` names what plays, for the record: the caller hands over the policy itself. `skip` leaves out that many
+    tasks of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an
+    ablation: what is lost was memory at work).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

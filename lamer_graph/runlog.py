@@ -136,7 +136,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class _Line(NamedTuple):
-    """An encoded trial. Only a `finished` one takes its key: a trial that an error ended is played again by a resume."""
+    """An encoded trial. Only a `finished` one takes its key: a resume plays a trial that an error ended again."""
 
     key: Key
     finished: bool

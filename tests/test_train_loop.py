@@ -145,6 +145,7 @@ def test_an_adapter_is_trained_and_loads_with_plain_peft(tiny_model_dir, tmp_pat
     assert all(value > 0 for value in moved)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_like_an_uninterrupted_one_and_notes_each_update_once(tiny_model_dir, tmp_path):
     run = small(tiny_model_dir, "optimise.updates=3", "deterministic=true")
     whole = train(run, tmp_path / "whole")

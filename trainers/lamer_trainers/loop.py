@@ -141,7 +141,7 @@ class _Watch(TrainerCallback):
         self.best_update: int | None = None
         self._waited = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget what a killed run noted after the checkpoint, so that every update is noted once."""
         update, path = state.global_step // self._per_update, self._folder / METRICS
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
