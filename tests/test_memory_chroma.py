@@ -14,10 +14,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.register_assert_rewrite("lamer_memory.conformance")
 
 from chroma_server import Server  # noqa: E402
+from chroma_writer import record_of  # noqa: E402
 
 from lamer_memory import MemoryBackendError, make_record  # noqa: E402
 from lamer_memory.chroma import ChromaMemory, reindex  # noqa: E402
@@ -76,25 +79,25 @@ def start_writer(location, writer, count, *more):
 
 
 def test_four_writer_processes_and_readers_that_see_every_acknowledged_record(server):
-    writers = [start_writer(server.url, f"w{i}", 25) for i in range(4)]
+    writers = [start_writer(server.url, f"w{i}", 15) for i in range(4)]
     memory = ChromaMemory(server.url)  # all five may try to make the collection
     acknowledged = []
 
     def watch(number):
         for line in writers[number].stdout:
-            if line.strip().isdecimal():
-                record = make_record(f"w{number}-{line.strip()}", "", 0, "reflection", "", False)
-                found = memory.search(("shared",), filter={"trial_id": f"w{number}-{line.strip()}"})
-                acknowledged.append(record.key)
-                assert [entry.record.key for entry in found] == [record.key]
+            record = record_of(f"w{number}", int(line))
+            found = memory.search(("shared",), filter={"trial_id": record.metadata["trial_id"]})
+            assert [entry.record for entry in found] == [record]
+            acknowledged.append(record)
 
     in_threads(watch, 4)
     assert [writer.wait(60) for writer in writers] == [0] * 4, [writer.stderr.read() for writer in writers]
-    assert len(acknowledged) == 100
-    assert {entry.record.key for entry in memory.search(("shared",), limit=1000)} == set(acknowledged)
-    near = memory.search(("shared",), query="w2 7", limit=1000)
-    assert {entry.record.key for entry in near} == set(acknowledged)
-    assert near[0].record.text.strip() == "w2 7"
+    keys = {record.key for record in acknowledged}
+    assert len(keys) == 60
+    assert {entry.record.key for entry in memory.search(("shared",), limit=1000)} == keys
+    near = memory.search(("shared",), query=acknowledged[7].text, limit=1000)
+    assert {entry.record.key for entry in near} == keys
+    assert near[0].record == acknowledged[7]
     memory.close()
 
 
@@ -143,8 +146,7 @@ def test_a_second_process_is_told_to_use_a_server(tmp_path):
     assert "MemoryLockedError" in errors
     assert f"chroma run --path {tmp_path}" in errors
     memory.close()
-    third = start_writer(tmp_path, "w", 1)
-    assert third.wait(60) == 0
+    ChromaMemory(tmp_path).close()
 
 
 def test_one_process_may_open_a_directory_twice(tmp_path):
@@ -177,32 +179,34 @@ def test_kill_9_loses_no_acknowledged_record_and_doubles_none(tmp_path, kill_at)
     writer = start_writer(tmp_path, "w", 1000, "--each", 10)
     acknowledged = []
     for line in writer.stdout:
-        if line.strip().isdecimal():
-            acknowledged += range(int(line), int(line) + 10)
-            if len(acknowledged) >= kill_at:
-                writer.kill()
+        acknowledged += [record_of("w", number) for number in range(int(line), int(line) + 10)]
+        if len(acknowledged) >= kill_at:
+            writer.kill()
     assert writer.wait() == -signal.SIGKILL
     memory = ChromaMemory(tmp_path)
-    texts = [entry.record.text.strip() for entry in memory.search(("shared",), limit=2000)]
-    assert len(texts) == len(set(texts)) < 1000
-    assert {f"w {i}" for i in acknowledged} <= set(texts)
-    for i in (0, acknowledged[-1]):
-        assert memory.search(("shared",), query=f"w {i}", limit=1)[0].record.text.strip() == f"w {i}"
-    memory.put(("shared",), [record(1)])
-    assert len(memory.search(("shared",), limit=2000)) == len(texts) + 1
+    found = [entry.record for entry in memory.search(("shared",), limit=2000)]
+    assert [record for record in found if record in acknowledged] == acknowledged[::-1]
+    assert len(found) == len({record.key for record in found}) < 1000
+    for record in (acknowledged[0], acknowledged[-1]):
+        assert memory.search(("shared",), query=record.text, limit=1)[0].record == record
+    memory.put(("shared",), [record_of("v", 0)])
+    assert len(memory.search(("shared",), limit=2000)) == len(found) + 1
     memory.close()
 
 
 def test_a_full_disk_is_an_error_and_keeps_what_was_acknowledged(tmp_path):
-    assert start_writer(tmp_path, "w", 10).wait(60) == 0
-    writer = start_writer(tmp_path, "v", 2000, "--text", 50_000, "--max-file", 3_000_000)
+    writer = start_writer(tmp_path, "w", 1000, "--repeat", 400, "--max-file", 3_000_000)
     output = writer.communicate(timeout=120)[0].splitlines()
     assert writer.returncode == 3, output[-3:]
     assert output[-1].startswith(f"failed {tmp_path}: ")
+    assert "full" in output[-1]
+    acknowledged = [record_of("w", int(line), 400) for line in output[:-1]]
+    assert acknowledged
     memory = ChromaMemory(tmp_path)
-    texts = {entry.record.text.strip() for entry in memory.search(("shared",), limit=5000)}
-    assert {f"v {i}" for i in output if i.isdecimal()} | {f"w {i}" for i in range(10)} <= texts
-    memory.put(("shared",), [record(0)])
+    found = [entry.record for entry in memory.search(("shared",), limit=5000)]
+    assert all(record in found for record in acknowledged)
+    memory.put(("shared",), [record_of("v", 0)])
+    assert len(memory.search(("shared",), limit=5000)) == len(found) + 1
     memory.close()
 
 
@@ -411,3 +415,38 @@ def test_one_callers_bad_record_does_not_fail_the_others():
     assert [i for i, error in enumerate(errors) if error] == [3]
     assert len(memory.search(("a",))) == 9
     memory.close()
+
+
+# -- isolation --------------------------------------------------------------------------------------------------------
+
+labels = st.sampled_from(["", "a", "b", "a/b", "A", "\x00", "é"])
+spaces = st.lists(labels, max_size=3).map(tuple)
+
+
+@pytest.fixture(scope="module")
+def shared_memory():
+    memory = ChromaMemory()
+    yield memory
+    memory.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(spaces, st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=2, max_size=4), st.data())
+def test_no_search_reads_across_namespaces(shared_memory, written, data):
+    """Users, agents and runs share one collection, with equal keys, tasks, trials and texts."""
+    run = uuid4().hex
+    for space, numbers in written.items():
+        shared_memory.put((run, *space), [record(number, f"of {space!r}") for number in numbers])
+    reader = data.draw(st.sampled_from(sorted(written)) | spaces)
+    number = data.draw(st.integers(0, 3))
+    own = {record(n).key for n in written.get(reader, [])}
+    for query in (None, "of", data.draw(st.sampled_from([f"of {space!r}" for space in written]))):
+        for filter in (None, {"trial_id": "trial"}, {"task_id": "task"}, {"kind": "reflection"}, {"success": False}):
+            found = shared_memory.search((run, *reader), query, filter, 100)
+            assert {entry.record.key for entry in found} == own
+            assert {entry.record.text for entry in found} <= {f"of {reader!r}"}
+        found = shared_memory.search((run, *reader), query, {"key": record(number).key})
+        assert {entry.record.key for entry in found} == own & {record(number).key}
+    shared_memory.delete((run, *reader), [record(number).key])
+    for space in written.keys() - {reader}:
+        assert len(shared_memory.search((run, *space))) == len(set(written[space]))

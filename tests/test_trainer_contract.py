@@ -8,7 +8,18 @@ import re
 import pytest
 import torch
 import trl
-from training import Trials, config, load, make_trials, token_logprobs, train
+from training import (
+    Trials,
+    batch_of,
+    config,
+    gradient_of,
+    load,
+    loss_by_hand,
+    make_trials,
+    relative_error,
+    token_logprobs,
+    train,
+)
 from trl import GRPOTrainer
 
 from lamer_trainers.trainer import LamerTrainer
@@ -35,7 +46,13 @@ def test_the_release_is_the_one_that_was_read():
 def test_only_the_named_methods_are_overridden():
     own = {name for name, value in vars(LamerTrainer).items() if callable(value)}
     inherited = {name for base in GRPOTrainer.__mro__ for name in vars(base)}
-    assert own & inherited == {"__init__", "_prepare_inputs", "training_step", "get_train_dataloader"}
+    assert own & inherited == {
+        "__init__",
+        "_get_per_token_logps_and_entropies",
+        "_prepare_inputs",
+        "get_train_dataloader",
+        "training_step",
+    }
 
 
 def test_prepare_inputs_takes_one_argument_and_is_what_training_step_calls():
@@ -84,6 +101,18 @@ def test_token_logprobs_come_back_for_the_last_columns(trainer):
     assert torch.allclose(logps[0], whole, atol=1e-5)
     assert torch.allclose(entropies[0], entropy, atol=1e-4)
     assert torch.allclose(logps[1], cut, atol=1e-5)
+
+
+@pytest.mark.parametrize("floats", [0, 2**26], ids=["fused", "plain"])
+def test_the_plain_head_and_trls_fused_one_give_the_same_gradient(tiny_model_dir, tmp_path, monkeypatch, floats):
+    monkeypatch.setattr("lamer_trainers.trainer.PLAIN_HEAD_FLOATS", floats)
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(19, model=model)
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), entropy_coef=0.05)
+    own, _ = load(tiny_model_dir)
+    batch = batch_of(trials, trainer.args)
+    loss_by_hand(own, batch.samples, batch.advantages, entropy=0.05).backward()
+    assert relative_error(gradients[0], gradient_of(own)) < 1e-5
 
 
 def test_the_temperature_scales_the_logits_before_the_logprobs(tiny_model_dir, tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from lamer_graph.cli import collect, doctor, evaluate, log, play, quickstart, serve, serve_env, warmup
+from lamer_graph.cli import collect, doctor, evaluate, log, memory, play, quickstart, serve, serve_env, warmup
 from lamer_graph.cli.frame import REFUSED, fail, quiet_libraries
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (quickstart, play, collect, evaluate, log, serve, serve_env, warmup, doctor):
+for module in (quickstart, play, collect, evaluate, log, memory, serve, serve_env, warmup, doctor):
     module.register(app)
 
 

@@ -4,11 +4,22 @@ What must stay true: `import lamer_memory` is light (no vector store, no model, 
 `lamer_memory.conformance` can replace any other; contents (what) and backend (where) are chosen independently.
 """
 
+from typing import TYPE_CHECKING
+
 from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord, record_key
 from lamer_memory.config import Contents, MemoryConfig, Scope, backend_names, open_backend
-from lamer_memory.errors import MemoryBackendError, MemoryClosedError, MemoryConfigError
+from lamer_memory.errors import (
+    EmbedderError,
+    MemoryBackendError,
+    MemoryClosedError,
+    MemoryConfigError,
+    MemoryImportError,
+    MemoryLockedError,
+    MemoryServerError,
+)
 from lamer_memory.in_context import InContextMemory, matches
 from lamer_memory.recall import (
+    ABOUT_KEY,
     CUT_MARK,
     aown_records,
     asimilar_records,
@@ -22,7 +33,39 @@ from lamer_memory.recall import (
     trial_namespace,
 )
 
+if TYPE_CHECKING:
+    from lamer_memory.chroma import ChromaMemory
+    from lamer_memory.chroma_store import ChromaStore
+    from lamer_memory.frozen import FrozenView
+    from lamer_memory.store import StoreMemory
+
+_LAZY = {
+    "ChromaMemory": "lamer_memory.chroma",
+    "ChromaStore": "lamer_memory.chroma_store",
+    "FrozenView": "lamer_memory.frozen",
+    "StoreMemory": "lamer_memory.store",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Backends that need heavier libraries are imported when they are first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
 __all__ = [
+    "ABOUT_KEY",
+    "ChromaMemory",
+    "ChromaStore",
+    "EmbedderError",
+    "FrozenView",
+    "MemoryImportError",
+    "MemoryLockedError",
+    "MemoryServerError",
+    "StoreMemory",
     "CUT_MARK",
     "Contents",
     "InContextMemory",

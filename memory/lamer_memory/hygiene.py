@@ -115,8 +115,9 @@ def evictions(records: Sequence[MemoryRecord], budget: int) -> list[str]:
     """Keys of what goes so that `budget` records stay: the oldest unsuccessful first. `records` come newest first."""
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
         raise MemoryConfigError(f"a budget is a whole number of at least 0, not {budget!r}")
-    oldest_first = sorted(records[::-1], key=lambda record: record.success)
-    return [record.key for record in oldest_first[: max(0, len(records) - budget)]]
+    order = list(reversed(records))
+    order.sort(key=lambda record: record.success)
+    return [record.key for record in order[: max(0, len(order) - budget)]]
 
 
 def plan(

@@ -28,10 +28,9 @@ versions gives the same weights.
 - Data: {rows:,} rows of scripted play on the training split, generated from the seed; nothing was downloaded and no
   other model or person wrote any of it. Seven in ten rows come from trials of up to three episodes under all four
   memory contents; the others are drills, in which a made-up memory forbids some moves.
-- Teacher: plays well in some of its episodes and at random in the others, never against its memory. Of its reflections
-  about 42 % are true, 28 % vague and 30 % wrong, on purpose.
+{teacher}
 - Fit: TRL's SFTTrainer on answers only, one pass, plus an unlikelihood term on forbidden answers.
-- Tokenizer: byte-level without merges, with whole pieces of the compact prompts (coordinates above all) as tokens. The
+- Tokenizer: byte-level without merges, with whole pieces of the compact prompts ({pieces}) as tokens. The
   chat template leaves out the system message: the rules are in the weights.
 
 ## Measured before it was handed out
@@ -48,9 +47,35 @@ versions gives the same weights.
 
 ## Limits
 
-It knows this one board size and the compact prompt style (`lamer.json`), and no English. Settings of other sizes are
-read byte by byte and played badly.
+{limits}
 """
+
+BOARD = {
+    "teacher": "- Teacher: plays well in some of its episodes and at random in the others, never against its memory. "
+    "Of its reflections\n  about 42 % are true, 28 % vague and 30 % wrong, on purpose.",
+    "pieces": "coordinates above all",
+    "limits": "It knows this one board size and the compact prompt style (`lamer.json`), and no English. Settings of "
+    "other sizes are\nread byte by byte and played badly.",
+}
+WORDS = {
+    "teacher": "- Teacher: sensible in some of its episodes and careless in the others, never against its memory. Of "
+    "its reflections\n  about half are true, a quarter vague and a quarter wrong, on purpose.",
+    "pieces": "names and phrases",
+}
+TEXTS = {
+    "alfworld": WORDS
+    | {
+        "limits": "It knows the names of drawn households and the compact prompt style (`lamer.json`), and no English. "
+        "Other names, as in\nofficial games, are read byte by byte and played badly."
+    },
+    "webshop": WORDS
+    | {
+        "limits": "It knows the products and words of this one generated shop, ids included, and the compact prompt "
+        "style (`lamer.json`);\nits held-out tasks are other wishes for the same products. Other catalogues are read "
+        "byte by byte and played badly."
+    },
+}
+"""What cards say of particular environments; the others are boards."""
 
 
 def model_card(report: Mapping[str, Any]) -> str:
@@ -62,6 +87,7 @@ def model_card(report: Mapping[str, Any]) -> str:
             key: report[key]
             for key in ("env", "seed", "parameters", "vocabulary", "rows", "threads", "python", "tasks")
         },
+        **TEXTS.get(report["env"].partition(":")[0], BOARD),
         minutes=report["seconds"] / 60,
         versions=", ".join(f"{name} {number}" for name, number in report["versions"].items()),
         gates="\n".join(

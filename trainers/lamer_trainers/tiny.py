@@ -96,8 +96,13 @@ def build_model(
     layers: int = 3,
     heads: int = 4,
     feed_forward: int = 384,
+    copying: float = 0.0,
 ) -> Qwen3ForCausalLM:
     """An untrained float32 Qwen3 with tied embeddings, deterministic for a seed.
+
+    `copying` > 0 starts every attention layer near "look at tokens like mine and pass them on": queries equal keys,
+    and values times outputs are `copying` times the identity (after Trockman and Kolter, arXiv 2305.09828, who found
+    this shape in trained models). Tasks whose answers are words of the prompt are then learned from far fewer rows.
 
     A piece's embedding starts as the sum of its parts' vectors, so that `(1, 2)`, `(1, 2)=3` and `mine at (1, 2)` are
     known to concern one cell, and cells of a row to share it, before any training.
@@ -125,6 +130,8 @@ def build_model(
         torch.manual_seed(seed)
         make: Any = Qwen3ForCausalLM
         model: Qwen3ForCausalLM = make(config)
+        if copying > 0:
+            _start_copying(model, copying)
         embeddings: Any = model.get_input_embeddings()
         weight: torch.Tensor = embeddings.weight
         vectors: dict[str, torch.Tensor] = {}
@@ -143,3 +150,17 @@ def build_model(
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return model
+
+
+def _start_copying(model: Qwen3ForCausalLM, strength: float) -> None:
+    import torch
+
+    layers: Any = model.model.layers
+    with torch.no_grad():
+        for layer in layers:
+            attention = layer.self_attn
+            attention.q_proj.weight.copy_(attention.k_proj.weight)
+            turned = torch.empty_like(attention.v_proj.weight)
+            torch.nn.init.orthogonal_(turned)
+            attention.v_proj.weight.copy_(turned * strength**0.5)
+            attention.o_proj.weight.copy_(turned.T * strength**0.5)

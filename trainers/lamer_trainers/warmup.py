@@ -29,17 +29,21 @@ import torch
 import transformers
 
 from lamer_envs import make
+from lamer_envs.alfworld import Alfworld
 from lamer_envs.base import Env
 from lamer_envs.minesweeper import Minesweeper
 from lamer_envs.sokoban import Sokoban
+from lamer_envs.webshop import Webshop
 from lamer_graph.errors import ConfigError
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.policy import run_sync
 from lamer_trainers.fitting import FitConfig, fit
 from lamer_trainers.gates import Gate, Reading, measure
 from lamer_trainers.model_card import model_card
+from lamer_trainers.teach_alfworld import AlfworldTeacher
 from lamer_trainers.teach_minesweeper import MinesweeperTeacher
 from lamer_trainers.teach_sokoban import SokobanTeacher
+from lamer_trainers.teach_webshop import WebshopTeacher
 from lamer_trainers.teachers import Teacher, rows
 from lamer_trainers.tiny import build_model, build_tokenizer
 
@@ -61,7 +65,13 @@ class Recipe:
     rows_per_minute: int
     gates: dict[str, tuple[float, float]]
     fit: FitConfig = field(default_factory=FitConfig)
+    copying: float = 0.0
+    """See `tiny.build_model`."""
 
+
+TEXT_GATES = {"well-formed answers": (0.95, 1.0), "valid actions": (0.95, 1.0), "pass@1": (0.03, 0.4)}
+"""Gates of the environments in words."""
+TEXT_FIT = FitConfig(batch=32, learning_rate=1.5e-3)
 
 RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
     Minesweeper: (
@@ -84,6 +94,14 @@ RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
             rows_per_minute=25_000,
             gates={"valid actions": (0.98, 1.0), "pass@1": (0.05, 0.3)},
         ),
+    ),
+    Alfworld: (
+        AlfworldTeacher,
+        Recipe(rows=32_000, rows_per_minute=6_000, gates=TEXT_GATES, fit=TEXT_FIT, copying=0.5),
+    ),
+    Webshop: (
+        WebshopTeacher,
+        Recipe(rows=28_000, rows_per_minute=5_000, gates=TEXT_GATES, fit=TEXT_FIT, copying=0.5),
     ),
 }
 """Gates for the board that each recipe was tuned on: 4x4 with 3 mines, 6x6 with 2 boxes. Others have the same gates."""
@@ -162,7 +180,7 @@ def run_warmup(
         data = rows(teacher, count, seed)
         pieces = teacher.pieces()
         tokenizer = build_tokenizer(pieces)
-        model = build_model(tokenizer, pieces, seed=seed)
+        model = build_model(tokenizer, pieces, seed=seed, copying=recipe.copying)
         fit(model, tokenizer, data, recipe.fit, seed=seed, progress=progress)
         out.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(out)
@@ -195,6 +213,7 @@ def run_warmup(
 def gates_of(reading: Reading, recipe: Recipe) -> list[Gate]:
     """The recipe's gates with what was read."""
     values = {
+        "well-formed answers": reading.well_formed,
         "valid actions": reading.valid_actions,
         "pass@1": reading.pass_at["none"][0].value,
         "forbidden-cell probability": reading.forbidden,

@@ -1,0 +1,228 @@
+"""Chroma memory: what a trial waits for at 10,000 records, and what memory costs a collection.
+
+Embedded, on disk, hashing embedder; each number is a median. `LAMER_BENCH_LARGE=1` adds 100,000 records (minutes).
+`LAMER_BENCH_MEM0=PYTHON` names an interpreter that has mem0 and scikit-learn: the same records and queries then go
+through mem0's Chroma path too, in this run, and its times stand beside ours as ratios (`bench/peer_mem0.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.plain_loop import CONCURRENCY, DELAY
+from lamer_memory import ChromaMemory, MemoryBackend, MemoryConfig, MemoryRecord, make_record
+from lamer_memory.recall import own_records, similar_records
+
+SHARED = ("bench",)
+SMALL, LARGE = 10_000, 100_000
+EPISODES = 2
+K = 3
+SAMPLES = 200
+TRIALS = 1_000
+ROUNDS = 3
+WORDS = re.findall(
+    r"\w+",
+    "open the corner cells first then look at every number beside them push box along wall left right before because "
+    "mine was there and lost so count closed neighbours twice never click where two may hide try other side keep target",
+)
+TASKS = MemoryConfig("reflection", scope="tasks", k=K)
+
+
+def lesson(rng: random.Random) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(20, 60)))
+
+
+def trial_name(number: int) -> str:
+    return f"minesweeper:6x6-3/{number // 8}#{number % 8}"
+
+
+def record(number: int, rng: random.Random) -> MemoryRecord:
+    trial, episode = divmod(number, EPISODES)
+    name = trial_name(trial)
+    return make_record(name, name.partition("#")[0], episode, "reflection", lesson(rng), rng.random() < 0.3)
+
+
+def median_ms(work: Iterable[Any], one: Callable[[Any], Any]) -> float:
+    seconds = []
+    for item in work:
+        started = time.perf_counter()
+        one(item)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds) * 1e3
+
+
+def fill(memory: MemoryBackend, records: list[MemoryRecord]) -> float:
+    """Records a second."""
+    started = time.perf_counter()
+    for first in range(0, len(records), 500):
+        memory.put(SHARED, records[first : first + 500])
+    return len(records) / (time.perf_counter() - started)
+
+
+def measured(memory: MemoryBackend, count: int, rng: random.Random) -> dict[str, float]:
+    """Medians at `count` records; what a trial of scope "tasks" does, own records and other tasks' in one namespace."""
+    trials = [trial_name(rng.randrange(count // EPISODES)) for _ in range(SAMPLES)]
+    found = own_records(TASKS, memory, SHARED, trials[0], EPISODES)
+    assert len(found) == EPISODES, "a trial's own records are not all there"
+
+    def query(text: str) -> None:
+        assert len(similar_records(TASKS, memory, SHARED, "none#0", text, task_id="none")) == K
+
+    return {
+        "recall": median_ms(trials, lambda name: own_records(TASKS, memory, SHARED, name, EPISODES)),
+        "query": median_ms([lesson(rng) for _ in range(SAMPLES)], query),
+        "upsert": median_ms(
+            [record(count + number, rng) for number in range(SAMPLES)], lambda one: memory.put(SHARED, [one])
+        ),
+    }
+
+
+def at_size(count: int, targets: dict[str, str]) -> list[dict[str, Any]]:
+    rng = random.Random(count)
+    with tempfile.TemporaryDirectory() as folder:
+        memory = ChromaMemory(folder)
+        rate = fill(memory, [record(number, rng) for number in range(count)])
+        result = measured(memory, count, rng)
+        memory.close()
+    names = {"recall": "a trial's own records", "query": f"{K} of other tasks", "upsert": "upsert of one record"}
+    return [
+        {"name": f"Chroma, {count:,} records: {names[key]}", "value": result[key], "unit": "ms", "target": target}
+        for key, target in targets.items()
+    ] + [{"name": f"Chroma: filling {count:,} by 500", "value": rate, "unit": "records/s", "target": ""}]
+
+
+# -- a collection -----------------------------------------------------------------------------------------------------
+
+
+def _policy() -> Any:
+    from lamer_graph.policy import Policy
+    from lamer_graph.types import Completion
+
+    class SlowPolicy(Policy):
+        """Plays at random after 20 ms, and says something about it when asked to reflect."""
+
+        async def generate(self, messages: Any, sampling: Any) -> Completion:
+            await asyncio.sleep(DELAY)
+            rng = random.Random(sampling.seed)
+            text = f"<action>({rng.randint(1, 6)}, {rng.randint(1, 6)})</action><remark>{lesson(rng)}</remark>"
+            return Completion(text, [1] * 40, [5, 6, 7, 8], [-0.5] * 4, "policy-v0000", "stop")
+
+    return SlowPolicy()
+
+
+async def collection(memory: MemoryConfig) -> float:
+    """Wall seconds of TRIALS trials, CONCURRENCY at once."""
+    from lamer_envs import make
+    from lamer_graph.driver import play_trial
+    from lamer_graph.trial import make_harness
+
+    harness = make_harness(_policy(), make("minesweeper"), memory, prompt_style="compact")
+    gate = asyncio.Semaphore(CONCURRENCY)
+
+    async def play(seed: int) -> None:
+        async with gate:
+            played = await play_trial(harness, {"seed": seed}, record=False)
+            assert played.error is None, played.error
+
+    started = time.perf_counter()
+    await asyncio.gather(*(play(seed) for seed in range(TRIALS)))
+    return time.perf_counter() - started
+
+
+def overhead() -> list[dict[str, Any]]:
+    """Collections with records in RAM and in Chroma, alternating; best of ROUNDS."""
+    walls: dict[str, list[float]] = {"in-context": [], "chroma": []}
+    for _ in range(ROUNDS):
+        walls["in-context"].append(asyncio.run(collection(MemoryConfig("reflection"))))
+        with tempfile.TemporaryDirectory() as folder:
+            memory = ChromaMemory(folder)
+            walls["chroma"].append(asyncio.run(collection(MemoryConfig("reflection", backend=memory))))
+            memory.close()
+    best = {name: min(seconds) for name, seconds in walls.items()}
+    return [
+        {
+            "name": "collection with Chroma / in context",
+            "value": best["chroma"] / best["in-context"],
+            "unit": "x wall",
+            "target": "<= 1.05",
+            "note": f"{TRIALS} trials, {CONCURRENCY} at once, 20 ms policy, reflections",
+        },
+        *({"name": f"collection, {name}", "value": best[name], "unit": "s", "target": ""} for name in best),
+    ]
+
+
+# -- a peer -----------------------------------------------------------------------------------------------------------
+
+
+def against_mem0(python: str) -> list[dict[str, Any]]:
+    """Both on the same records and queries, one after the other."""
+    rng = random.Random(7)
+    records = [record(number, rng) for number in range(SMALL)]
+    new = [record(SMALL + number, rng) for number in range(SAMPLES)]
+    queries = [lesson(rng) for _ in range(SAMPLES)]
+    trials = [trial_name(rng.randrange(SMALL // EPISODES)) for _ in range(SAMPLES)]
+
+    def plain(one: MemoryRecord) -> dict[str, Any]:
+        return {"text": one.text, "trial": one.metadata["trial_id"]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder, "work.json")
+        work.write_text(
+            json.dumps(
+                {
+                    "records": [plain(one) for one in records],
+                    "new": [plain(one) for one in new],
+                    "queries": queries,
+                    "trials": trials,
+                    "k": K,
+                }
+            )
+        )
+        peer = Path(folder, "peer")
+        peer.mkdir()
+        script = Path(__file__).with_name("peer_mem0.py")
+        done = subprocess.run(
+            [python, str(script), str(work), str(peer)], stdout=subprocess.PIPE, text=True, check=True
+        )
+        theirs = json.loads(done.stdout.splitlines()[-1])
+        memory = ChromaMemory(Path(folder, "ours"))
+        fill(memory, records)
+        ours = {
+            "recall_ms": median_ms(trials, lambda name: own_records(TASKS, memory, SHARED, name, EPISODES)),
+            "query_ms": median_ms(queries, lambda text: memory.search(SHARED, query=text, limit=K)),
+            "upsert_ms": median_ms(new, lambda one: memory.put(SHARED, [one])),
+        }
+        memory.close()
+    rows = []
+    for key, name in {"recall_ms": "a trial's own records", "query_ms": "search", "upsert_ms": "one write"}.items():
+        rows.append({"name": f"mem0 / ours: {name}", "value": theirs[key] / ours[key], "unit": "x", "target": ""})
+        rows.append({"name": f"mem0: {name}", "value": theirs[key], "unit": "ms", "target": ""})
+        rows.append({"name": f"ours: {name}", "value": ours[key], "unit": "ms", "target": ""})
+    return rows
+
+
+def rows() -> list[dict[str, Any]]:
+    found = at_size(SMALL, {"recall": "<= 2", "upsert": "<= 8", "query": "<= 5"})
+    if os.environ.get("LAMER_BENCH_LARGE") == "1":
+        found += at_size(LARGE, {"recall": "", "upsert": "", "query": "<= 15"})
+    found += overhead()
+    if python := os.environ.get("LAMER_BENCH_MEM0"):
+        found += against_mem0(python)
+    return found
+
+
+if __name__ == "__main__":
+    for row in rows():
+        sys.stdout.write(f"{row}\n")

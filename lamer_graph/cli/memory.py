@@ -1,0 +1,312 @@
+"""`lamer-graph memory stats|search|export|import|prune|reindex`: look after a store that outlives its runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from lamer_graph.cli.frame import Json, Ui, command
+
+if TYPE_CHECKING:
+    from lamer_memory import MemoryBackend
+    from lamer_memory.base import Namespace
+
+SHOWN_CHARS = 300
+STDIO = Path("-")
+
+StoreArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE",
+        help="A Chroma directory, the URL of a Chroma server, or postgresql://.. of a LangGraph store.",
+        show_default=False,
+    ),
+]
+EmbedderOption = Annotated[
+    str, typer.Option("--embedder", metavar="NAME", help="hashing, hashing:DIMENSIONS, minilm or URL#MODEL.")
+]
+CollectionOption = Annotated[str, typer.Option("--collection", metavar="NAME", help="Collection in Chroma.")]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        metavar="A/B",
+        help="Only namespaces that begin with these labels, separated by slashes.",
+        show_default=False,
+    ),
+]
+QueryArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="Records per namespace.")]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write; - is stdout.")]
+InArgument = Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines; - is stdin.", show_default=False)]
+BudgetOption = Annotated[
+    int | None, typer.Option("--max-records", min=0, help="Budget of each namespace.", show_default=False)
+]
+NearOption = Annotated[
+    float, typer.Option("--near", min=0.0, max=1.0, help="Overlap from which texts are near-duplicates; 0 keeps them.")
+]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would go; change nothing.")]
+
+DEFAULT_COLLECTION = "lamer-memory"
+
+
+def register(app: typer.Typer) -> None:
+    memory = typer.Typer(help="Look into a memory store and keep it useful.", rich_markup_mode="rich")
+    app.add_typer(memory, name="memory")
+    _reading(memory)
+    _writing(memory)
+
+
+def _reading(memory: typer.Typer) -> None:
+    @command(memory, "stats", examples=[("lamer-graph memory stats runs/memory", "What each namespace holds.")])
+    def stats(
+        ui: Ui,
+        store: StoreArgument,
+        namespace: NamespaceOption = None,
+        embedder: EmbedderOption = "hashing",
+        collection: CollectionOption = DEFAULT_COLLECTION,
+    ) -> Json:
+        """How many records each namespace holds, of which kind, from how many tasks, how many of them successful."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        from lamer_memory import hygiene
+
+        with _opened(store, embedder, collection) as backend:
+            ui.working()
+            found = [hygiene.stats(backend, name) for name in hygiene.all_namespaces(backend, _labels(namespace))]
+        table = Table("namespace", "records", "reflections", "trajectories", "successful", "tasks", "characters")
+        for one in found:
+            numbers = (one.records, one.reflections, one.trajectories, one.successes, one.tasks, one.chars)
+            table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
+        ui.print(table)
+        return {
+            "store": store,
+            "records": sum(one.records for one in found),
+            "namespaces": [one.to_json() for one in found],
+        }
+
+    @command(
+        memory,
+        "search",
+        examples=[("lamer-graph memory search runs/memory 'box in a corner'", "The most similar records.")],
+    )
+    def search(
+        ui: Ui,
+        store: StoreArgument,
+        text: QueryArgument,
+        namespace: NamespaceOption = None,
+        limit: LimitOption = 5,
+        embedder: EmbedderOption = "hashing",
+        collection: CollectionOption = DEFAULT_COLLECTION,
+    ) -> Json:
+        """The records most similar to a text, in each namespace."""
+        from rich.markup import escape
+
+        from lamer_memory import hygiene
+
+        found = []
+        with _opened(store, embedder, collection) as backend:
+            ui.working()
+            for name in hygiene.all_namespaces(backend, _labels(namespace)):
+                for record, score in backend.search(name, query=text, limit=limit):
+                    found.append({"namespace": list(name), "score": score, "record": record.to_json()})
+                    mark = "" if score is None else f" {score:.2f}"
+                    ui.print(f"[bold]{escape(_shown(name))}[/]{mark} {escape(_plain(record.key))}")
+                    ui.print(escape(_plain(record.text)))
+        ui.print(f"{len(found)} records")
+        return {"store": store, "query": text, "found": found}
+
+    @command(
+        memory,
+        "export",
+        examples=[("lamer-graph memory export runs/memory --out memory.jsonl", "All records as JSON lines.")],
+    )
+    def export(
+        ui: Ui,
+        store: StoreArgument,
+        out: OutOption = STDIO,
+        namespace: NamespaceOption = None,
+        embedder: EmbedderOption = "hashing",
+        collection: CollectionOption = DEFAULT_COLLECTION,
+    ) -> Json | None:
+        """Write records as JSON lines, oldest first in each namespace; `import` reads them back.
+
+        To stdout the lines are the document, with and without --json.
+        """
+        from lamer_memory import hygiene
+
+        with _opened(store, embedder, collection) as backend:
+            names = hygiene.all_namespaces(backend, _labels(namespace))
+            if out == STDIO:
+                ui.working()
+                hygiene.export_records(backend, names, sys.stdout)
+                return None
+            with out.open("w", encoding="ascii") as file:
+                ui.working()
+                count = hygiene.export_records(backend, names, file)
+        ui.print(f"{count:,} records written to {out}")
+        return {"store": store, "out": str(out), "records": count}
+
+
+def _writing(memory: typer.Typer) -> None:
+    @command(
+        memory,
+        "import",
+        examples=[("lamer-graph memory import http://localhost:8000 memory.jsonl", "Move records to a server.")],
+    )
+    def import_(
+        ui: Ui,
+        store: StoreArgument,
+        file: InArgument,
+        namespace: NamespaceOption = None,
+        embedder: EmbedderOption = "hashing",
+        collection: CollectionOption = DEFAULT_COLLECTION,
+    ) -> Json:
+        """Write the records of an export into a store, which is made if there is none; the same key replaces.
+
+        With --namespace they are placed below it.
+        """
+        from lamer_graph.errors import ConfigError
+        from lamer_memory import MemoryImportError, hygiene
+
+        def read(lines: IO[str]) -> int:
+            with _opened(store, embedder, collection, make=True) as backend:
+                ui.working()
+                return hygiene.import_records(backend, lines, under=_labels(namespace))
+
+        try:
+            if file == STDIO:
+                count = read(sys.stdin)
+            else:
+                with file.open(encoding="utf-8") as lines:
+                    count = read(lines)
+        except (MemoryImportError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: {error}") from None
+        ui.print(f"{count:,} records read from {file}")
+        return {"store": store, "file": str(file), "records": count}
+
+    @command(
+        memory,
+        "prune",
+        examples=[
+            (
+                "lamer-graph memory prune runs/memory --max-records 5000",
+                "Drop duplicates, then keep 5,000 a namespace.",
+            ),
+            ("lamer-graph memory prune runs/memory --namespace old --max-records 0", "Forget what begins with `old`."),
+        ],
+    )
+    def prune(
+        ui: Ui,
+        store: StoreArgument,
+        max_records: BudgetOption = None,
+        near: NearOption = 0.9,
+        namespace: NamespaceOption = None,
+        dry_run: DryOption = False,
+        embedder: EmbedderOption = "hashing",
+        collection: CollectionOption = DEFAULT_COLLECTION,
+    ) -> Json:
+        """Forget duplicates and near-duplicates, then what exceeds the budget: the oldest unsuccessful first.
+
+        Of equal or nearly equal texts the successful one stays, else the newest. Not while a run plays on the store.
+        """
+        from rich.markup import escape
+        from rich.table import Table
+
+        from lamer_memory import hygiene
+
+        with _opened(store, embedder, collection) as backend:
+            ui.working()
+            pruned = [
+                hygiene.prune(backend, name, budget=max_records, near=near or None, dry_run=dry_run)
+                for name in hygiene.all_namespaces(backend, _labels(namespace))
+            ]
+        table = Table("namespace", "duplicates", "near-duplicates", "over budget", "kept")
+        for one in pruned:
+            numbers = (len(one.duplicates), len(one.near_duplicates), len(one.evicted), one.kept)
+            table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
+        ui.print(table)
+        gone = sum(len(one.keys) for one in pruned)
+        ui.print(f"{gone:,} records {'would go' if dry_run else 'forgotten'}")
+        return {
+            "store": store,
+            "dry_run": dry_run,
+            "forgotten": gone,
+            "namespaces": [
+                {
+                    "namespace": list(one.namespace),
+                    "duplicates": len(one.duplicates),
+                    "near_duplicates": len(one.near_duplicates),
+                    "evicted": len(one.evicted),
+                    "kept": one.kept,
+                }
+                for one in pruned
+            ],
+        }
+
+    @command(
+        memory,
+        "reindex",
+        examples=[
+            ("lamer-graph memory reindex runs/memory --embedder minilm", "Embed with another embedder from now on.")
+        ],
+    )
+    def reindex(
+        ui: Ui,
+        store: StoreArgument,
+        embedder: EmbedderOption = "hashing",
+        collection: CollectionOption = DEFAULT_COLLECTION,
+    ) -> Json:
+        """Embed all records of a Chroma store anew; a run that is cut short is simply run again.
+
+        Nobody else may use the store meanwhile.
+        """
+        from lamer_memory.chroma import reindex as embed_anew
+
+        count = embed_anew(store, embedder, collection=collection)
+        ui.print(f"{count:,} records embedded with {embedder}")
+        return {"store": store, "embedder": embedder, "records": count}
+
+
+@contextmanager
+def _opened(store: str, embedder: str, collection: str, *, make: bool = False) -> Iterator[MemoryBackend]:
+    """The store's backend; a directory without one is refused unless `make`."""
+    from lamer_graph.errors import ConfigError
+
+    if store.startswith(("postgresql://", "postgres://")):
+        from lamer_memory.store import StoreMemory
+
+        backend: MemoryBackend = StoreMemory(store)
+    else:
+        from lamer_memory.chroma import ChromaMemory
+        from lamer_memory.chroma_client import DATABASE_FILE, MARK_FILE, is_url
+
+        known = is_url(store) or (Path(store) / DATABASE_FILE).exists() or (Path(store) / MARK_FILE).exists()
+        if not known and not make:
+            raise ConfigError(f"{store} holds no memory: there is no {DATABASE_FILE}")
+        backend = ChromaMemory(store, embedder=embedder, collection=collection, retry_s=3)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _labels(namespace: str | None) -> Namespace:
+    return tuple(namespace.split("/")) if namespace else ()
+
+
+def _shown(namespace: Namespace) -> str:
+    return _plain("/".join(namespace)) or "(root)"
+
+
+def _plain(text: str) -> str:
+    """Remembered text on one line, bounded, without what would steer a terminal."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * SHOWN_CHARS])
+    line = " ".join(line.split())
+    return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]} .."

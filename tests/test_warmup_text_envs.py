@@ -1,0 +1,210 @@
+"""The warm starts of the environments in words: tokenizers, teachers, a small fit, and what ships."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lamer_envs import make
+from lamer_envs.alfworld import Alfworld
+from lamer_envs.webshop import Webshop
+from lamer_graph.local_policy import LocalPolicy
+from lamer_graph.policy import run_sync
+from lamer_graph.prompts import ACTION_TAG, REMARK_TAG, Remembered, extract
+from lamer_graph.types import Sampling
+from lamer_trainers.fitting import FitConfig, fit
+from lamer_trainers.gates import held_out_drills
+from lamer_trainers.teach_alfworld import AlfworldTeacher, Known
+from lamer_trainers.teach_webshop import WebshopTeacher, wrong_products
+from lamer_trainers.teachers import Attempt, Row, Teacher, rows
+from lamer_trainers.tiny import build_model, build_tokenizer
+from lamer_trainers.warmup import teacher_of
+
+SPECS = ("alfworld", "webshop")
+MEAN_PROMPT_TOKENS, LONGEST_PROMPT_TOKENS = 90, 300
+MOST_PARAMETERS = 1_500_000
+LOOSE_SHARE = 0.02
+"""Share of prompt tokens that may be single bytes other than line breaks."""
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def teacher(request: pytest.FixtureRequest) -> Teacher:
+    return teacher_of(make(request.param))[0]
+
+
+@pytest.fixture(scope="module")
+def taught(teacher: Teacher) -> list[Row]:
+    return rows(teacher, 600, seed=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(teacher: Teacher) -> Any:
+    return build_tokenizer(teacher.pieces())
+
+
+_TOKENIZERS: dict[str, Any] = {}
+
+
+def _tokenizer(spec: str) -> Any:
+    if spec not in _TOKENIZERS:
+        _TOKENIZERS[spec] = build_tokenizer(teacher_of(make(spec))[0].pieces())
+    return _TOKENIZERS[spec]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    spec=st.sampled_from(SPECS),
+    parts=st.lists(
+        st.one_of(
+            st.sampled_from(
+                ["; go to", " apple 1", ", apple 12", "click[", "BE1G1RH810", "\nItem ", " $21", ".99", " pen"]
+            ),
+            st.text(max_size=8),
+        ),
+        max_size=12,
+    ),
+)
+def test_any_text_comes_back_from_its_tokens(spec: str, parts: list[str]) -> None:
+    text, tokenizer = "".join(parts), _tokenizer(spec)
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_prompts_are_few_tokens_and_hardly_any_of_them_single_bytes(tokenizer: Any, taught: list[Row]) -> None:
+    prompts = tokenizer.apply_chat_template([row.messages for row in taught], add_generation_prompt=True)["input_ids"]
+    lengths = [len(ids) for ids in prompts]
+    assert sum(lengths) / len(lengths) <= MEAN_PROMPT_TOKENS
+    assert max(lengths) <= LONGEST_PROMPT_TOKENS
+    newline = tokenizer("\n")["input_ids"][0]
+    loose = sum(token < 256 and token != newline for ids in prompts for token in ids)
+    assert loose <= LOOSE_SHARE * sum(lengths)
+    assert all(len(tokenizer(row.answer)["input_ids"]) <= 24 for row in taught)
+
+
+def test_the_model_stays_tiny(teacher: Teacher, tokenizer: Any) -> None:
+    assert build_model(tokenizer, teacher.pieces()).num_parameters() <= MOST_PARAMETERS
+
+
+def test_rows_follow_from_the_seed_and_hold_exactly_one_tag(teacher: Teacher, taught: list[Row]) -> None:
+    assert rows(teacher, 600, seed=3) == taught
+    for row in taught:
+        asked = REMARK_TAG if row.messages[-1]["content"].endswith("Remark") else ACTION_TAG
+        assert extract(row.answer, asked).failure is None
+
+
+def test_every_action_a_teacher_takes_is_valid_and_none_is_forbidden(teacher: Teacher) -> None:
+    rng = random.Random(5)
+    for task in islice(teacher.env.seeds("train"), 40):
+        start = teacher.env.reset(task)
+        memory, _ = teacher.drill(start, rng)
+        attempt = teacher.begin(start, tuple(memory), rng)
+        over = False
+        while not over:
+            choice = teacher.choose(attempt, rng)
+            assert not any(choice.action.startswith(wrong) for wrong in choice.forbidden)
+            before = attempt.state
+            assert teacher.env.step(before, choice.action).valid, choice.action
+            over = teacher.play(attempt, choice.action)
+
+
+def test_a_teacher_is_weak_but_wins_sometimes(teacher: Teacher) -> None:
+    rng = random.Random(6)
+    won = 0
+    for task in islice(teacher.env.seeds("train"), 150):
+        attempt = teacher.begin(teacher.env.reset(task), (), rng)
+        while not teacher.play(attempt, teacher.choose(attempt, rng).action):
+            pass
+        won += attempt.won
+    assert 0.1 <= won / 150 <= 0.6
+
+
+def test_reflections_are_of_mixed_quality(teacher: Teacher) -> None:
+    rng = random.Random(7)
+    judged = []
+    for task in islice(teacher.env.seeds("train"), 250):
+        attempt = teacher.begin(teacher.env.reset(task), (), rng)
+        while not teacher.play(attempt, teacher.choose(attempt, rng).action):
+            pass
+        if not attempt.won and teacher.instructive(attempt):
+            judged.append(teacher.true_remark(attempt, teacher.remark(attempt, rng)))
+    assert len(judged) > 50
+    assert 0.3 <= sum(judged) / len(judged) <= 0.7
+
+
+def test_drills_on_held_out_tasks_forbid_something(teacher: Teacher) -> None:
+    drills = held_out_drills(teacher, 20, seed=1)
+    assert len(drills) == 20
+    assert all(row.forbidden for row in drills)
+
+
+def test_an_alfworld_teacher_goes_where_its_memory_saw_the_thing() -> None:
+    env = make("alfworld:pick")
+    assert isinstance(env, Alfworld)
+    teacher = AlfworldTeacher(env)
+    followed = 0
+    for task in islice(env.seeds("train"), 20):
+        start = env.reset(task)
+        thing = env.compact(start).split("; ")[0].split(" ")[1]
+        goal = next(action for action in env.admissible(start) if action.startswith("go to "))
+        place = goal.removeprefix("go to ")
+        memory = (Remembered("reflection", f"see {thing} 1 in {place}", 1),)
+        choice = teacher.choose(Attempt(start, memory, True, start=start), random.Random(0))
+        assert choice.action == goal
+        memory = (Remembered("trajectory", f"{goal}: has spoon 9", 1),)
+        choice = teacher.choose(Attempt(start, memory, True, start=start), random.Random(0))
+        followed += choice.action != goal and goal in choice.forbidden
+    assert followed == 20
+
+
+def test_what_an_alfworld_text_tells_is_read_from_outcomes_and_notes() -> None:
+    told = (
+        "go to fridge 1: closed; open fridge 1: has pan 1, pot 2; go to desk 1: has nothing; no pot in shelf 1, bed 2"
+    )
+    known = Known("pot").read([told, "see pot 3 in sofa 1"])
+    assert known.at == {"pot 2": "fridge 1", "pot 3": "sofa 1"}
+    assert known.without == ["desk 1", "shelf 1", "bed 2"]
+
+
+def test_a_webshop_teacher_never_reopens_a_product_that_memory_names_as_wrong() -> None:
+    env = make("webshop")
+    assert isinstance(env, Webshop)
+    teacher, rng = WebshopTeacher(env), random.Random(2)
+    for task in islice(env.seeds("train"), 20):
+        state = env.reset(task)
+        state = env.step(state, teacher.choose(Attempt(state, (), True), rng).action).state
+        first = teacher.choose(Attempt(state, (), True), rng).action
+        asin = first.removeprefix("click[").removesuffix("]")
+        for kind, text in (("reflection", f"not {asin}"), ("trajectory", f"found 50; bought {asin}: score 0.50")):
+            choice = teacher.choose(Attempt(state, (Remembered(kind, text, 1),), True), rng)
+            assert choice.action != first
+            assert f"click[{asin}" in choice.forbidden
+        praised = (Remembered("reflection", f"take {asin} with black", 1),)
+        assert teacher.choose(Attempt(state, praised, True), rng).action == first
+
+
+def test_a_praised_product_is_not_wrong_even_if_it_was_bought_in_vain() -> None:
+    bought = "at B123456789; bought B123456789, size s: score 0.80"
+    assert wrong_products([bought]) == {"B123456789"}
+    assert wrong_products([bought, "take B123456789 with s, black"]) == set()
+    assert wrong_products(["bought B123456789: score 1.00"]) == set()
+
+
+def test_a_small_fit_learns_the_form_of_answers(teacher: Teacher, tokenizer: Any, taught: list[Row]) -> None:
+    torch.set_num_threads(1)
+    model = build_model(tokenizer, teacher.pieces(), seed=0, hidden=64, layers=2, feed_forward=128)
+    fit(model, tokenizer, taught * 3, FitConfig(batch=32, learning_rate=3e-3, rise_steps=5), seed=0, progress=str)
+    policy = LocalPolicy(model, tokenizer, version="small", device="cpu")
+    acts = [row for row in taught if not row.messages[-1]["content"].endswith("Remark")][:40]
+    answers = [run_sync(policy.generate(r.messages, Sampling(max_tokens=24, seed=i))) for i, r in enumerate(acts)]
+    run_sync(policy.aclose())
+    formed = [extract(answer.text, ACTION_TAG).text for answer in answers]
+    assert sum(text is not None for text in formed) >= 30
+    parsed = [text for text in formed if text and teacher.env.parse(text)]
+    assert len(parsed) >= 15
+    assert re.search(r"go to|click", " ".join(parsed))
