@@ -35,7 +35,7 @@ ROUNDS = 3
 WORDS = re.findall(
     r"\w+",
     "open the corner cells first then look at every number beside them push box along wall left right before because "
-    "mine was there and lost so count closed neighbours twice never click where two may hide try other side keep target",
+    "mine was there and lost so count closed neighbours twice never click where two may hide try the other side",
 )
 TASKS = MemoryConfig("reflection", scope="tasks", k=K)
 

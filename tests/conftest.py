@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_random import build_tiny_random
 
 from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
 
 # Read when torch loads. A second OpenMP thread spins at every barrier, and on two busy cores that costs tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Deadlines are for benchmarks: a busy machine must not fail a property that holds.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

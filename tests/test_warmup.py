@@ -215,6 +215,7 @@ def test_reflections_are_of_mixed_quality(teacher: Teacher) -> None:
     judged = []
     for seed in islice(teacher.env.seeds("train"), 300):
         attempt = teacher.begin(teacher.env.reset(seed), (), rng)
+        attempt.skilled = False
         while not teacher.play(attempt, teacher.choose(attempt, rng).action):
             pass
         if not attempt.won and teacher.instructive(attempt):
@@ -254,10 +255,10 @@ def test_parting_is_the_first_difference() -> None:
     assert parting([1, 2], [1, 2, 3]) is None
 
 
-def test_a_short_warm_start_learns_the_form_repeats_and_says_that_it_missed_its_gates(tmp_path: Path) -> None:
+def test_a_short_warm_start_repeats_and_says_that_it_missed_its_gates(tmp_path: Path) -> None:
     lines: list[str] = []
     first, second = (
-        run_warmup("minesweeper:4x4-3", tmp_path / name, seed=7, minutes=0.1, progress=lines.append, tasks=12)
+        run_warmup("minesweeper:4x4-3", tmp_path / name, seed=7, minutes=0.1, progress=lines.append, tasks=4)
         for name in ("first", "second")
     )
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
@@ -268,24 +269,22 @@ def test_a_short_warm_start_learns_the_form_repeats_and_says_that_it_missed_its_
     report = json.loads((tmp_path / "first" / "warmup.json").read_text())
     assert report["gates"] == [gate.to_json() for gate in first.gates]
     assert report["rows"] == second.rows < 5000
-    assert first.reading.forbidden < 0.5
     assert is_policy(tmp_path / "first")
     assert card(tmp_path / "first") == {"env": "minesweeper:4x4-3", "prompt_style": "compact"}
     assert "missed" in (tmp_path / "first" / "README.md").read_text()
-    asked = rows(teacher_of(make("minesweeper:4x4-3"))[0], 200, seed=99)[:50]
-    assert _share_formed(LocalPolicy(tmp_path / "first"), asked) >= 0.5
 
 
-def test_the_unlikelihood_term_pushes_forbidden_answers_down() -> None:
+def test_a_fit_learns_the_form_and_its_unlikelihood_term_pushes_forbidden_answers_down() -> None:
     teacher = teacher_of(make("minesweeper:4x4-3"))[0]
     data, held_out = rows(teacher, 2000, seed=0), held_out_drills(teacher, 100, seed=0)
     left = []
-    for weight in (0.0, 5.0):
+    for weight in (0.0, 1.0):
         tokenizer = build_tokenizer(teacher.pieces())
         model = build_model(tokenizer, teacher.pieces(), seed=0)
         config = FitConfig(batch=32, rise_steps=10, unlikelihood=weight)
         fit(model, tokenizer, data, config, seed=0, progress=lambda line: None)
         left.append(forbidden_probability(model, tokenizer, held_out))
+    assert _share_formed(LocalPolicy(model, tokenizer), held_out[:50]) >= 0.5
     assert left[1] < 0.8 * left[0]
 
 

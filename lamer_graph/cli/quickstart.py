@@ -145,7 +145,7 @@ def _served(ui: Ui, policy: Path, folder: Path, local: bool) -> Iterator[str | N
     with VllmServer(policy.resolve(), run_dir=folder, max_adapters=0, on_progress=ui.note) as server:
         ui.print(
             f"[bold]policy {policy.name}[/] is served by vLLM at {server.base_url} "
-            f"(ready after {time.monotonic() - begun:.0f} s, log {server.log_path})"
+            f"(ready after {time.monotonic() - begun:.0f} s, log {folder / server.log_path.name})"
         )
         yield server.base_url
 

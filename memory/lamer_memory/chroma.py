@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.batch_reader import BatchReader
 from lamer_memory.batch_writer import MAX_BATCH, BatchWriter
 from lamer_memory.chroma_client import (
     DATABASE_FILE,
@@ -97,6 +98,9 @@ class ChromaMemory(MemoryBackend):
             disconnect(self._connection)
             raise
         self._writer = BatchWriter[Row](self._write, f"memory writer of {self._connection.name}")
+        self._reader = BatchReader[_LookUp, list[_Found] | None](
+            self._look_up, f"memory reader of {self._connection.name}"
+        )
 
     @property
     def location(self) -> str:
@@ -123,6 +127,7 @@ class ChromaMemory(MemoryBackend):
                 return
             self._closed = True
         self._writer.close()
+        self._reader.close()
         try:
             if self._connection.ephemeral:
                 self._connection.drop(self._collection.name)
@@ -184,15 +189,53 @@ class ChromaMemory(MemoryBackend):
             ScoredRecord(records[id], min(1.0, max(0.0, 1.0 - distance))) for id, distance in nearest if id in records
         ]
 
+    async def asearch(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        look_up = _Wanted(namespace, dict(filter or {})).look_up() if query is None and limit > 0 else None
+        if look_up is not None:  # what every trial asks for before every episode: read for many at once
+            with self._close_lock:
+                self._check_open()
+                asked = self._reader.ask(look_up)
+            found = await asyncio.wrap_future(asked)
+            if found is not None:
+                return [ScoredRecord(record, None) for record in self._ordered(found, dict(filter or {}), limit)]
+        return await super().asearch(namespace, query, filter, limit)
+
+    def _look_up(self, asked: Sequence[_LookUp]) -> list[list[_Found] | None]:
+        """The rows of each look-up; None where there may be more than one read gives."""
+        rows: dict[_LookUp, list[_Found]] = {look_up: [] for look_up in asked}
+        complete = True
+        for field in {look_up.field for look_up in rows}:
+            digests = [look_up.digest for look_up in rows if look_up.field == field]
+            size = WHOLE * len(digests)
+            where = {field: {"$in": digests}}
+            found = self._get(where=where, include=["metadatas", "documents"], limit=size)
+            complete = complete and len(found["ids"]) < size
+            for fields, text in zip(found["metadatas"], found["documents"], strict=True):
+                rows[_LookUp(field, fields[field])].append(_Found(fields, text))
+        return [rows[look_up] if complete else None for look_up in asked]
+
+    def _ordered(self, found: Sequence[_Found], filter: Mapping[str, MetadataValue], limit: int) -> list[MemoryRecord]:
+        """The newest that match."""
+        self._order.seen(fields["seq"] for fields, _ in found)
+        newest_first = sorted(found, key=lambda row: int(row.fields["seq"]), reverse=True)
+        records = (self._decode(fields, text) for fields, text in newest_first)
+        return list(islice((record for record in records if matches(record, filter)), limit))
+
     def _newest(self, wanted: _Wanted, limit: int) -> list[MemoryRecord]:
         found = self._get(**wanted.rows(), include=["metadatas", "documents"], limit=WHOLE)
-        if len(found["ids"]) == WHOLE:  # perhaps more: order the fields of all, then read the texts of those that count
-            found = self._get(**wanted.rows(), include=["metadatas"])
+        if len(found["ids"]) < WHOLE:
+            rows = [_Found(*row) for row in zip(found["metadatas"], found["documents"], strict=True)]
+            return self._ordered(rows, wanted.filter, limit)
+        # Perhaps more: order the fields of all, then read the texts of those that count.
+        found = self._get(**wanted.rows(), include=["metadatas"])
         self._order.seen(fields["seq"] for fields in found["metadatas"])
         places = sorted(range(len(found["ids"])), key=lambda place: found["metadatas"][place]["seq"], reverse=True)
-        if found["documents"] is not None:
-            records = (self._decode(found["metadatas"][place], found["documents"][place]) for place in places)
-            return list(islice((record for record in records if matches(record, wanted.filter)), limit))
         ids = [found["ids"][place] for place in places if wanted.may_be(self._decode(found["metadatas"][place], ""))]
         newest: list[MemoryRecord] = []
         for first in range(0, len(ids), READ_CHUNK):
@@ -288,6 +331,20 @@ class ChromaMemory(MemoryBackend):
         self._connection.check_process()
 
 
+class _LookUp(NamedTuple):
+    """A field of rows and the digest that it must hold."""
+
+    field: str
+    digest: str
+
+
+class _Found(NamedTuple):
+    """A row that was read."""
+
+    fields: Mapping[str, Any]
+    text: str
+
+
 class _Wanted:
     """What a search asks for: a namespace, a filter, and the narrowest exact look-up that covers both."""
 
@@ -300,14 +357,21 @@ class _Wanted:
 
     def rows(self) -> dict[str, Any]:
         """Arguments of a `get` that gives every row of the namespace that may match, and no row of another."""
+        look_up = self.look_up()
+        if look_up is None:
+            return {"ids": [record_digest(self.namespace, str(self.filter["key"]))]}
+        return {"where": {look_up.field: look_up.digest}}
+
+    def look_up(self) -> _LookUp | None:
+        """The field that finds them; None where the key does."""
         key, task, trial = (self.filter.get(name) for name in ("key", "task_id", TRIAL_KEY))
         if isinstance(key, str):
-            return {"ids": [record_digest(self.namespace, key)]}
+            return None
         if isinstance(trial, str):
-            return {"where": {"trial": trial_digest(self.namespace, trial)}}
+            return _LookUp("trial", trial_digest(self.namespace, trial))
         if isinstance(task, str):
-            return {"where": {"task": task_digest(self.namespace, task)}}
-        return {"where": {"space": self.space}}
+            return _LookUp("task", task_digest(self.namespace, task))
+        return _LookUp("space", self.space)
 
     def may_be(self, record: MemoryRecord) -> bool:
         """Whether the filter holds, a filter on the text aside where the text is not at hand."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 LOG_STEPS = 100
+"""Steps between two lines of progress; fewer in a short fit."""
 Progress = Callable[[str], None]
 
 
@@ -205,7 +206,7 @@ def fit(
             dataset_kwargs={"skip_prepare_dataset": True},
             completion_only_loss=True,
             dataloader_drop_last=len(rows) > config.batch,
-            logging_steps=LOG_STEPS,
+            logging_steps=max(1, min(LOG_STEPS, len(rows) // (8 * config.batch))),
             logging_nan_inf_filter=False,
             save_strategy="no",
             report_to="none",

@@ -47,6 +47,8 @@ SLIP = 0.02
 TRUE, VAGUE = 0.5, 0.25
 """Shares of reflections that say truly what was wrong, and that say nothing of use; the others reject any product."""
 VAGUE_REMARKS = ("read more first", "search for other words", "mind the price")
+EVERY_VALUE = tuple(dict.fromkeys(value for choice in CHOICES.values() for value in choice.values))
+"""Of all options; those that a page has not are forbidden there, so that values are read and not guessed."""
 MOST_NAMED = 3
 IDS = 2_000
 """Products, of the catalogue's first, whose ids are one token each; a larger shop's others are read byte by byte."""
@@ -122,7 +124,9 @@ class WebshopTeacher(Teacher):
         if rng.random() < READING:
             return Choice(click(rng.choice(list(SUB_PAGES.values()))))
         missing = self._missing(state, item, goal)
-        return Choice(click(missing[0]) if missing and not careless else click(BUY))
+        offered = {value for values in item.options.values() for value in values}
+        absent = tuple(click(value) for value in EVERY_VALUE if value not in offered)
+        return Choice(click(missing[0]) if missing and not careless else click(BUY), absent)
 
     def slip(self, attempt: Attempt, rng: random.Random) -> str | None:
         if rng.random() >= SLIP:
@@ -138,7 +142,9 @@ class WebshopTeacher(Teacher):
         listed = self._listed(attempt.state)
         texts = [record.text for record in attempt.memory]
         named = wrong_products(texts)
-        forbidden = tuple(f"click[{item.asin}" for item in listed if item.asin in named)
+        shown = {item.asin for item in listed}
+        hits = [self.env.shop.catalogue.product(at).asin for at in self.env.shop.search(attempt.state["query"])]
+        forbidden = tuple(f"click[{asin}]" for asin in hits if asin in named or asin not in shown)
         free = [item for item in listed if item.asin not in named]
         if not free:
             return Choice(click(NEXT) if listed else click(BACK), forbidden)

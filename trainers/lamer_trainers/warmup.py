@@ -3,7 +3,7 @@
 What must stay true: the same environment, seed and size of the fit give the same weights on one machine with the same
 library versions; the folder that is written says how it was made and whether it passed; nothing is downloaded.
 
-Tokenizer and model are `tiny`'s, rows are the scripted teachers' (`teachers`, `teach_minesweeper`, `teach_sokoban`),
+Tokenizer and model are `tiny`'s, rows are the scripted teachers' (`teachers` and one `teach_*` per environment),
 the fit is TRL's SFTTrainer with an unlikelihood term (`fitting`), the gates are measured in real trials on held-out
 tasks (`gates`). What a warm start must be so that RL has something to work with: format-correct; weak but not helpless;
 it already heeds its memory; it writes true reflections sometimes, not always.
@@ -97,14 +97,18 @@ RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
     ),
     Alfworld: (
         AlfworldTeacher,
-        Recipe(rows=32_000, rows_per_minute=6_000, gates=TEXT_GATES, fit=TEXT_FIT, copying=0.5),
+        Recipe(rows=120_000, rows_per_minute=11_000, gates=TEXT_GATES, fit=TEXT_FIT, copying=0.5),
     ),
     Webshop: (
         WebshopTeacher,
-        Recipe(rows=28_000, rows_per_minute=5_000, gates=TEXT_GATES, fit=TEXT_FIT, copying=0.5),
+        Recipe(rows=100_000, rows_per_minute=8_500, gates=TEXT_GATES, fit=TEXT_FIT, copying=0.5),
     ),
 }
-"""Gates for the board that each recipe was tuned on: 4x4 with 3 mines, 6x6 with 2 boxes. Others have the same gates."""
+"""Gates for the board that each recipe was tuned on: 4x4 with 3 mines, 6x6 with 2 boxes. Others have the same gates.
+
+No policy is shipped for the two environments in words: their gates have not been met yet. A fit of 32,000 rows left
+ALFWorld at 64 % valid actions and pass@1 .017.
+"""
 
 
 @dataclass(frozen=True)
