@@ -11,7 +11,7 @@ import contextvars
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lamer_graph.types import Completion, Message, Sampling
@@ -41,18 +41,21 @@ class Policy(ABC):
         """Release connections and threads; calling it again does nothing."""
 
 
-_loop: asyncio.AbstractEventLoop | None = None
-_loop_lock = threading.Lock()
+class _OwnLoop(threading.local):
+    """An event loop for each thread that calls synchronously, so that pooled connections outlive a call.
+
+    In the caller's own thread, because handing a call to another thread and back costs more than the graph's turn.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def __del__(self) -> None:
+        if not self.loop.is_running():
+            self.loop.close()
 
 
-def _background_loop() -> asyncio.AbstractEventLoop:
-    """One daemon event loop for all sync callers, so that pooled connections outlive a call."""
-    global _loop
-    with _loop_lock:
-        if _loop is None or _loop.is_closed():
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="lamer-sync", daemon=True).start()
-        return _loop
+_own = _OwnLoop()
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -60,22 +63,11 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
     The caller's context variables go along, so LangChain callbacks and tracing see the call.
     """
-    loop = _background_loop()
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _own.loop.run_until_complete(coroutine)
+    # Inside a running loop, whose thread is blocked meanwhile: another thread has to run it.
     context = contextvars.copy_context()
-    future: Future[T] = Future()
-
-    def start() -> None:
-        task = loop.create_task(coroutine, context=context)
-
-        def finish(done: asyncio.Task[T]) -> None:
-            if done.cancelled():
-                future.cancel()
-            elif (error := done.exception()) is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(done.result())
-
-        task.add_done_callback(finish)
-
-    loop.call_soon_threadsafe(start)
-    return future.result()
+    with ThreadPoolExecutor(1, "lamer-sync") as executor:
+        return executor.submit(context.run, asyncio.run, coroutine).result()

@@ -183,11 +183,10 @@ class ChromaMemory(MemoryBackend):
         (vector,) = self._embedder.embed([storable(query)])
         nearest = self._nearest(wanted, vector, limit)
         if nearest is None:
-            nearest = self._compared(wanted, vector, limit)
-        records = self._by_ids([id for id, _ in nearest])  # one that was deleted in between is left out
-        return [
-            ScoredRecord(records[id], min(1.0, max(0.0, 1.0 - distance))) for id, distance in nearest if id in records
-        ]
+            near = self._compared(wanted, vector, limit)
+            records = self._by_ids([id for id, _ in near])  # one that was deleted in between is left out
+            nearest = [(records[id], distance) for id, distance in near if id in records]
+        return [ScoredRecord(record, min(1.0, max(0.0, 1.0 - distance))) for record, distance in nearest]
 
     async def asearch(
         self,
@@ -246,10 +245,8 @@ class ChromaMemory(MemoryBackend):
             newest += [records_of[id] for id in chunk if id in records_of and matches(records_of[id], wanted.filter)]
         return newest[:limit]
 
-    def _nearest(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[str, float]] | None:
-        """Ids and distances out of the nearest of all namespaces; None if that leaves fewer than `limit`."""
-        if wanted.by_text:
-            return None
+    def _nearest(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[MemoryRecord, float]] | None:
+        """Records and distances out of the nearest of all namespaces; None if that leaves fewer than `limit`."""
         count = self._call(self._collection.count)
         for size in NEAREST:
             if size >= limit:
@@ -257,20 +254,30 @@ class ChromaMemory(MemoryBackend):
                     self._collection.query,
                     query_embeddings=[vector],
                     n_results=max(1, min(size, count)),
-                    include=["metadatas", "distances"],
+                    include=["distances"],
                 )
-                kept = [
-                    (id, distance)
-                    for id, fields, distance in zip(
-                        found["ids"][0], found["metadatas"][0], found["distances"][0], strict=True
-                    )
-                    if fields["space"] == wanted.space and wanted.may_be(self._decode(fields, ""))
-                ]
-                if len(kept) >= limit:
-                    return kept[:limit]
+                kept = self._kept(wanted, found["ids"][0], found["distances"][0], limit)
+                if len(kept) == limit:
+                    return kept
             if size >= count:
                 break
         return None
+
+    def _kept(
+        self, wanted: _Wanted, ids: Sequence[str], distances: Sequence[float], limit: int
+    ) -> list[tuple[MemoryRecord, float]]:
+        """The first that match; more and more are read, because mostly the first few are enough."""
+        kept: list[tuple[MemoryRecord, float]] = []
+        first, step = 0, 2 * limit
+        while first < len(ids) and len(kept) < limit:
+            rows = self._rows(ids[first : first + step])
+            for id, distance in zip(ids[first : first + step], distances[first : first + step], strict=True):
+                if id in rows and rows[id].fields["space"] == wanted.space:
+                    record = self._decode(*rows[id])
+                    if matches(record, wanted.filter):
+                        kept.append((record, distance))
+            first, step = first + step, 4 * step
+        return kept[:limit]
 
     def _compared(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[str, float]]:
         """The same by comparing every row of the namespace that matches."""
@@ -307,12 +314,15 @@ class ChromaMemory(MemoryBackend):
             yield self._get(ids=ids[first : first + READ_CHUNK], include=["metadatas"])
 
     def _by_ids(self, ids: Sequence[str]) -> dict[str, MemoryRecord]:
-        records: dict[str, MemoryRecord] = {}
+        return {id: self._decode(*row) for id, row in self._rows(ids).items()}
+
+    def _rows(self, ids: Sequence[str]) -> dict[str, _Found]:
+        rows: dict[str, _Found] = {}
         for first in range(0, len(ids), READ_CHUNK):
             found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=["metadatas", "documents"])
             for id, fields, text in zip(found["ids"], found["metadatas"], found["documents"], strict=True):
-                records[id] = self._decode(fields, text)
-        return records
+                rows[id] = _Found(fields, text)
+        return rows
 
     def _get(self, **arguments: Any) -> Any:
         return self._call(self._collection.get, **arguments)
