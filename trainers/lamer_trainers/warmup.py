@@ -93,6 +93,7 @@ RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
             rows=200_000,
             rows_per_minute=25_000,
             gates={"valid actions": (0.98, 1.0), "pass@1": (0.05, 0.3)},
+            fit=FitConfig(unlikelihood=1.5),
         ),
     ),
     Alfworld: (
