@@ -60,6 +60,7 @@ class TestChromaDirectory(BackendConformance):
         return lambda: ChromaMemory(tmp_path)
 
 
+@pytest.mark.slow  # what differs, transport and several processes, is tested below
 class TestChromaServer(BackendConformance):
     @pytest.fixture
     def make_backend(self, server) -> MakeBackend:
