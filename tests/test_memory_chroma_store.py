@@ -19,6 +19,8 @@ from lamer_memory.embedders import HashingEmbedder
 
 EMBEDDER = HashingEmbedder()
 
+pytestmark = pytest.mark.slow  # two minutes on two cores, and an embedded engine with threads of its own
+
 
 def embed(texts):
     return EMBEDDER.embed(list(texts))

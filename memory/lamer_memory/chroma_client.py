@@ -15,6 +15,8 @@ import fcntl
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -184,8 +186,7 @@ class ChromaConnection:
         self.client.close()
         if self.folder is not None:
             # So that the database is one whole file again while nobody has it open.
-            with contextlib.suppress(sqlite3.Error), _sqlite(self.folder / DATABASE_FILE) as database:
-                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            _pragma(self.folder / DATABASE_FILE, "wal_checkpoint(TRUNCATE)")
         if self._lock is not None:
             os.close(self._lock)
 
@@ -316,8 +317,27 @@ def _connect_folder(folder: Path, settings: Any) -> ChromaConnection:
     return ChromaConnection(str(folder), client, retry_s=0, lock=lock, folder=folder)
 
 
-def _sqlite(database: Path) -> contextlib.closing[sqlite3.Connection]:
-    return contextlib.closing(sqlite3.connect(database, timeout=1.0))
+_PRAGMA_SCRIPT = """
+import sqlite3, sys
+try:
+    with sqlite3.connect(sys.argv[1], timeout=1.0) as connection:
+        connection.execute("PRAGMA " + sys.argv[2])
+except sqlite3.OperationalError:
+    pass  # locked, or the disk is full: opening it will tell
+except sqlite3.DatabaseError as error:
+    sys.exit(str(error) or "not a database")
+"""
+
+
+def _pragma(database: Path, pragma: str) -> str:
+    """Run a pragma in a process of its own; what is wrong with the database, "" if nothing is.
+
+    Chroma brings an SQLite library of its own, and two of them on one file in one process undo each other's locks
+    (https://www.sqlite.org/howtocorrupt.html, section 2.2.1), which has ended in a bus error.
+    """
+    command = [sys.executable, "-I", "-c", _PRAGMA_SCRIPT, str(database), pragma]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    return done.stderr.strip() if done.returncode else ""
 
 
 def _use_wal(database: Path) -> None:
@@ -326,12 +346,8 @@ def _use_wal(database: Path) -> None:
     The mode stays with the file and is as durable (each commit is synced); where the file system cannot do it, SQLite
     stays as it was. A database of Chroma's that is open elsewhere is left alone too.
     """
-    try:
-        with _sqlite(database) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.OperationalError:
-        pass  # locked, or the disk is full: opening it will tell
-    except sqlite3.DatabaseError as error:
+    if problem := _pragma(database, "journal_mode=WAL"):
+        error = sqlite3.DatabaseError(problem)
         raise MemoryBackendError(f"{database} cannot be opened: {_line(error)}{_hint(error)}") from error
 
 
