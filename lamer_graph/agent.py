@@ -184,7 +184,12 @@ def compile_agent(
 
 
 async def play_in_graph(
-    agent: CompiledStateGraph[Any, Any, Any, Any], h: Harness, task: Json, recorder: TrialRecorder
+    agent: CompiledStateGraph[Any, Any, Any, Any],
+    h: Harness,
+    task: Json,
+    recorder: TrialRecorder,
+    *,
+    namespace: tuple[str, ...] = ("lamer",),
 ) -> Played:
     """One trial through the graph, for collection: like `driver.play_trial`, and logged by the graph itself.
 
@@ -192,7 +197,9 @@ async def play_in_graph(
     """
     try:
         state = await agent.ainvoke(
-            {"task": task}, context={"recorder": recorder, "unique": ""}, output_keys=list(TrialState.__annotations__)
+            {"task": task},
+            context={"recorder": recorder, "unique": "", "namespace": namespace},
+            output_keys=list(TrialState.__annotations__),
         )
         return Played(cast(TrialState, state), None, None)
     except TRIAL_ERRORS as error:
@@ -266,13 +273,11 @@ class _Nodes:
 
     def recall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
-        records = calls.recall(self.h, state, _namespace())
-        return {**update, **trial.recalled(state, records)}
+        return {**update, **calls.recall(self.h, state, _namespace())}
 
     async def arecall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
-        records = await calls.arecall(self.h, state, _namespace())
-        return {**update, **trial.recalled(state, records)}
+        return {**update, **await calls.arecall(self.h, state, _namespace())}
 
     # -- episode ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from lamer_graph.errors import PromptTooLongError
 from lamer_graph.policy import Policy
-from lamer_graph.trial import Ask, Harness, Reply, TrialState
+from lamer_graph.trial import Ask, Harness, Json, Reply, TrialState, recalled
 from lamer_graph.types import Message
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
@@ -76,28 +76,37 @@ async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Messag
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def recall(h: Harness, s: TrialState, base: Namespace) -> list[MemoryRecord]:
-    """What the coming episode sees: similar records of other tasks, then this trial's own."""
-    if not h.remembers:
-        return []
-    namespace, episode = trial_namespace(h.memory, base, s["trial_id"]), len(s["episodes"])
-    if s["records"]:
-        h.backend.put(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
-    query = h.env.observe(s["start"])
-    others = similar_records(h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"])
-    return others + own_records(h.memory, h.backend, namespace, s["trial_id"], episode)
+def recall(h: Harness, s: TrialState, base: Namespace) -> Json:
+    """The update with what the coming episode sees: similar records of other tasks, then this trial's own."""
+    started = time.perf_counter()
+    records: list[MemoryRecord] = []
+    if h.remembers:
+        namespace, trial_id, episode = _place(h, s, base)
+        if s["records"]:
+            h.backend.put(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
+        query = h.env.observe(s["start"])
+        records = similar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
+        records += own_records(h.memory, h.backend, namespace, trial_id, episode)
+    return recalled(s, records, time.perf_counter() - started)
 
 
-async def arecall(h: Harness, s: TrialState, base: Namespace) -> list[MemoryRecord]:
+async def arecall(h: Harness, s: TrialState, base: Namespace) -> Json:
     """`recall`, async."""
-    if not h.remembers:
-        return []
-    namespace, episode = trial_namespace(h.memory, base, s["trial_id"]), len(s["episodes"])
-    if s["records"]:
-        await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
-    query = h.env.observe(s["start"])
-    others = await asimilar_records(h.memory, h.backend, namespace, s["trial_id"], query, episode, task_id=s["task_id"])
-    return others + await aown_records(h.memory, h.backend, namespace, s["trial_id"], episode)
+    started = time.perf_counter()
+    records: list[MemoryRecord] = []
+    if h.remembers:
+        namespace, trial_id, episode = _place(h, s, base)
+        if s["records"]:
+            await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
+        query = h.env.observe(s["start"])
+        records = await asimilar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
+        records += await aown_records(h.memory, h.backend, namespace, trial_id, episode)
+    return recalled(s, records, time.perf_counter() - started)
+
+
+def _place(h: Harness, s: TrialState, base: Namespace) -> tuple[Namespace, str, int]:
+    """The trial's namespace, its id, and the number of the coming episode."""
+    return trial_namespace(h.memory, base, s["trial_id"]), s["trial_id"], len(s["episodes"])
 
 
 def forget(h: Harness, s: TrialState, base: Namespace) -> None:

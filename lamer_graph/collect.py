@@ -12,13 +12,13 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from lamer_envs import make
 from lamer_graph.driver import play_trial
@@ -26,10 +26,11 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.policy import Policy
 from lamer_graph.prompts import PromptStyle, Strategy
 from lamer_graph.recording import TrialRecorder
+from lamer_graph.run_memory import check_memory, open_run_memory
 from lamer_graph.runlog import RunLog
 from lamer_graph.trial import Harness, Json, make_harness, task_id_of
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
-from lamer_memory import MemoryConfig
+from lamer_memory import InContextMemory, MemoryBackend, MemoryConfig
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -40,6 +41,11 @@ class CollectConfig(BaseModel):
     `policy` names what plays, for the record: the caller hands over the policy itself. `skip` leaves out that many
     tasks of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an
     ablation: what is lost was memory at work).
+
+    `backend` names what keeps the memory: "in-context", "chroma" (a folder of the run), "chroma:http://host:port" or
+    "store:postgresql://..". With `scope="tasks"` it may be filled from `store` first, which is an earlier run's folder
+    or a Chroma directory (taken from the run's own folder if relative); `visible="frozen"` then shows what was there
+    before the run's first trial, "live" also what its other trials have written (see `run_memory`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +63,8 @@ class CollectConfig(BaseModel):
     scope: Literal["trial", "tasks"] = "trial"
     k: Positive = 3
     max_chars: Positive = 2000
+    store: str = ""
+    visible: Literal["frozen", "live"] = "frozen"
     prompt_style: PromptStyle = "standard"
     strategy: Strategy = "lamer"
     history: Positive | None = None
@@ -66,6 +74,12 @@ class CollectConfig(BaseModel):
     max_tokens: Positive = 512
     seed: int = 0
     shuffle_reflections: bool = False
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain: SerializerFunctionWrapHandler) -> Json:
+        # What says nothing is left out, so that a run of before these fields is still the same run.
+        unsaid = {"store", "visible"} if self.scope == "trial" else set()
+        return {key: value for key, value in plain(self).items() if key not in unsaid}
 
     @classmethod
     def sampling_preset(cls, name: str) -> dict[str, Any]:
@@ -79,14 +93,19 @@ class CollectConfig(BaseModel):
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed)
 
-    def harness(self, policy: Policy) -> Harness:
-        """The harness of this configuration. Raises ConfigError and the environment's and memory's own errors."""
+    def harness(self, policy: Policy, backend: MemoryBackend | None = None) -> Harness:
+        """The harness of this configuration, with `backend` or else a new one of its name.
+
+        Raises ConfigError and the environment's and memory's own errors.
+        """
+        check_memory(self)
         if self.shuffle_reflections and self.contents not in ("reflection", "both"):
             raise ConfigError(f"shuffle_reflections needs memory with reflections, not '{self.contents}'")
-        return make_harness(
+        memory = MemoryConfig(self.contents, self.backend, self.scope, self.k, self.max_chars)
+        harness = make_harness(
             policy,
             make(self.env),
-            MemoryConfig(self.contents, self.backend, self.scope, self.k, self.max_chars),
+            memory if backend is None else replace(memory, backend=backend),
             max_episodes=self.max_episodes,
             max_turns=self.max_turns,
             prompt_style=self.prompt_style,
@@ -94,6 +113,7 @@ class CollectConfig(BaseModel):
             sampling=self.sampling,
             history=self.history,
         )
+        return replace(harness, memory=memory)
 
 
 class CollectSummary(NamedTuple):
@@ -156,18 +176,25 @@ async def collect(
         raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
     if through_graph and config.shuffle_reflections:
         raise ConfigError("shuffle_reflections works between trials, which the graph plays one by one: leave one out")
-    h = config.harness(policy)
+    # What can be refused is, before there is a folder; the memory itself lies in it.
+    with closing(InContextMemory()) as none_yet:
+        config.harness(policy, none_yet)
     log = RunLog.create(folder, config.model_dump(mode="json"), resume=resume)
     try:
-        return await _collect(config, h, log, concurrency, shard, through_graph, on_trial)
+        memory = await asyncio.to_thread(open_run_memory, config, Path(folder))
+        try:
+            h = config.harness(policy, memory.backend)
+            return await _collect(config, h, memory.namespace, log, concurrency, shard, through_graph, on_trial)
+        finally:
+            await asyncio.to_thread(memory.close)
     finally:
         log.close()
-        await h.backend.aclose()
 
 
 async def _collect(
     config: CollectConfig,
     h: Harness,
+    namespace: tuple[str, ...],
     log: RunLog,
     concurrency: int,
     shard: Shard,
@@ -213,13 +240,13 @@ async def _collect(
         agent = compile_agent(h)
 
         async def play(task: Json) -> None:
-            await play_in_graph(agent, h, task, recorder)
+            await play_in_graph(agent, h, task, recorder, namespace=namespace)
 
     else:
 
         async def play(task: Json) -> None:
             try:
-                played = await play_trial(h, task, exchange=exchange)
+                played = await play_trial(h, task, namespace=namespace, exchange=exchange)
             finally:
                 if exchange is not None:
                     exchange.leave()

@@ -51,7 +51,7 @@ async def play_trial(
     episode: EpisodeState | None = None
     try:
         while True:
-            _update(state, trial.recalled(state, await calls.arecall(h, state, namespace)))
+            _update(state, await calls.arecall(h, state, namespace))
             episode = trial.begin(state)
             while not episode["done"]:
                 reply = await calls.call(h.policy, trial.ask_action(h, episode))

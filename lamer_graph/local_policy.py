@@ -346,7 +346,7 @@ def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
     if not isinstance(kind, torch.dtype):
         raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
     try:
-        with _no_bar():
+        with no_bar():
             model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
         return model.to(place)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -354,8 +354,8 @@ def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _no_bar() -> Iterator[None]:
-    """Without transformers' progress bar: a tiny model loads at once, and stderr is the application's."""
+def no_bar() -> Iterator[None]:
+    """Without transformers' progress bars: a tiny model loads and saves at once, and stderr is the application's."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

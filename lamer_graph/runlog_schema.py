@@ -3,7 +3,7 @@
 What must stay true: these models are the contract between graph and trainer. An unknown field is an error, messages
 are indices into the trial's `texts`, `token_ids[i]` was drawn with log-probability `logprobs[i]` (nats). A turn's
 `observation` is what the policy acted on, and so also the anchor observation of step-level advantages (GiGPO,
-arXiv 2505.10978). A new field or meaning raises `runlog.SCHEMA_VERSION`.
+arXiv 2505.10978). A new meaning, or a field that old logs cannot do without, raises `runlog.SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -75,10 +75,12 @@ class Reflection(_Closed):
 
 
 class MemoryAccess(_Closed):
-    """Keys that were read before, or written after, `episode` (from 0)."""
+    """Keys that were read before, or written after, `episode` (from 0); `seconds` is how long a read took, with the
+    wait for its turn (logs of before do not say)."""
 
     episode: Count
     keys: list[str]
+    seconds: float | None = None
 
 
 class Task(_Closed):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -34,6 +35,7 @@ import httpx2
 
 from lamer_graph import supervisor
 from lamer_graph.errors import ConfigError, ServeError
+from lamer_graph.fingerprint import base_fingerprint, check_adapter
 from lamer_graph.openai_policy import OpenAIPolicy
 
 INSTALL_HINT = (
@@ -99,7 +101,7 @@ class VllmServer:
             raise ConfigError(f"serving on {host} needs an API key: others could use the model and load adapters")
         if max_adapters < 0 or not 0 <= port < 65536 or start_timeout <= 0:
             raise ConfigError("max_adapters must be >= 0, port 0 to 65535 and start_timeout > 0")
-        self.adapters = {name: _adapter(name, path) for name, path in (adapters or {}).items()}
+        self.adapters = {name: self._adapter(name, path) for name, path in (adapters or {}).items()}
         self._max_adapters = max(max_adapters, len(self.adapters))
         self._max_lora_rank = max_lora_rank
         self._host = host
@@ -225,6 +227,11 @@ class VllmServer:
         folder = self._run_dir or Path(self._temporary.name if self._temporary else tempfile.gettempdir())
         return folder / "server.log"
 
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What an adapter must have been trained on (see fingerprint.py); empty for a model from the hub."""
+        return base_fingerprint(self.model) if isinstance(self.model, Path) else {}
+
     @property
     def alive(self) -> bool:
         """False before the start, after the end, and once the server has died more often than it is restarted."""
@@ -240,7 +247,7 @@ class VllmServer:
 
         Every version needs a new name: vLLM would answer from the old one's cached prefixes. Raises ServeError.
         """
-        folder = _adapter(name, path)
+        folder = self._adapter(name, path)
         with self._lock:
             if name in self.adapters or name == self.model_name:
                 raise ServeError(f"'{name}' is already served: give every version a name of its own")
@@ -261,6 +268,17 @@ class VllmServer:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def _adapter(self, name: str, path: str | Path) -> Path:
+        """The adapter's folder, if it can be served under that name on this model. Raises ConfigError."""
+        folder = Path(path).expanduser().resolve()
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"adapter name {name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
+        if not (folder / "adapter_config.json").is_file():
+            raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
+        if isinstance(self.model, Path):
+            check_adapter(folder, self.model, self.fingerprint)
+        return folder
+
     @property
     def _root(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
@@ -271,7 +289,7 @@ class VllmServer:
         argv += ["--model", str(self.model), "--served-model-name", self.model_name]
         argv += ["--host", self._host, "--port", str(self._port)]
         argv += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--seed", "0"]
-        argv += ["--disable-uvicorn-access-log", "--dtype", self._dtype()]
+        argv += ["--disable-uvicorn-access-log", "--dtype", self.dtype]
         window = self._max_model_len
         if self._flavour == "cpu":
             window = window or min(CPU_CONTEXT, int(self._config.get("max_position_embeddings", CPU_CONTEXT)))
@@ -289,8 +307,12 @@ class VllmServer:
             argv += [json.dumps({"name": name, "path": str(path)}) for name, path in self.adapters.items()]
         return argv + self._extra_args
 
-    def _dtype(self) -> str:
-        """float32 checkpoints are small ones: exact on the CPU, bfloat16 on a GPU (vLLM's own choice is float16)."""
+    @property
+    def dtype(self) -> str:
+        """What vLLM computes in, known once started.
+
+        float32 checkpoints are small ones: exact on the CPU, bfloat16 on a GPU (vLLM's own choice is float16).
+        """
         text = self._config.get("text_config", self._config)
         stored = text.get("dtype") or text.get("torch_dtype") or "float32"
         if stored != "float32" or not self._config:
@@ -370,15 +392,6 @@ def _model(model: str | Path) -> tuple[Path | str, dict[str, Any]]:
     if isinstance(model, str) and _HUB_ID.fullmatch(model) and not folder.parent.exists():
         return model, {}
     raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format or a hub id like org/name")
-
-
-def _adapter(name: str, path: str | Path) -> Path:
-    folder = Path(path).expanduser().resolve()
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"adapter name {name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
-    if not (folder / "adapter_config.json").is_file():
-        raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
-    return folder
 
 
 def _claim_port(host: str, port: int) -> int:

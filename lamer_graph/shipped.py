@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 FOLDER = Path("examples") / "policies"
+CARD = "lamer.json"
+"""What a policy plays, in which prompt style, and whether it was trained beyond its warm start."""
 
 
 def is_policy(folder: Path) -> bool:
@@ -32,8 +34,14 @@ def shipped_policies() -> dict[str, Path]:
 
 
 def shipped_policy(env_spec: str) -> Path | None:
-    """The shipped policy that was made for an environment, None if there is none."""
-    return next((path for path in shipped_policies().values() if card(path).get("env") == env_spec), None)
+    """The shipped warm start that was made for an environment, or for another kind of its tasks; None without one.
+
+    The board or task kinds behind the colon may differ where a policy plays all of them, as its card says (`plays`).
+    """
+    found = [(path, card(path)) for path in shipped_policies().values() if not card(path).get("trained")]
+    exact = next((path for path, about in found if about.get("env") == env_spec), None)
+    wider = (path for path, about in found if about.get("plays") == env_spec.partition(":")[0])
+    return exact or next(wider, None)
 
 
 def taught_style(folder: Path) -> Literal["standard", "compact"]:
@@ -44,7 +52,7 @@ def taught_style(folder: Path) -> Literal["standard", "compact"]:
 def card(folder: Path) -> dict[str, Any]:
     """A policy's `lamer.json` (the environment it plays, its prompt style), empty where it has none."""
     try:
-        found = json.loads((folder / "lamer.json").read_text())
+        found = json.loads((folder / CARD).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

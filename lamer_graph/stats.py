@@ -115,7 +115,7 @@ def task_success(trials: Iterable[Mapping[str, Any] | FirstSuccess], k: int) -> 
 
 def turns_per_episode(trials: Iterable[Mapping[str, Any]]) -> Estimate:
     """Mean number of turns of an episode."""
-    return _ratio(
+    return ratio(
         (trial["task"]["id"], sum(len(episode["turns"]) for episode in trial["episodes"]), len(trial["episodes"]))
         for trial in trials
     )
@@ -123,7 +123,7 @@ def turns_per_episode(trials: Iterable[Mapping[str, Any]]) -> Estimate:
 
 def invalid_rate(trials: Iterable[Mapping[str, Any]]) -> Estimate:
     """Share of turns whose action was malformed or inadmissible."""
-    return _ratio(
+    return ratio(
         (
             trial["task"]["id"],
             sum(not turn["valid"] for episode in trial["episodes"] for turn in episode["turns"]),
@@ -169,6 +169,32 @@ def paired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) ->
     return _mean({task: ours[task] - theirs[task] for task in common})
 
 
+class Difference(NamedTuple):
+    """A paired difference with its 95 % interval and two-sided p, from `tasks` tasks."""
+
+    value: float
+    low: float
+    high: float
+    tasks: int
+    p: float
+
+    def to_json(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+def paired_test(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference:
+    """`paired_difference` with a test of "no difference" from the same bootstrap over tasks.
+
+    p = min(1, 2 (1 + min(#{mean* <= 0}, #{mean* >= 0})) / (1 + B)) over the B resampled means: the smallest level at
+    which the two-sided percentile interval leaves out 0 (Efron and Tibshirani 1993, ch. 15.4), never below 2 / (1 + B).
+    """
+    estimate = paired_difference(ours, theirs)
+    clusters = [(ours[task] - theirs[task], 1.0) for task in sorted(ours.keys() & theirs.keys())]
+    means = resampled(clusters, RESAMPLES)
+    fewer = min(sum(mean <= 0 for mean in means), sum(mean >= 0 for mean in means))
+    return Difference(*estimate, p=min(1.0, 2 * (1 + fewer) / (1 + len(means))))
+
+
 def wilson(successes: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion `successes / n`."""
     p, z2 = successes / n, Z95 * Z95
@@ -184,6 +210,12 @@ def bootstrap(clusters: Sequence[tuple[float, float]], resamples: int = RESAMPLE
     The same number of clusters always gives the same draws, so intervals of pass@1, pass@2, .. grow with k as the
     estimates do.
     """
+    values = sorted(resampled(clusters, resamples))
+    return quantile(values, 0.025), quantile(values, 0.975)
+
+
+def resampled(clusters: Sequence[tuple[float, float]], resamples: int = RESAMPLES) -> list[float]:
+    """sum(a) / sum(b) of every draw of `bootstrap`, in the order drawn."""
     rng = random.Random(len(clusters))
     values = []
     for _ in range(resamples):
@@ -191,8 +223,28 @@ def bootstrap(clusters: Sequence[tuple[float, float]], resamples: int = RESAMPLE
         below = sum(b for _, b in drawn)
         if below:  # a draw without a single turn says nothing about a rate per turn
             values.append(sum(a for a, _ in drawn) / below)
-    values.sort()
-    return _quantile(values, 0.025), _quantile(values, 0.975)
+    return values
+
+
+def ratio(parts: Iterable[tuple[str, float, float]]) -> Estimate:
+    """sum(a) / sum(b) over (task, a, b), with an interval over tasks. Raises ConfigError where sum(b) is 0."""
+    sums: dict[str, tuple[float, float]] = {}
+    for task, a, b in parts:
+        before = sums.get(task, (0.0, 0.0))
+        sums[task] = (before[0] + a, before[1] + b)
+    clusters = [sums[task] for task in sorted(sums)]
+    below = sum(b for _, b in clusters)
+    if not below:
+        raise ConfigError("there are no finished trials to take statistics of")
+    return Estimate(sum(a for a, _ in clusters) / below, *bootstrap(clusters), len(clusters))
+
+
+def quantile(ordered: Sequence[float], q: float) -> float:
+    """Quantile `q` of ascending values, by linear interpolation between order statistics."""
+    position = q * (len(ordered) - 1)
+    index = int(position)
+    above = ordered[min(index + 1, len(ordered) - 1)]
+    return ordered[index] + (above - ordered[index]) * (position - index)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -234,25 +286,4 @@ def _proportion(outcomes: Mapping[str, Sequence[bool]]) -> Estimate:
 
 
 def _mean(values: Mapping[str, float]) -> Estimate:
-    return _ratio((task, value, 1) for task, value in values.items())
-
-
-def _ratio(parts: Iterable[tuple[str, float, float]]) -> Estimate:
-    """sum(a) / sum(b) over (task, a, b), with an interval over tasks. Raises ConfigError where sum(b) is 0."""
-    sums: dict[str, tuple[float, float]] = {}
-    for task, a, b in parts:
-        before = sums.get(task, (0.0, 0.0))
-        sums[task] = (before[0] + a, before[1] + b)
-    clusters = [sums[task] for task in sorted(sums)]
-    below = sum(b for _, b in clusters)
-    if not below:
-        raise ConfigError("there are no finished trials to take statistics of")
-    return Estimate(sum(a for a, _ in clusters) / below, *bootstrap(clusters), len(clusters))
-
-
-def _quantile(ordered: Sequence[float], q: float) -> float:
-    """Linear interpolation between order statistics."""
-    position = q * (len(ordered) - 1)
-    index = int(position)
-    above = ordered[min(index + 1, len(ordered) - 1)]
-    return ordered[index] + (above - ordered[index]) * (position - index)
+    return ratio((task, value, 1) for task, value in values.items())

@@ -223,10 +223,10 @@ def open_trial(
 # -- recall -----------------------------------------------------------------------------------------------------------
 
 
-def recalled(s: TrialState, records: Sequence[MemoryRecord]) -> Json:
-    """The update that makes `records` what the coming episode sees."""
+def recalled(s: TrialState, records: Sequence[MemoryRecord], seconds: float) -> Json:
+    """The update that makes `records`, which took `seconds` to find, what the coming episode sees."""
     keys = [record.key for record in records]
-    read = {"episode": len(s["episodes"]), "keys": keys}
+    read = {"episode": len(s["episodes"]), "keys": keys, "seconds": round(seconds, 6)}
     return {"memory": [record.to_json() for record in records], "reads": [*s["reads"], read]}
 
 

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import Cli, Outcome
+from fake_server import FakeServer, fake_server
 from hypothesis import settings
 from tiny_random import build_tiny_random
 
+from lamer_graph.cli import main
 from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
 
 # Read when torch loads. A second OpenMP thread spins at every barrier, and on two busy cores that costs tenfold.
@@ -36,3 +39,25 @@ def vllm_server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
         tiny_model_dir, max_adapters=3, max_model_len=2048, run_dir=tmp_path_factory.mktemp("vllm")
     ) as server:
         yield server
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAMER_API_KEY", raising=False)
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leave:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Outcome(int(leave.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with fake_server() as running:
+        yield running

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from test_cli import cli  # noqa: F401  (a fixture)
 
 from lamer_memory import make_record
 from lamer_memory.chroma import ChromaMemory
@@ -25,7 +24,7 @@ def store(tmp_path):
     return place
 
 
-def test_stats_and_search(cli, store):  # noqa: F811
+def test_stats_and_search(cli, store):
     document = cli("memory", "stats", store, "--json").document
     assert document["records"] == 5
     assert [(one["namespace"], one["records"], one["successes"]) for one in document["namespaces"]] == [
@@ -43,7 +42,7 @@ def test_stats_and_search(cli, store):  # noqa: F811
     assert "\x1b" not in shown.out
 
 
-def test_export_and_import(cli, store, tmp_path):  # noqa: F811
+def test_export_and_import(cli, store, tmp_path):
     assert cli("memory", "export", store, "--out", "all.jsonl", "--json").document["records"] == 5
     lines = (tmp_path / "all.jsonl").read_text()
     assert cli("memory", "export", store).out == lines
@@ -54,7 +53,7 @@ def test_export_and_import(cli, store, tmp_path):  # noqa: F811
     assert names == [["lamer", "t"], ["other"], ["x", "y", "lamer", "t"], ["x", "y", "other"]]
 
 
-def test_prune(cli, store):  # noqa: F811
+def test_prune(cli, store):
     arguments = ("memory", "prune", store, "--max-records", 1, "--namespace", "lamer", "--json")
     planned = cli(*arguments, "--dry-run").document
     assert (planned["forgotten"], planned["dry_run"]) == (3, True)
@@ -71,7 +70,7 @@ def test_prune(cli, store):  # noqa: F811
     assert [one["record"]["key"] for one in left] == ["t1/0/reflection", "o/0/trajectory"]
 
 
-def test_another_embedder_is_refused_until_reindex(cli, store):  # noqa: F811
+def test_another_embedder_is_refused_until_reindex(cli, store):
     refused = cli("memory", "stats", store, "--embedder", "hashing:64")
     assert refused.code == 2
     assert f"lamer-graph memory reindex {store} --embedder NAME" in refused.error_line
@@ -91,7 +90,7 @@ def test_another_embedder_is_refused_until_reindex(cli, store):  # noqa: F811
         (("prune", "STORE", "--max-records", "-1"), "max-records"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(cli, store, tmp_path, arguments, message):  # noqa: F811
+def test_what_cannot_be_done_is_refused_in_one_line(cli, store, tmp_path, arguments, message):
     outcome = cli("memory", *(str(store) if part == "STORE" else part for part in arguments))
     assert outcome.code == 2
     assert message in outcome.error_line
@@ -99,14 +98,14 @@ def test_what_cannot_be_done_is_refused_in_one_line(cli, store, tmp_path, argume
     assert not (tmp_path / "new").exists()
 
 
-def test_a_malformed_import_names_the_line(cli, tmp_path):  # noqa: F811
+def test_a_malformed_import_names_the_line(cli, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"schema": 1}\n')
     outcome = cli("memory", "import", "new", "bad.jsonl")
     assert outcome.code == 1
     assert "bad.jsonl: line 1: must be an object" in outcome.error_line
 
 
-def test_a_store_in_use_is_refused(cli, store):  # noqa: F811
+def test_a_store_in_use_is_refused(cli, store):
     import subprocess
     import sys
 

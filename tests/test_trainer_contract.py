@@ -51,6 +51,8 @@ def test_only_the_named_methods_are_overridden():
         "_get_per_token_logps_and_entropies",
         "_prepare_inputs",
         "get_train_dataloader",
+        "save_model",
+        "train",
         "training_step",
     }
 

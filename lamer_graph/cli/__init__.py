@@ -11,7 +11,20 @@ from collections.abc import Sequence
 
 import typer
 
-from lamer_graph.cli import collect, doctor, evaluate, log, memory, play, quickstart, serve, serve_env, warmup
+from lamer_graph.cli import (
+    collect,
+    compare,
+    doctor,
+    evaluate,
+    log,
+    memory,
+    play,
+    quickstart,
+    serve,
+    serve_env,
+    train,
+    warmup,
+)
 from lamer_graph.cli.frame import REFUSED, fail, quiet_libraries
 
 app = typer.Typer(
@@ -23,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (quickstart, play, collect, evaluate, log, memory, serve, serve_env, warmup, doctor):
+for module in (quickstart, play, collect, train, evaluate, compare, log, memory, serve, serve_env, warmup, doctor):
     module.register(app)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import RUN, Effort, Game, Player
+from lamer_graph.cli.options import RUN, Effort, Game, Place, Player
 from lamer_graph.cli.running import report_loss, run_trials
 
 if TYPE_CHECKING:
@@ -34,17 +34,21 @@ def register(app: typer.Typer) -> None:
                 "lamer-graph collect --base-url http://127.0.0.1:8000/v1 --concurrency 128 --workers 2 --out runs/big",
                 "Two processes with 128 trials each against a server.",
             ),
+            (
+                "lamer-graph collect --backend chroma --scope tasks --store runs/first --out runs/second",
+                "Trials that also see what an earlier run, played with the same memory, has learned.",
+            ),
         ],
     )
     def collect(
-        ui: Ui, player: Player, game: Game, effort: Effort, out: OutOption, resume: ResumeOption = False
+        ui: Ui, player: Player, game: Game, place: Place, effort: Effort, out: OutOption, resume: ResumeOption = False
     ) -> Json:
         """Play many trials and log every policy call with its exact tokens and logprobs.
 
         A run is the split's first --tasks tasks, --trials times each; --resume plays exactly what is missing. A failed
         call ends its trial with a recorded error and never the run. Ctrl-C ends the run with its log whole.
         """
-        config = game.config(player, tasks=effort.tasks, trials=effort.trials)
+        config = game.config(player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
         config, summary = run_trials(ui, player, config, effort, out, resume=resume, training=True)
         _sum_up(ui, out, summary)
         report_loss(ui, out, summary)

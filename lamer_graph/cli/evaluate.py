@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import RUN, Effort, Game, Player
-from lamer_graph.cli.running import report_loss, report_of, run_trials
+from lamer_graph.cli.options import MEMORY, RUN, Effort, Game, Place, Player
+from lamer_graph.cli.running import filled_by, report_loss, report_of, run_trials, run_warm
 
 ShuffleOption = Annotated[
     bool,
@@ -18,6 +18,16 @@ ShuffleOption = Annotated[
         "--shuffle-reflections",
         rich_help_panel=RUN,
         help="Ablation: every trial gets another trial's reflection. What is lost then was memory at work.",
+    ),
+]
+WarmOption = Annotated[
+    int,
+    typer.Option(
+        "--warm",
+        metavar="N",
+        min=0,
+        rich_help_panel=MEMORY,
+        help="With scope tasks: first play N tasks of the train split, whose memory the evaluation begins with.",
     ),
 ]
 OutOption = Annotated[
@@ -44,6 +54,10 @@ def register(app: typer.Typer) -> None:
             ("lamer-graph eval --tasks 200", "pass@1..3 of the shipped policy on held-out MineSweeper boards."),
             ("lamer-graph eval --tasks 200 --memory none", "The same without memory: is it used at all?"),
             ("lamer-graph eval --tasks 200 --shuffle-reflections", "The same with other trials' reflections."),
+            (
+                "lamer-graph eval --tasks 200 --backend chroma --scope tasks --warm 200",
+                "With the memory of 200 other boards, as it was before the first trial.",
+            ),
             ("lamer-graph eval --tasks 50 --trials 8 --sampling paper", "With diversity over 8 trials of each task."),
         ],
     )
@@ -51,7 +65,9 @@ def register(app: typer.Typer) -> None:
         ui: Ui,
         player: Player,
         game: Game,
+        place: Place,
         effort: Effort,
+        warm: WarmOption = 0,
         shuffle_reflections: ShuffleOption = False,
         out: OutOption = None,
         resume: ResumeOption = False,
@@ -62,8 +78,20 @@ def register(app: typer.Typer) -> None:
         """
         from lamer_graph.cli.render import conditions, evaluations
 
-        config = game.config(player, tasks=effort.tasks, trials=effort.trials, shuffle_reflections=shuffle_reflections)
+        config = game.config(
+            player,
+            tasks=effort.tasks,
+            trials=effort.trials,
+            shuffle_reflections=shuffle_reflections,
+            **place.chosen(filled=warm > 0),
+        )
         folder = out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        if warm:
+            config = filled_by(config)
+            filling = run_warm(ui, player, config, effort, folder, warm, resume=resume)
+            if filling.interrupted or filling.failed:  # half a memory is another memory
+                report_loss(ui, folder, filling)
+                return {"run": str(folder), "warm": filling.to_json()}
         config, summary = run_trials(ui, player, config, effort, folder, resume=resume, training=False)
         evaluation = report_of(folder, summary)
         name = f"{game.memory}, shuffled" if shuffle_reflections else game.memory

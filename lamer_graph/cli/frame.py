@@ -59,10 +59,10 @@ class Ui:
 
         return Console(quiet=self.json, highlight=False)
 
-    def print(self, *renderables: Any) -> None:
-        """Show something to a person; nothing happens under `--json`."""
+    def print(self, *renderables: Any, soft_wrap: bool = False) -> None:
+        """Show something to a person; nothing happens under `--json`. `soft_wrap`: as it is, e.g. a line to copy."""
         if not self.json:
-            self.console.print(*renderables)
+            self.console.print(*renderables, soft_wrap=soft_wrap)
 
     def emit(self, document: Json) -> None:
         """Print the document now, for commands that go on after it."""

@@ -6,7 +6,7 @@ found here, before any work. `open_policy` is the only place where the command l
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamer_graph.collect import CollectConfig
     from lamer_graph.policy import Policy
 
-PLAYER, GAME, RUN = "Who plays", "What is played", "The run"
+PLAYER, GAME, MEMORY, RUN = "Who plays", "What is played", "Memory", "The run"
 
 DEFAULT_ENV = "minesweeper:4x4-3"
 
@@ -29,6 +29,15 @@ EnvOption = Annotated[
     str,
     typer.Option(
         "--env", metavar="SPEC", rich_help_panel=GAME, help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1."
+    ),
+]
+MemoryUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        rich_help_panel=MEMORY,
+        show_default=False,
+        help="A Chroma server (http://host:port, see `chroma run`), or postgresql://user@host/database.",
     ),
 ]
 SeedOption = Annotated[
@@ -136,7 +145,7 @@ class Player:
 
 @options
 @dataclass(frozen=True, kw_only=True)
-class Game:
+class Setting:
     """The task, the rules of a trial, and how answers are sampled."""
 
     env: EnvOption = DEFAULT_ENV
@@ -176,10 +185,6 @@ class Game:
             help="Latest turns of an episode that the policy sees. Default: all that fit its context.",
         ),
     ] = None
-    memory: Annotated[
-        Literal["none", "trajectory", "reflection", "both"],
-        typer.Option(rich_help_panel=GAME, help="What an episode sees of the ones before it."),
-    ] = "reflection"
     prompt_style: Annotated[
         Literal["auto", "standard", "compact"],
         typer.Option(
@@ -196,8 +201,15 @@ class Game:
     ] = 512
     seed: SeedOption = 0
 
-    def config(
-        self, player: Player, *, tasks: int = 1, trials: int = 1, shuffle_reflections: bool = False
+    def config_of(
+        self,
+        player: Player,
+        contents: str,
+        *,
+        tasks: int = 1,
+        trials: int = 1,
+        shuffle_reflections: bool = False,
+        **memory: Any,
     ) -> CollectConfig:
         """The run's configuration, but for who plays. Raises ConfigError, the environment's errors and pydantic's."""
         from lamer_envs import make
@@ -212,13 +224,14 @@ class Game:
             trials=trials,
             max_episodes=self.episodes,
             max_turns=self.max_turns,
-            contents=self.memory,
+            contents=contents,  # type: ignore[arg-type]  # pydantic checks it
             prompt_style=self.style(player, env),
             history=self.history,
             max_tokens=self.max_tokens,
             seed=self.seed,
             shuffle_reflections=shuffle_reflections,
             **settings,
+            **memory,
         )
 
     def _spec(self) -> str:
@@ -239,6 +252,126 @@ class Game:
 
         folder = player.folder(env)
         return "standard" if folder is None else taught_style(folder)
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Game(Setting):
+    """A setting with one memory."""
+
+    memory: Annotated[
+        Literal["none", "trajectory", "reflection", "both"],
+        typer.Option(rich_help_panel=MEMORY, help="What an episode sees of the ones before it."),
+    ] = "reflection"
+
+    def config(self, player: Player, **more: Any) -> CollectConfig:
+        """`config_of` with the contents asked for."""
+        return self.config_of(player, self.memory, **more)
+
+
+Scope = Literal["trial", "tasks"]
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """What other trials leave behind: how much of it is shown, and what it is filled with."""
+
+    memory_url: MemoryUrlOption = None
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "--k",
+            metavar="K",
+            min=1,
+            rich_help_panel=MEMORY,
+            show_default=False,
+            help="With scope tasks: how many records of other tasks are shown. Default: 3.",
+        ),
+    ] = None
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            rich_help_panel=MEMORY,
+            show_default=False,
+            help="With scope tasks: fill the memory with this run's, or this Chroma directory's; it is only read.",
+        ),
+    ] = None
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            rich_help_panel=MEMORY,
+            help="With scope tasks: see also what other trials of this run have written. Default: what it began with.",
+        ),
+    ] = False
+
+    def settings(self, backend: str, scope: str) -> dict[str, Any]:
+        """The fields of a run's configuration for this backend and scope; what only scope tasks has is left out of the
+        other. Raises ConfigError."""
+        if backend == "store" and self.memory_url is None:
+            raise ConfigError("--backend store needs --memory-url postgresql://user@host/database")
+        if (
+            backend == "chroma"
+            and self.memory_url is not None
+            and not self.memory_url.startswith(("http://", "https://"))
+        ):
+            raise ConfigError(f"--memory-url of a Chroma server begins with http://, not {self.memory_url!r}")
+        found: dict[str, Any] = {"backend": backend, "scope": scope}
+        if backend != "in-context" and self.memory_url is not None:
+            found["backend"] = f"{backend}:{self.memory_url}"
+        if scope == "tasks":
+            if self.k is not None:
+                found["k"] = self.k
+            if self.store is not None:
+                found["store"] = str(self.store.resolve())
+            found["visible"] = "live" if self.live else "frozen"
+        return found
+
+    def check(self, backends: Collection[str], scopes: Collection[str], filled: bool = False) -> None:
+        """Refuse options that would do nothing. Raises ConfigError. `filled` says that a store is made for the run."""
+        if self.memory_url is not None and set(backends) <= {"in-context"}:
+            raise ConfigError(
+                "--memory-url is the address of a store; in-context memory has none: use --backend chroma"
+            )
+        about_tasks = {
+            "--k": self.k is not None,
+            "--store": self.store is not None,
+            "--live": self.live,
+            "--warm": filled,
+        }
+        for name, given in about_tasks.items():
+            if given and "tasks" not in scopes:
+                raise ConfigError(f"{name} is about the memory of other tasks: use it with --scope tasks")
+        if filled and self.store is not None:
+            raise ConfigError("--warm and --store exclude each other: what is the memory filled with?")
+        if self.store is not None:
+            from lamer_graph.run_memory import check_source
+
+            check_source(self.store)
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Place(Store):
+    """One backend and one scope."""
+
+    backend: Annotated[
+        Literal["in-context", "chroma", "store"],
+        typer.Option(
+            rich_help_panel=MEMORY, help="in-context: this process; chroma: RUN/memory, or a server; store: PostgreSQL."
+        ),
+    ] = "in-context"
+    scope: Annotated[
+        Scope,
+        typer.Option(rich_help_panel=MEMORY, help="trial: a trial's own episodes; tasks: also those of similar tasks."),
+    ] = "trial"
+
+    def chosen(self, filled: bool = False) -> dict[str, Any]:
+        """The memory fields of the run's configuration. Raises ConfigError."""
+        self.check([self.backend], [self.scope], filled)
+        return self.settings(self.backend, self.scope)
 
 
 @options

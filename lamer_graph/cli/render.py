@@ -139,8 +139,17 @@ def conditions(evaluation: Evaluation) -> str:
     return (
         f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy {config.policy}; "
         f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}; "
-        f"95 % intervals over tasks; turns per episode, invalid actions per turn{diversity}"
+        f"{across_tasks(config)}95 % intervals over tasks; turns per episode, invalid actions per turn{diversity}"
     )
+
+
+def across_tasks(config: CollectConfig) -> str:
+    """What the trials saw of other tasks, with a semicolon; nothing where they saw none."""
+    if config.scope == "trial":
+        return ""
+    filled = f"filled from {config.store}" if config.store else "empty at first"
+    seen = "as it was before the first trial" if config.visible == "frozen" else "live"
+    return f"memory of other tasks: {config.k} records, {filled}, {seen}; "
 
 
 def facts(title: str, rows: Mapping[str, str]) -> Table:

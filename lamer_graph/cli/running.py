@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +40,11 @@ def run_trials(
     `training` demands exact tokens of every call; `through_graph` plays through the LangGraph agent instead of the bulk
     driver, in one process. Raises what `frame` turns into exit codes.
     """
+    from lamer_graph.run_memory import check_memory
+
     if effort.workers > 1 and config.shuffle_reflections:
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
+    check_memory(config, effort.workers)
     with ui.progress(what, config.tasks * config.trials) as advance:
         config, done = asyncio.run(_run(ui, player, config, effort, folder, resume, training, through_graph, advance))
         if isinstance(done, int):
@@ -57,6 +61,38 @@ def run_trials(
                 on_trials=advance,
             )
     return config, done
+
+
+WARM = "warm"
+
+
+def filled_by(config: CollectConfig) -> CollectConfig:
+    """`config` with its memory filled by `run_warm`'s run. Raises ConfigError where the two would share tasks."""
+    if config.split == "train":
+        raise ConfigError("--warm plays tasks of the train split: evaluate on another, e.g. --split test")
+    return config.model_copy(update={"store": WARM})
+
+
+def run_warm(
+    ui: Ui, player: Player, config: CollectConfig, effort: Effort, folder: Path, warm: int, *, resume: bool
+) -> CollectSummary:
+    """Play `warm` tasks of the train split into `folder`/warm, with the memory that `config`'s run then begins with.
+
+    Its trials see nothing of each other.
+    """
+    changes = {"split": "train", "tasks": warm, "trials": 1, "skip": 0, "store": "", "visible": "frozen"}
+    before = config.model_copy(update={**changes, "shuffle_reflections": False})
+    _, done = run_trials(
+        ui,
+        player,
+        before,
+        effort,
+        folder / WARM,
+        resume=resume,
+        training=False,
+        what=f"filling the memory, {warm} tasks",
+    )
+    return done
 
 
 async def _run(
@@ -107,18 +143,19 @@ async def preflight(config: CollectConfig, policy: Policy) -> None:
     """Make the run's first call, cut to one token: whatever a policy can refuse is refused before any work.
 
     Raises PolicyError (no answer, no tokens, another model, a context shorter than the prompt), ConfigError and the
-    environment's errors.
+    environment's and memory's errors.
     """
     from lamer_graph import calls, trial
     from lamer_graph.collect import requested_trials
+    from lamer_graph.run_memory import probe_memory
+    from lamer_memory import InContextMemory
 
-    harness = config.harness(policy)
-    try:
+    await asyncio.to_thread(probe_memory, config)
+    with closing(InContextMemory()) as memory:
+        harness = config.harness(policy, memory)
         task = next(requested_trials(config, harness))
         state = trial.open_trial(harness, task)
         await calls.call(one_token(policy), trial.ask_action(harness, trial.begin(state)))
-    finally:
-        await harness.backend.aclose()
 
 
 def one_token(policy: Policy) -> Policy:

@@ -94,16 +94,26 @@ def open_backend(name: str, **options: Any) -> MemoryBackend:
     Raises MemoryConfigError for an unknown name or an option the backend does not have, MemoryBackendError where it
     cannot be imported (an extra is missing).
     """
-    known, _, place = (name, "", "") if name in backend_names() else name.partition(":")
-    arguments = (place,) if place else ()
-    kind = _load(known)
-    if not (isinstance(kind, type) and issubclass(kind, MemoryBackend)):
-        raise MemoryConfigError(f"memory backend '{name}' is {kind!r}; it must be a subclass of MemoryBackend")
+    kind, arguments = _find(name)
     try:
         inspect.signature(kind).bind(*arguments, **options)
     except TypeError as error:
         raise MemoryConfigError(f"memory backend '{name}': {error}; it takes {inspect.signature(kind)}") from None
     return kind(*arguments, **options)
+
+
+def check_backend(name: str) -> None:
+    """Raises what `open_backend` raises for a name, without opening anything."""
+    _find(name)
+
+
+def _find(name: str) -> tuple[type[MemoryBackend], tuple[str, ...]]:
+    """A backend's class and its first argument."""
+    known, _, place = (name, "", "") if name in backend_names() else name.partition(":")
+    kind = _load(known)
+    if not (isinstance(kind, type) and issubclass(kind, MemoryBackend)):
+        raise MemoryConfigError(f"memory backend '{name}' is {kind!r}; it must be a subclass of MemoryBackend")
+    return kind, (place,) if place else ()
 
 
 def _load(name: str) -> object:

@@ -23,16 +23,14 @@ class FrozenView(MemoryBackend):
     """`backend` with its `namespace` frozen as it is now; other namespaces, a trial's own included, pass through.
 
     Writes go to the backend. Closing the view leaves the backend open. Reading the namespace takes its time: with an
-    event loop running use `afrozen_view`.
+    event loop running use `afrozen_view`. `visible` is another view's, for a process that goes on with its work.
     """
 
-    def __init__(self, backend: MemoryBackend, namespace: Namespace) -> None:
+    def __init__(self, backend: MemoryBackend, namespace: Namespace, visible: Mapping[str, str] | None = None) -> None:
         self.persistent = backend.persistent
         self._backend = backend
         self._namespace = namespace
-        self._visible = {
-            entry.record.key: _version(entry.record) for entry in backend.search(namespace, limit=EVERYTHING)
-        }
+        self._visible = visible_now(backend, namespace) if visible is None else dict(visible)
         self._closed = False
 
     def __len__(self) -> int:
@@ -108,6 +106,11 @@ class FrozenView(MemoryBackend):
 async def afrozen_view(backend: MemoryBackend, namespace: Namespace) -> FrozenView:
     """A FrozenView made without holding up the event loop."""
     return await asyncio.to_thread(FrozenView, backend, namespace)
+
+
+def visible_now(backend: MemoryBackend, namespace: Namespace) -> dict[str, str]:
+    """What a view made now would show: the digest of each record under its key."""
+    return {entry.record.key: _version(entry.record) for entry in backend.search(namespace, limit=EVERYTHING)}
 
 
 def _version(record: MemoryRecord) -> str:

@@ -6,10 +6,11 @@ What must stay true: everything that could make an update wrong is found here, b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lamer_trainers.config import LamerConfig
+from lamer_trainers.critic import Judged
 from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.samples import Limits, Sample, Trial, advantages_of, samples_of, staleness
 
@@ -24,8 +25,14 @@ class Batch:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_batch(trials: Sequence[Trial], config: LamerConfig, limits: Limits, update: int) -> Batch:
-    """The batch of update number `update`. Raises TrainingDataError."""
+Judge = Callable[[Sequence[Sample], int], Judged]
+"""Advantages from a critic, see `critic.Critic.judge`."""
+
+
+def read_batch(
+    trials: Sequence[Trial], config: LamerConfig, limits: Limits, update: int, judge: Judge | None = None
+) -> Batch:
+    """The batch of update number `update`; advantages are `judge`'s where there is one. Raises TrainingDataError."""
     finished = [trial for trial in trials if trial.get("error") is None]
     check_sampling(finished, config.temperature)
     samples = samples_of(finished, config.credit_rule, limits)
@@ -36,7 +43,11 @@ def read_batch(trials: Sequence[Trial], config: LamerConfig, limits: Limits, upd
     metrics = batch_metrics(finished, samples)
     if config.max_staleness is not None:
         metrics |= _check_staleness(samples, config.max_staleness, update)
-    advantages = advantages_of(samples, config.estimator)
+    if judge is None:
+        advantages = advantages_of(samples, config.estimator)
+    else:
+        advantages, judged = judge(samples, update)
+        metrics |= judged
     warnings = []
     if not any(advantages):
         warnings.append(

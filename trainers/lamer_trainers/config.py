@@ -47,7 +47,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     )
     save_updates: int = field(default=0, metadata={"help": "Save a checkpoint every so many updates; 0: never."})
 
-    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo or reinforce++."})
+    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo, reinforce++ or ppo."})
     gamma_step: float = field(default=0.95, metadata={"help": "Discount per turn within an episode."})
     gamma_traj: float = field(default=0.6, metadata={"help": "Discount per episode within a trial."})
     credit: Variant = field(default="paper", metadata={"help": "'paper' (eq. 4) or 'reference' (the authors' code)."})
@@ -60,6 +60,9 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     baseline: Baseline = field(default="task", metadata={"help": "Which calls share an episode-level baseline."})
     step_weight: float = field(default=1.0, metadata={"help": "Weight of GiGPO's step-level advantage."})
     advantage_clamp: float = field(default=4.0, metadata={"help": "Bound of normalise='batch', in deviations."})
+
+    gae_lambda: float = field(default=0.95, metadata={"help": "ppo: lambda of generalised advantage estimation."})
+    critic_learning_rate: float = field(default=1e-5, metadata={"help": "ppo: learning rate of the critic."})
 
     old_logprobs: OldLogprobs = field(
         default="recomputed",
@@ -108,6 +111,8 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
             raise TrainingConfigError("eval_strategy must be 'no': play to evaluate, see lamer_graph.evaluate")
         if self.top_p != 1.0 or self.top_k not in (0, None) or self.min_p is not None:
             raise TrainingConfigError("train on top_p=1, top_k=0 and no min_p: others' logprobs are not the policy's")
+        if not 0 <= self.gae_lambda <= 1 or self.critic_learning_rate < 0:
+            raise TrainingConfigError("gae_lambda lies in [0, 1] and critic_learning_rate is at least 0")
         if self.importance_cap <= 0:
             raise TrainingConfigError(f"importance_cap must be above 0, not {self.importance_cap}")
         if self.deepspeed:

@@ -13,3 +13,7 @@ class TrainingConfigError(LamerError):
 
 class CheckpointError(LamerError):
     """A checkpoint is missing, incomplete or of another run, or cannot be written."""
+
+
+class WeightSyncError(LamerError):
+    """The server does not have the trainer's weights: an adapter was refused, or answers other numbers than ours."""

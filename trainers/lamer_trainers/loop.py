@@ -1,8 +1,8 @@
-"""`train`: the loop of collecting, training and validating, in one process that samples and trains the same module.
+"""`train`: the loop of collecting, training and validating, sampling in this process or from a vLLM of its own.
 
 What must stay true: everything a run is lies in its folder (`run.json`, `collected/`, `checkpoints/`, `validation/`,
 `metrics.jsonl`, `best/`, `policy/` or `adapter/`), a killed run goes on with `resume=True` from its last whole
-checkpoint, and a folder never mixes two runs. `pipeline` is 0: strictly on-policy.
+checkpoint, and a folder never mixes two runs. With `pipeline` 0 every update is strictly on-policy.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from typing import Any, NamedTuple
 import orjson
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from lamer_envs import make
 from lamer_graph.evaluate import evaluate
-from lamer_graph.local_policy import LocalPolicy
+from lamer_graph.fingerprint import record_base
+from lamer_graph.local_policy import LocalPolicy, no_bar
 from lamer_graph.runlog import write_atomic
-from lamer_trainers.errors import CheckpointError
-from lamer_trainers.online import OnlineCollector, version_name
+from lamer_graph.serve import INSTALL_HINT, vllm_flavour
+from lamer_graph.shipped import CARD, is_policy
+from lamer_trainers.batches import version_name
+from lamer_trainers.errors import CheckpointError, TrainingConfigError
 from lamer_trainers.runfile import RunFile
+from lamer_trainers.served import Collector, collecting
 from lamer_trainers.trainer import LamerTrainer
 
 Json = dict[str, Any]
@@ -55,24 +60,31 @@ def train(
     RunLogError during it, with the run resumable.
     """
     folder = Path(folder)
+    check(run, folder, resume=resume and (folder / RUN).exists())
     claim(folder, run, resume)
     policy = make_policy(run)
-    collector = OnlineCollector(policy, run.collect, folder / COLLECTED, concurrency=run.concurrency)
     args = run.trainer_config(folder / CHECKPOINTS, cpu=policy.model.device.type == "cpu")
     checkpoint = last_checkpoint(folder / CHECKPOINTS) if resume else None
-    watch = _Watch(run, folder, collector, progress)
-    trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer, callbacks=[watch])
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
-    try:
+    with no_bar(), collecting(run, policy, folder, folder / COLLECTED) as collector:
+        watch = _Watch(run, folder, collector, progress)
+        trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer, callbacks=[watch])
+        for printer in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printer)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    finally:
-        collector.release()
-        policy.close()
     result = folder / ("adapter" if run.lora else "policy")
-    trainer.save_model(str(result))
-    policy.tokenizer.save_pretrained(result)
+    with no_bar():
+        trainer.save_model(str(result))
+    finish(result, run, policy.tokenizer)
     return Trained(result, trainer.update, watch.best, watch.best_update)
+
+
+def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
+    """Put beside saved weights what a policy's folder needs to be played: its tokenizer, what it plays and how."""
+    tokenizer.save_pretrained(folder)
+    card = {"env": run.collect.env, "prompt_style": run.collect.prompt_style, "trained": True}
+    write_atomic(folder / CARD, orjson.dumps(card, option=orjson.OPT_INDENT_2))
+    if run.lora:
+        record_base(folder, run.policy)
 
 
 def make_policy(run: RunFile) -> LocalPolicy:
@@ -89,13 +101,44 @@ def make_policy(run: RunFile) -> LocalPolicy:
     return LocalPolicy(model, policy.tokenizer, deterministic=run.deterministic, version=version_name(0))
 
 
+def check(run: RunFile, folder: Path, *, resume: bool) -> None:
+    """Everything that can be known to be wrong before anything is loaded or written.
+
+    Raises TrainingConfigError for a policy that is not there or cannot be trained here, ConfigError and EnvError for a
+    collection that cannot be played, CheckpointError for a folder that holds something else.
+    """
+    path = Path(run.policy)
+    if not is_policy(path):
+        raise TrainingConfigError(
+            f"policy '{run.policy}' is not a folder with a model in Hugging Face format (config.json, tokenizer.json, "
+            "model.safetensors); download it there first, nothing is fetched unasked"
+        )
+    make(run.collect.env)
+    if run.server is not None and vllm_flavour() is None:
+        raise TrainingConfigError(f"`server` needs vLLM: {INSTALL_HINT}")
+    run.trainer_config(folder, cpu=True)
+    _compare(folder, run, resume)
+
+
 def claim(folder: Path, run: RunFile, resume: bool) -> None:
     """Write the run's description, or compare with the one that is there. Raises CheckpointError."""
-    path, wanted = folder / RUN, run.model_dump(mode="json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / RUN).exists():
+            write_atomic(folder / RUN, orjson.dumps(run.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+            return
+    except OSError as error:
+        raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
+    _compare(folder, run, resume)
+
+
+def _compare(folder: Path, run: RunFile, resume: bool) -> None:
+    """Raises CheckpointError if the folder holds a run that this one is not a continuation of."""
+    path, wanted = folder / RUN, run.model_dump(mode="json")
+    try:
         if not path.exists():
-            write_atomic(path, orjson.dumps(wanted, option=orjson.OPT_INDENT_2))
+            if resume:
+                raise CheckpointError(f"{folder} holds no run to resume; leave --resume out to start one there")
             return
         there = orjson.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -132,7 +175,7 @@ class _Watch(TrainerCallback):
     """After every update: a line of metrics, and when it is due a validation, the best weights, an early stop."""
 
     def __init__(
-        self, run: RunFile, folder: Path, collector: OnlineCollector, progress: Callable[[Json], None] | None
+        self, run: RunFile, folder: Path, collector: Collector, progress: Callable[[Json], None] | None
     ) -> None:
         self._run, self._folder, self._collector, self._progress = run, folder, collector, progress
         self._per_update = run.optimise.mini_batches * run.optimise.passes
@@ -161,7 +204,10 @@ class _Watch(TrainerCallback):
         line: Json = {"update": update, "time/update": now - self._clock}
         if summary is not None:
             line |= {"time/collect": summary.seconds, "collect/calls_per_s": summary.calls / max(summary.seconds, 1e-9)}
+        line |= self._collector.metrics
         line |= {key: float(value) for key, value in logs.items() if isinstance(value, int | float)}
+        line["time/train"] = line["time/step"] * self._per_update
+        line["train/tokens_per_s"] = line["batch/tokens"] / max(line["time/train"], 1e-9)
         due = self._run.validation
         if due is not None and (update % due.every == 0 or state.global_step >= state.max_steps):
             line["validation/pass@k"] = self._validate(update)
@@ -200,7 +246,7 @@ class _Watch(TrainerCallback):
         fresh, best = self._folder / f"{BEST}.new", self._folder / BEST
         shutil.rmtree(fresh, ignore_errors=True)
         model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        finish(fresh, self._run, tokenizer)
         shutil.rmtree(best, ignore_errors=True)
         fresh.rename(best)
 

@@ -13,26 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lamer_graph.collect import CollectConfig, CollectSummary, collect
-from lamer_graph.errors import PolicyError
+from lamer_graph.collect import CollectConfig, CollectSummary
 from lamer_graph.local_policy import LocalPolicy
-from lamer_graph.runlog import read_trials
 from lamer_graph.trial import Json
-from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.batches import Batches, version_name
 from lamer_trainers.samples import Trial
-
-UPDATE_FOLDER = "update-{:05d}"
-MOST_FAILED = 0.1
-"""Share of a batch's trials that may end in an error (they are logged and left out) before the run stops."""
-
-
-def version_name(update: int) -> str:
-    """The policy version after `update` updates."""
-    return f"policy-v{update:04d}"
 
 
 class OnlineCollector:
@@ -51,16 +39,10 @@ class OnlineCollector:
         concurrency: int = 128,
         on_trial: Callable[[Json], None] | None = None,
     ) -> None:
-        if config.top_p != 1.0 or config.top_k != 0 or config.temperature <= 0:
-            raise TrainingConfigError("training samples with temperature > 0, top_p 1 and top_k 0")
-        if config.skip or config.shuffle_reflections:
-            raise TrainingConfigError("skip and shuffle_reflections are not for training: tasks are counted by updates")
         self.policy = policy
-        self.config = config
-        self.folder = Path(folder)
+        self.batches = Batches(config, folder, concurrency=concurrency, on_trial=on_trial)
         self.summary: CollectSummary | None = None
-        self._concurrency = concurrency
-        self._on_trial = on_trial
+        self.metrics: dict[str, float] = {}
         self._held: contextlib.ExitStack | None = None
         self._begun = False
 
@@ -71,25 +53,11 @@ class OnlineCollector:
         PolicyError if more than a tenth of the trials failed.
         """
         if not self._begun:
-            self._put_aside(step)
+            self.batches.resume_at(step)
             self._begun = True
-        with self.sampling(step):
-            folder = self.folder / UPDATE_FOLDER.format(step)
-            config = self.config.model_copy(update={"skip": step * self.config.tasks, "policy": version_name(step)})
-            self.summary = asyncio.run(
-                collect(
-                    config, self.policy, folder, concurrency=self._concurrency, resume=True, on_trial=self._on_trial
-                )
-            )
-        if self.summary.interrupted:
-            raise KeyboardInterrupt
-        if self.summary.missing > MOST_FAILED * self.summary.requested:
-            failed = next((t["error"]["message"] for t in read_trials(folder) if t["error"] is not None), "unknown")
-            raise PolicyError(
-                f"{self.summary.missing} of {self.summary.requested} trials of update {step} failed, e.g.: {failed}"
-            )
-        finished = (trial for trial in read_trials(folder) if trial["error"] is None)
-        return sorted(finished, key=lambda trial: (trial["task"]["id"], trial["trial"]))
+        with self.sampling(step) as policy:
+            trials, self.summary = asyncio.run(self.batches.collect(step, policy))
+        return trials
 
     @contextlib.contextmanager
     def sampling(self, step: int) -> Iterator[LocalPolicy]:
@@ -108,10 +76,3 @@ class OnlineCollector:
         held, self._held = self._held, None
         if held is not None:
             held.close()
-
-    def _put_aside(self, step: int) -> None:
-        """Move away what a killed run had collected after the checkpoint that this run starts from."""
-        for folder in sorted(self.folder.glob("update-*")):
-            number = folder.name.removeprefix("update-")
-            if number.isdigit() and int(number) > step:
-                folder.rename(folder.with_name(f"abandoned-{time.time_ns()}-{folder.name}"))

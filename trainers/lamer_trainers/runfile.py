@@ -2,8 +2,8 @@
 
 What must stay true: an unknown key is an error that names the nearest valid one, and everything that can be known to be
 wrong is known before any work. `collect` is `lamer_graph.collect.CollectConfig`, per update: `tasks` new tasks of the
-split, `trials` trials each (the group), up to `max_episodes` episodes a trial; plain RL is `max_episodes: 1,
-contents: none` and a group three times as large.
+split, `trials` trials each (the group), up to `max_episodes` episodes a trial; plain RL is `max_episodes: 1, contents:
+none` and a group three times as large. Complete ones that come with the project are in `presets`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collect import CollectConfig
+from lamer_graph.shipped import shipped_policies
 from lamer_trainers.config import LamerConfig, OldLogprobs
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.presets import PRESETS
 from lamer_trainers.samples import Algorithm, Anchor, Baseline, Level, Normalise
 
 Positive = Annotated[int, Field(ge=1)]
@@ -55,8 +57,11 @@ class Optimise(_Closed):
     max_grad_norm: Amount = 1.0
     weight_decay: Amount = 0.0
     micro_batch_tokens: Positive = 16_384
+    gradient_checkpointing: bool = False
     old_logprobs: OldLogprobs = "recomputed"
     importance_cap: float = 2.0
+    gae_lambda: float = 0.95
+    critic_learning_rate: Amount = 1e-5
     seed: int = 0
 
 
@@ -65,6 +70,17 @@ class Lora(_Closed):
 
     rank: Positive = 32
     alpha: Positive = 64
+
+
+class Server(_Closed):
+    """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
+
+    `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype).
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_model_len: Positive | None = None
+    tolerance: Annotated[float, Field(gt=0)] | None = None
 
 
 class Validate(_Closed):
@@ -77,12 +93,17 @@ class Validate(_Closed):
 
 
 class RunFile(_Closed):
-    """A training run: `policy` is a folder in Hugging Face format."""
+    """A training run: `policy` is a folder in Hugging Face format.
+
+    `pipeline` batches are collected ahead while the trainer updates, with weights that are at most so many updates old.
+    """
 
     policy: str
     collect: CollectConfig
     optimise: Optimise = Optimise()
     lora: Lora | None = None
+    server: Server | None = None
+    pipeline: Count = 0
     validation: Validate | None = None
     save_every: Positive = 10
     concurrency: Positive = 128
@@ -92,6 +113,7 @@ class RunFile(_Closed):
     def trainer_config(self, folder: Path, *, cpu: bool | None = None) -> LamerConfig:
         """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
         o = self.optimise
+        self._check_sampling_side()
         return LamerConfig(
             output_dir=str(folder),
             use_cpu=bool(cpu),
@@ -117,9 +139,12 @@ class RunFile(_Closed):
             max_grad_norm=o.max_grad_norm,
             weight_decay=o.weight_decay,
             micro_batch_tokens=o.micro_batch_tokens,
+            gradient_checkpointing=o.gradient_checkpointing,
             old_logprobs=o.old_logprobs,
             importance_cap=o.importance_cap,
-            max_staleness=0,
+            gae_lambda=o.gae_lambda,
+            critic_learning_rate=o.critic_learning_rate,
+            max_staleness=self.pipeline,
             temperature=self.collect.temperature,
             max_completion_length=self.collect.max_tokens,
             seed=o.seed,
@@ -129,34 +154,21 @@ class RunFile(_Closed):
             disable_tqdm=True,
         )
 
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # A 0.7 M-parameter policy on two cores: 4x4 with 3 mines, from the shipped warm start.
-    "minesweeper-cpu": {
-        "policy": "examples/policies/minesweeper-warmstart",
-        "collect": {
-            "env": "minesweeper:4x4-3",
-            "tasks": 16,
-            "trials": 8,
-            "max_episodes": 3,
-            "max_turns": 10,
-            "contents": "reflection",
-            "prompt_style": "compact",
-            "max_tokens": 24,
-        },
-        "optimise": {
-            "updates": 90,
-            "learning_rate": 5e-4,
-            "warmup_updates": 5,
-            "mini_batches": 4,
-            "entropy": 0.01,
-            "normalise": "batch",
-            "anchor": "episode+observation",
-            "old_logprobs": "logged",
-            "micro_batch_tokens": 4096,
-        },
-    },
-}
+    def _check_sampling_side(self) -> None:
+        """Raises TrainingConfigError for a server or pipeline that the other settings rule out."""
+        if self.server is not None and self.lora is None:
+            raise TrainingConfigError(
+                "a running vLLM takes adapters, not weights (on the CPU it reloads weights wrongly without an error): "
+                "train an adapter with lora.rank=.., or drop `server` to sample in process"
+            )
+        apart = "`server`" if self.server is not None else "`pipeline`" if self.pipeline else None
+        if apart and self.deterministic:
+            raise TrainingConfigError(f"deterministic holds for sampling in process, in turns: drop it or {apart}")
+        if apart and self.optimise.old_logprobs != "recomputed":
+            raise TrainingConfigError(
+                f"with {apart} the sampler's numbers are not the trainer's: set optimise.old_logprobs=recomputed, "
+                "which weighs every token by their ratio"
+            )
 
 
 def load_run(source: str | Path | None = None, *, preset: str | None = None, changes: Iterable[str] = ()) -> RunFile:
@@ -171,6 +183,9 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
         if preset not in PRESETS:
             raise TrainingConfigError(f"unknown preset '{preset}'{_nearest(preset, PRESETS)}")
         data = _copy(PRESETS[preset])
+        shipped = shipped_policies().get(Path(data["policy"]).name)
+        if shipped is not None and not Path(data["policy"]).is_dir():
+            data["policy"] = str(shipped)
     else:
         data = _read(Path(str(source)))
     for change in changes:
@@ -242,6 +257,7 @@ def _fields(sections: tuple[int | str, ...]) -> list[str]:
         "collect": CollectConfig,
         "optimise": Optimise,
         "lora": Lora,
+        "server": Server,
         "validation": Validate,
     }
     return list((known[str(sections[0])] if sections else RunFile).model_fields)

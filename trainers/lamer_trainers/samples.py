@@ -24,7 +24,7 @@ Trial = Mapping[str, Any]
 """One line of a run log, as `lamer_graph.runlog.read_trials` yields it."""
 
 Level = Literal["return", "reference"]
-Algorithm = Literal["gigpo", "grpo", "rloo", "reinforce++"]
+Algorithm = Literal["gigpo", "grpo", "rloo", "reinforce++", "ppo"]
 Normalise = Literal["mean", "std", "batch"]
 Anchor = Literal["observation", "episode+observation"]
 Baseline = Literal["task", "task+episode"]
@@ -264,7 +264,9 @@ def penalised(spec: str) -> bool:
 
 
 def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float]:
-    """One advantage per sample."""
+    """One advantage per sample. PPO's come from its critic, not from here: raises ValueError."""
+    if estimator.algorithm == "ppo":
+        raise ValueError("the advantages of ppo need its critic, see critic.Critic.judge")
     groups: list[Any] = [sample.group for sample in samples]
     if estimator.baseline == "task+episode":
         groups = [(sample.group, sample.episode, sample.kind) for sample in samples]

@@ -14,7 +14,8 @@ Private parts of TRL 1.16 that this relies on, each held by a test in tests/test
   prompts', and computes logits again on the way back, which costs a small model a third of its speed;
 - called: `_compute_loss` (through `compute_loss`), for the keys it reads and for its two divisors, see `_divisors`;
 - read or set: `ref_model`, `beta`, `_metrics`, `_step`, `_buffered_inputs`, `current_gradient_accumulation_steps`.
-Public methods of transformers' Trainer that are overridden: `training_step`, `get_train_dataloader`.
+Public methods of transformers' Trainer that are overridden: `training_step`, `get_train_dataloader`; and for PPO's
+critic, which lives outside the Trainer, `train` (it is loaded with a checkpoint) and `save_model` (saved with one).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -36,6 +38,7 @@ from trl.trainer.utils import use_adapter
 
 from lamer_trainers.batch import Batch, read_batch
 from lamer_trainers.config import LamerConfig
+from lamer_trainers.critic import Critic
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
 from lamer_trainers.packing import MicroBatch, Tensors, pack, split
 from lamer_trainers.samples import Limits
@@ -46,6 +49,10 @@ logger = logging.getLogger(__name__)
 
 PLAIN_HEAD_FLOATS = 2**26
 """Largest logits (256 MiB of float32) that are made in one piece on the CPU; beyond it TRL's fused head is used."""
+
+
+CRITIC = "critic"
+"""Folder of PPO's critic in a checkpoint."""
 
 
 class Share(NamedTuple):
@@ -85,11 +92,38 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             vocabulary=self._vocabulary,
         )
         self._checked_gap = False
+        self.critic = self._new_critic() if args.algorithm == "ppo" else None
+
+    def _new_critic(self) -> Critic:
+        args = self.args
+        return Critic(
+            self.model,
+            learning_rate=args.critic_learning_rate,
+            lam=args.gae_lambda,
+            passes=self.num_iterations,
+            mini_batches=args.mini_batches,
+            budget=args.micro_batch_tokens,
+            seed=args.seed,
+        )
 
     @property
     def update(self) -> int:
         """How many updates are complete."""
         return int(self.state.global_step) // self.args.steps_per_update
+
+    # -- the critic in checkpoints ------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
+        """As transformers' Trainer, with PPO's critic restored from the checkpoint. Raises CheckpointError."""
+        if self.critic is not None and isinstance(resume_from_checkpoint, str):
+            self.critic.load(Path(resume_from_checkpoint) / CRITIC)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As transformers' Trainer, with PPO's critic in checkpoints (which are `_internal_call`s)."""
+        super().save_model(output_dir, _internal_call)
+        if self.critic is not None and _internal_call and output_dir is not None and self.args.should_save:
+            self.critic.save(Path(output_dir) / CRITIC)
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -146,7 +180,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         if accelerator.is_main_process:
             try:
                 trials = self.source.next_batch(update)
-                result = [read_batch(trials, self.args, self._limits, update)]
+                judge = None if self.critic is None else self.critic.judge
+                result = [read_batch(trials, self.args, self._limits, update, judge)]
             except Exception as error:
                 if accelerator.num_processes > 1:
                     broadcast_object_list([f"{type(error).__name__}: {error}"])

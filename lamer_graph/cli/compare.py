@@ -1,0 +1,190 @@
+"""`lamer-graph compare`: which memory should I use? Every configuration plays the same tasks with the same seeds.
+
+What must stay true: whatever cannot be played is refused before the first call; each configuration is a run of its own
+inside --out, so a comparison that was cut short resumes, and one more configuration may be added to a finished one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting, Store
+from lamer_graph.cli.running import WARM, filled_by, report_loss, run_trials, run_warm
+from lamer_graph.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lamer_graph.collect import CollectConfig
+    from lamer_graph.compare import Comparison
+
+ALL = "none,trajectory,reflection,both"
+CONTENTS = tuple(ALL.split(","))
+BACKENDS = ("in-context", "chroma", "store")
+SCOPES = ("trial", "tasks")
+
+MemoryOption = Annotated[
+    str, typer.Option("--memory", metavar="LIST", rich_help_panel=MEMORY, help=f"Of: {', '.join(CONTENTS)}.")
+]
+BackendOption = Annotated[
+    str, typer.Option("--backend", metavar="LIST", rich_help_panel=MEMORY, help=f"Of: {', '.join(BACKENDS)}.")
+]
+ScopeOption = Annotated[
+    str, typer.Option("--scope", metavar="LIST", rich_help_panel=MEMORY, help=f"Of: {', '.join(SCOPES)}.")
+]
+WarmOption = Annotated[
+    int,
+    typer.Option(
+        "--warm",
+        metavar="N",
+        min=0,
+        rich_help_panel=MEMORY,
+        help="With scope tasks: each memory is filled by playing N tasks of the train split first.",
+    ),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="NAME",
+        rich_help_panel=RUN,
+        show_default=False,
+        help="What the others are compared with, e.g. none or reflection/chroma. Default: the first.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        rich_help_panel=RUN,
+        show_default=False,
+        help="Folder for the runs, tables and charts. Default: a new one under runs/.",
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what the runs in --out still miss, then compare.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    @command(
+        app,
+        "compare",
+        examples=[
+            ("lamer-graph compare --tasks 300", "No memory, trajectories, reflections, both: what do they buy?"),
+            (
+                "lamer-graph compare --memory none,both --backend in-context,chroma --tasks 300 --out runs/memory",
+                "Contents and backends, with tables and charts in runs/memory.",
+            ),
+            (
+                "lamer-graph compare --memory none,reflection --backend chroma --scope trial,tasks --warm 300",
+                "Does the memory of 300 other tasks help?",
+            ),
+        ],
+    )
+    def compare(
+        ui: Ui,
+        player: Player,
+        setting: Setting,
+        store: Store,
+        effort: Effort,
+        memory: MemoryOption = ALL,
+        backend: BackendOption = "in-context",
+        scope: ScopeOption = "trial",
+        warm: WarmOption = 0,
+        reference: ReferenceOption = None,
+        out: OutOption = None,
+        resume: ResumeOption = False,
+    ) -> Json:
+        """Compare memory configurations on the same tasks with the same seeds: success, differences, costs.
+
+        Prints pass@1..k with 95 % intervals, paired differences from the reference with a bootstrap test over tasks,
+        prompt tokens per call, the time of memory reads, tokens and seconds per solved trial; and writes the same to
+        --out as Markdown, CSV, JSON, SVG and PNG. A server must be a vLLM: tokens are counted exactly.
+        """
+        from lamer_graph.cli.compare_tables import tables, write_files
+        from lamer_graph.compare import check_reference
+        from lamer_graph.compare import compare as compared
+
+        planned = _planned(player, setting, store, effort, (memory, backend, scope), warm)
+        check_reference(list(planned), reference)
+        folder = out or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S}"
+        if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"--out {folder} exists already; choose another folder, or go on there with --resume")
+        for name, config in planned.items():
+            if not _played(ui, player, config, effort, folder / _folder_of(name), warm, name):
+                return {"run": str(folder), "interrupted": True}
+        comparison = compared({name: folder / _folder_of(name) for name in planned}, reference)
+        ui.print(*tables(comparison))
+        files = [*write_files(comparison, folder), *_chart(ui, comparison, folder)]
+        ui.print(f"also as {', '.join(path.name for path in files)} in {folder}")
+        return {"run": str(folder), **comparison.to_json(), "files": [str(path) for path in files]}
+
+
+def _planned(
+    player: Player, setting: Setting, store: Store, effort: Effort, lists: tuple[str, str, str], warm: int
+) -> dict[str, CollectConfig]:
+    """The runs by name, checked as far as they can be without playing. Raises ConfigError and the memory's errors."""
+    from lamer_graph.compare import configurations
+    from lamer_graph.run_memory import check_memory, probe_memory
+
+    contents = _listed("--memory", lists[0], CONTENTS)
+    backends = _listed("--backend", lists[1], BACKENDS)
+    scopes = _listed("--scope", lists[2], SCOPES)
+    store.check(backends, scopes, filled=warm > 0)
+    planned = {}
+    for made in configurations(contents, backends, scopes):
+        config = setting.config_of(
+            player,
+            made.contents,
+            tasks=effort.tasks,
+            trials=effort.trials,
+            **store.settings(made.backend, made.scope),
+        )
+        check_memory(config, effort.workers)
+        planned[made.name] = filled_by(config) if warm and made.scope == "tasks" else config
+    for config in {config.backend: config for config in planned.values()}.values():
+        probe_memory(config)
+    return planned
+
+
+def _listed(option: str, value: str, choices: tuple[str, ...]) -> list[str]:
+    """The parts of a list, each once. Raises ConfigError for one that is not a choice."""
+    parts = list(dict.fromkeys(part.strip() for part in value.split(",")))
+    for part in parts:
+        if part not in choices:
+            near = get_close_matches(part, choices, n=1, cutoff=0.4)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(f"{option} takes {', '.join(choices)}, separated by commas, not '{part}'{hint}")
+    return parts
+
+
+def _folder_of(name: str) -> str:
+    return name.replace("/", "-")
+
+
+def _played(ui: Ui, player: Player, config: CollectConfig, effort: Effort, folder: Path, warm: int, name: str) -> bool:
+    """Play what the configuration's run misses; False where it was interrupted, or its memory could not be filled."""
+    if config.store == WARM:
+        filling = run_warm(ui, player, config, effort, folder, warm, resume=True)
+        if filling.missing:  # half a memory is another memory
+            report_loss(ui, folder / WARM, filling)
+            return False
+    _, done = run_trials(ui, player, config, effort, folder, resume=True, training=True, what=name)
+    report_loss(ui, folder, done)
+    return not done.interrupted
+
+
+def _chart(ui: Ui, comparison: Comparison, folder: Path) -> list[Path]:
+    from lamer_graph.cli.compare_chart import draw
+
+    try:
+        return draw(comparison, folder)
+    except ImportError:
+        ui.print("no chart: it needs matplotlib, install lamer-graph\\[viewer]")
+        return []

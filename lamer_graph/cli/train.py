@@ -1,0 +1,254 @@
+"""`lamer-graph train`: meta-RL from a run file or a preset, one line per update, a plot at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lamer_trainers.plan import Plan
+    from lamer_trainers.runfile import RunFile
+
+WHAT = "What is trained"
+
+ArgumentsOption = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN.yaml] [section.key=value ...]",
+        show_default=False,
+        help="A run file, unless --preset names one, and changes to it, e.g. optimise.updates=20 collect.trials=4.",
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", metavar="NAME", rich_help_panel=WHAT, show_default=False, help="A run file that comes with us."
+    ),
+]
+PresetsOption = Annotated[bool, typer.Option("--presets", rich_help_panel=WHAT, help="Print the presets' names.")]
+RlOption = Annotated[
+    bool,
+    typer.Option(
+        "--rl", rich_help_panel=WHAT, help="Plain RL instead: one episode a trial, no memory, three times the group."
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "--run",
+        metavar="DIR",
+        rich_help_panel=WHAT,
+        show_default=False,
+        help="The run's folder. Default: a new one under runs/.",
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", rich_help_panel=WHAT, help="Go on with the run in --out from its last checkpoint.")
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", rich_help_panel=WHAT, help="Print the plan: tokens, memory and time; train nothing."),
+]
+DeviceOption = Annotated[
+    Literal["cpu", "a100", "h100", "h200"] | None,
+    typer.Option(
+        "--device",
+        rich_help_panel=WHAT,
+        show_default=False,
+        help="What --dry-run estimates for. Default: by model size.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    @command(
+        app,
+        "train",
+        examples=[
+            ("lamer-graph train --preset minesweeper-cpu --out runs/meta", "Meta-RL on two cores, in some minutes."),
+            ("lamer-graph train --preset minesweeper-cpu --rl --out runs/rl", "The RL baseline: same episodes."),
+            ("lamer-graph train --preset minesweeper-qwen3-4b --dry-run", "What a run on a GPU would take."),
+            ("lamer-graph train my.yaml optimise.learning_rate=1e-5", "A run file of one's own, with a change."),
+            ("lamer-graph train --preset minesweeper-cpu --out runs/meta --resume", "Go on after a crash."),
+        ],
+    )
+    def train(
+        ui: Ui,
+        arguments: ArgumentsOption = None,
+        preset: PresetOption = None,
+        presets: PresetsOption = False,
+        rl: RlOption = False,
+        out: OutOption = None,
+        resume: ResumeOption = False,
+        dry_run: DryRunOption = False,
+        device: DeviceOption = None,
+    ) -> Json:
+        """Train a policy on its own trials: play, reflect, retry, credit later success to what led there.
+
+        Everything is in the run's folder: trials, one line of metrics per update, checkpoints, a plot, and at the end
+        the policy (`policy/`, or `adapter/` where lora is set). A run that was killed goes on with --resume.
+        """
+        for module in ("torch", "transformers", "trl", "peft"):
+            if importlib.util.find_spec(module) is None:
+                raise ConfigError(f"train needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
+        from lamer_trainers.presets import PRESETS
+
+        if presets:
+            ui.print("\n".join(PRESETS))
+            return {"presets": list(PRESETS)}
+        run = _run_of(arguments or [], preset, rl)
+        if dry_run:
+            return _show_plan(ui, run, device)
+        if device is not None:
+            raise ConfigError("--device is what --dry-run estimates for; a run trains on the device that is here")
+        if resume and out is None:
+            raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
+        folder = out or Path("runs") / f"train-{preset or 'run'}-{datetime.now():%Y%m%d-%H%M%S}"
+        return train_run(ui, run, folder, resume=resume)
+
+
+def _run_of(arguments: list[str], preset: str | None, rl: bool) -> RunFile:
+    """The run that the command line describes. Raises ConfigError and TrainingConfigError."""
+    from lamer_trainers.presets import RL_BASELINE
+    from lamer_trainers.runfile import load_run
+
+    files = [argument for argument in arguments if "=" not in argument]
+    changes = [argument for argument in arguments if "=" in argument]
+    if len(files) > 1:
+        raise ConfigError(f"one run file, please, not {len(files)}: {', '.join(files)}")
+    if not files and preset is None:
+        raise ConfigError("give a run file or --preset NAME (see --presets)")
+    return load_run(files[0] if files else None, preset=preset, changes=[*(RL_BASELINE if rl else ()), *changes])
+
+
+def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
+    """Train, with a line per update and a plot at the end; the document that `--json` prints."""
+    from lamer_trainers.curves import draw, read_metrics
+    from lamer_trainers.loop import METRICS, check, train
+
+    check(run, folder, resume=resume)
+    ui.working()
+    ui.print(
+        f"[bold]{run.policy}[/] learns {run.collect.env}: {run.optimise.updates} updates of {run.collect.tasks} tasks "
+        f"x {run.collect.trials} trials x up to {run.collect.max_episodes} episodes, memory {run.collect.contents}, "
+        f"{run.optimise.algorithm}, in {folder}"
+    )
+    with _lines(ui, run.optimise.updates) as show:
+        done = train(run, folder, resume=resume, progress=show)
+    metrics = read_metrics(folder / METRICS)
+    plots: list[Path] = []
+    if importlib.util.find_spec("matplotlib") is not None:
+        plots = draw({run.collect.env: metrics}, folder / "curves")
+    best = "" if done.best is None else f", best validation pass@N {done.best:.3f} at update {done.best_update}"
+    ui.print(f"done: {done.folder} after {done.updates} updates{best}")
+    if plots:
+        ui.print(f"plot: {', '.join(str(path) for path in plots)}")
+    if run.lora is None:
+        ui.print(f"next: lamer-graph eval --policy {done.folder} --env {run.collect.env} --tasks 500", soft_wrap=True)
+    else:
+        ui.print(f"next: lamer-graph serve --policy {run.policy} --adapter {done.folder}", soft_wrap=True)
+    return {
+        "out": str(folder),
+        "policy": str(done.folder),
+        "updates": done.updates,
+        "best": done.best,
+        "best_update": done.best_update,
+        "plots": [str(path) for path in plots],
+        "last": metrics[-1],
+    }
+
+
+@contextmanager
+def _lines(ui: Ui, updates: int) -> Iterator[Any]:
+    """`show(metrics)`: one line per finished update, and at a terminal a bar with rate and ETA below them."""
+    with ui.progress("updates", updates) as advance:
+        shown = 0
+
+        def show(line: Json) -> None:
+            nonlocal shown
+            ui.print(update_line(line, updates))
+            advance(int(line["update"]) - shown)
+            shown = int(line["update"])
+
+        yield show
+
+
+def update_line(line: Json, updates: int) -> str:
+    """One update's numbers on one line. Figures that a run does not have are left out."""
+    parts = [f"[bold]{int(line['update']):>4}[/]/{updates}"]
+    passes = [key for key in sorted(line) if key.startswith("batch/pass@")]
+    parts += [f"@{key.partition('@')[2]} {line[key]:.2f}" for key in passes]
+    for key, form in _FIGURES:
+        if key in line:
+            parts.append(form.format(line[key]))
+    if "validation/pass@k" in line:
+        parts.append("[bold]val " + " ".join(f"{value:.3f}" for value in line["validation/pass@k"]) + "[/]")
+    return "  ".join(parts)
+
+
+_FIGURES = (
+    ("batch/reward", "reward {:.2f}"),
+    ("kl", "kl {:.3f}"),
+    ("entropy", "entropy {:.2f}"),
+    ("clip_ratio/region_mean", "clip {:.3f}"),
+    ("batch/invalid", "invalid {:.3f}"),
+    ("batch/anchor_group", "anchors {:.1f}"),
+    ("critic/explained", "critic {:.2f}"),
+    ("sampling/staleness_max", "stale {:.0f}"),
+    ("collect/calls_per_s", "{:,.0f} calls/s"),
+    ("train/tokens_per_s", "{:,.0f} tok/s"),
+    ("time/collect", "collect {:.1f} s"),
+    ("time/train", "train {:.1f} s"),
+    ("time/swap", "swap {:.2f} s"),
+)
+
+
+def _show_plan(ui: Ui, run: RunFile, device: Literal["cpu", "a100", "h100", "h200"] | None) -> Json:
+    from lamer_trainers.plan import plan
+
+    made = plan(run, device)
+    ui.print(_plan_table(run, made))
+    for warning in made.warnings:
+        ui.print(f"[yellow]note[/]: {warning}")
+    return {"run": run.model_dump(mode="json"), "plan": made.to_json()}
+
+
+def _plan_table(run: RunFile, made: Plan) -> Any:
+    from rich.table import Table
+
+    table = Table("", "", title=f"{run.policy} on {run.collect.env}", title_justify="left", show_header=False)
+    how = "measured on random play" if made.tokens_measured else "from characters: its tokenizer is not here"
+    low, high = made.answer_tokens
+
+    def span(values: tuple[float, float], form: str) -> str:
+        return f"{form.format(values[0])} to {form.format(values[1])}"
+
+    collect, optimise = run.collect, run.optimise
+    rows = {
+        "update": f"{collect.tasks} tasks x {collect.trials} trials x up to {collect.max_episodes} episodes, memory "
+        f"{collect.contents}: {span(made.calls, '{:,}')} calls",
+        "optimiser": f"{optimise.algorithm}, gamma {optimise.gamma_step:g} a turn, {optimise.gamma_traj:g} an episode, "
+        f"learning rate {optimise.learning_rate:g}, clip {optimise.clip:g}, {optimise.mini_batches} mini-batches",
+        "prompts": f"{made.prompt_tokens_mean:,.0f} tokens on average, {made.prompt_tokens_max:,} at most ({how})",
+        "answers": f"{low:,} (an action alone) to {high:,} tokens (collect.max_tokens)",
+        "tokens an update": span(made.tokens, "{:,.0f}"),
+        "parameters": f"{made.parameters:,}, "
+        + ("all trained" if run.lora is None else f"with an adapter of {made.trained_parameters:,}, which is trained"),
+        "memory": f"trainer {made.trainer_gib:.1f} GiB, sampler {made.server_gib:.1f} GiB",
+        "time an update": f"collect {span(made.collect_seconds, '{:,.1f}')} s, "
+        f"train {span(made.train_seconds, '{:,.1f}')} s on {made.device_says}",
+        "whole run": f"{made.updates} updates in {span(made.hours, '{:,.1f}')} h, validation not counted",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,215 @@
+"""`lamer-graph train`: what it shows, what it leaves, what it refuses; the plan and the plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import Cli
+
+from lamer_graph.local_policy import LocalPolicy
+from lamer_graph.shipped import card, is_policy
+from lamer_trainers.curves import draw, read_metrics, running_mean
+from lamer_trainers.errors import TrainingConfigError, TrainingDataError
+from lamer_trainers.plan import KNOWN, Shape, plan, shape_of
+from lamer_trainers.presets import PRESETS, RL_BASELINE
+from lamer_trainers.runfile import load_run
+
+SMALL = (
+    "collect.tasks=2",
+    "collect.trials=2",
+    "collect.max_turns=2",
+    "collect.max_tokens=3",
+    "optimise.mini_batches=1",
+    "optimise.updates=2",
+    "optimise.warmup_updates=0",
+    "save_every=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small(model_dir: Path) -> tuple[str, ...]:
+    return ("train", "--preset", "minesweeper-cpu", f"policy={model_dir}", *SMALL)
+
+
+def test_training_shows_a_line_per_update_and_leaves_a_playable_policy_and_a_plot(
+    cli: Cli, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    outcome = cli(*small(tiny_model_dir), "--out", "meta")
+    assert outcome.code == 0, outcome.err
+    assert "1/2" in outcome.out
+    assert "2/2" in outcome.out
+    for figure in ("@3", "reward", "entropy", "invalid", "calls/s", "collect", "train"):
+        assert figure in outcome.out
+    policy = tmp_path / "meta" / "policy"
+    assert is_policy(policy)
+    assert card(policy) == {"env": "minesweeper:4x4-3", "prompt_style": "compact", "trained": True}
+    assert (tmp_path / "meta" / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "meta" / "curves.svg").read_text().startswith("<?xml")
+    played = cli("eval", "--policy", policy, "--tasks", 2, "--max-tokens", 3, "--max-turns", 2, "--json").document
+    assert played["config"]["prompt_style"] == "compact"
+
+
+def test_machines_get_one_document_and_a_finished_run_can_be_resumed(cli: Cli, tiny_model_dir: Path) -> None:
+    document = cli(*small(tiny_model_dir), "--out", "meta", "--json").document
+    assert document["updates"] == 2
+    assert document["last"]["update"] == 2
+    again = cli(*small(tiny_model_dir), "--out", "meta", "--resume", "--json").document
+    assert again["updates"] == 2
+    assert len(read_metrics(Path("meta") / "metrics.jsonl")) == 2
+
+
+def test_the_rl_baseline_is_the_same_preset_with_one_episode_and_the_same_number_of_episodes(cli: Cli) -> None:
+    preset = ("train", "--preset", "minesweeper-cpu", "--dry-run", "--json")
+    meta, rl = (cli(*preset, *extra).document["run"]["collect"] for extra in ((), ("--rl",)))
+    assert (rl["max_episodes"], rl["contents"]) == (1, "none")
+    assert meta["tasks"] * meta["trials"] * meta["max_episodes"] == rl["tasks"] * rl["trials"] * rl["max_episodes"]
+    assert {k for k in meta if meta[k] != rl[k]} == {"max_episodes", "contents", "trials"}
+
+
+def test_the_presets_are_listed(cli: Cli) -> None:
+    assert cli("train", "--presets").out.split() == list(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give a run file or --preset"),
+        (("a.yaml", "b.yaml"), "one run file, please"),
+        (("--preset", "minesweeper-gpu"), "did you mean 'minesweeper-cpu'?"),
+        (("--preset", "minesweeper-cpu", "optimise.learning_rte=1"), "did you mean 'learning_rate'?"),
+        (("--preset", "minesweeper-cpu", "collect.env=minesweper"), "minesweeper"),
+        (("--preset", "minesweeper-cpu", "policy=nowhere"), "policy 'nowhere' is not a folder with a model"),
+        (("--preset", "minesweeper-cpu", "--resume"), "--resume needs --out DIR"),
+        (("--preset", "minesweeper-cpu", "--device", "h100"), "--device is what --dry-run estimates for"),
+        (("--preset", "minesweeper-cpu", "server.dtype=float32"), "a running vLLM takes adapters, not weights"),
+        (("--preset", "minesweeper-cpu", "policy=nowhere", "--dry-run"), "download it first"),
+    ],
+)
+def test_what_is_wrong_is_one_line_before_any_work(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    outcome = cli("train", *arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert not list(Path().iterdir())
+
+
+def test_a_folder_with_another_run_is_refused_and_left_alone(cli: Cli, tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "meta"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"policy": "another"}))
+    for extra, message in (((), "already holds a run"), (("--resume",), "holds a run of other settings")):
+        outcome = cli(*small(tiny_model_dir), "--out", "meta", *extra)
+        assert outcome.code == 2
+        assert message in outcome.err
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+def test_resuming_where_there_is_no_run_is_refused(cli: Cli, tiny_model_dir: Path) -> None:
+    outcome = cli(*small(tiny_model_dir), "--out", "meta", "--resume")
+    assert outcome.code == 2
+    assert "holds no run to resume" in outcome.err
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_size_of_a_model_is_that_of_its_weights(tiny_model_dir: Path) -> None:
+    model = LocalPolicy(tiny_model_dir).model
+    norms = sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
+    assert shape_of(str(tiny_model_dir)).parameters == sum(p.numel() for p in model.parameters()) - norms
+
+
+def test_the_size_of_an_adapter_is_that_of_peft(tiny_model_dir: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    model: Any = get_peft_model(LocalPolicy(tiny_model_dir).model, settings)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert shape_of(str(tiny_model_dir)).adapter(4) == trained
+
+
+@pytest.mark.parametrize(("name", "billions"), [("Qwen/Qwen3-4B", 4.02), ("meta-llama/Llama-3.1-8B-Instruct", 8.03)])
+def test_the_known_models_have_the_size_that_their_cards_say(name: str, billions: float) -> None:
+    assert KNOWN[name].parameters / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("changes", [(), RL_BASELINE], ids=["meta", "rl"])
+def test_every_preset_has_a_plan(name: str, changes: tuple[str, ...], request: pytest.FixtureRequest) -> None:
+    if name.endswith("-cpu"):
+        changes = (*changes, f"policy={request.config.rootpath / PRESETS[name]['policy']}")
+    run = load_run(preset=name, changes=changes)
+    made = plan(run)
+    assert 0 < made.calls[0] <= made.calls[1]
+    assert made.tokens[0] < made.tokens[1]
+    assert made.hours[0] < made.hours[1]
+    assert made.tokens_measured is name.endswith("-cpu")
+    episodes, turns = run.collect.max_episodes, run.collect.max_turns or 0
+    assert made.calls[1] == run.collect.tasks * run.collect.trials * (episodes * turns + episodes - 1)
+    assert made.trainer_gib < 80 - made.server_gib
+
+
+def test_a_longer_answer_and_a_slower_device_take_longer(tiny_model_dir: Path) -> None:
+    run = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}"])
+    longer = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}", "collect.max_tokens=48"])
+    assert plan(longer).hours[1] > plan(run).hours[1]
+    assert plan(run, "cpu").hours[0] > plan(run, "a100").hours[0] > plan(run, "h100").hours[0]
+
+
+def test_a_window_that_is_too_short_is_noted() -> None:
+    run = load_run(preset="minesweeper-qwen3-4b", changes=["server.max_model_len=1200"])
+    assert "exceed server.max_model_len 1200" in plan(run).warnings[0]
+    assert not plan(load_run(preset="minesweeper-qwen3-4b")).warnings
+
+
+def test_a_folder_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"d_model": 64}')
+    with pytest.raises(TrainingConfigError, match="num_attention_heads"):
+        shape_of(str(tmp_path))
+
+
+def test_an_untied_head_counts_twice() -> None:
+    tied = Shape(1, 8, 16, 2, 1, 4, 100, tied=True)
+    assert Shape(1, 8, 16, 2, 1, 4, 100, tied=False).parameters - tied.parameters == 800
+
+
+# -- the plot ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_running_mean_is_of_what_is_there() -> None:
+    assert running_mean([1.0, 2.0, 6.0], 3) == [1.5, 3.0, 4.0]
+    assert running_mean([5.0]) == [5.0]
+
+
+def test_plots_of_several_runs_stand_side_by_side(tmp_path: Path) -> None:
+    runs = {
+        name: [{"update": u, "batch/pass@1": u / 9, "validation/pass@k": [0.1]} for u in range(1, 9)] for name in "ab"
+    }
+    png, svg = draw(runs, tmp_path / "both")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    first = svg.read_bytes()
+    draw(runs, tmp_path / "both")
+    assert svg.read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.png", "both.svg"]
+
+
+def test_metrics_that_are_torn_or_missing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(TrainingDataError, match="cannot read"):
+        read_metrics(path)
+    path.write_bytes(b'{"update":1}\n{"upda')
+    assert read_metrics(path) == [{"update": 1}]
+    path.write_bytes(b"")
+    with pytest.raises(TrainingDataError, match="no update yet"):
+        read_metrics(path)

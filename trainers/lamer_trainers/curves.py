@@ -1,0 +1,85 @@
+"""The picture of a training run: pass@k over updates, from `metrics.jsonl` alone.
+
+What must stay true: every point is a reading of the log; the smooth line is their running mean and says so. Files are
+written whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lamer_trainers.errors import TrainingDataError
+
+Json = dict[str, Any]
+WINDOW = 9
+"""Updates in a running mean."""
+FORMATS = ("png", "svg")
+
+
+def read_metrics(path: str | Path) -> list[Json]:
+    """The lines of a `metrics.jsonl`, a torn last one left out. Raises TrainingDataError if there is none."""
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise TrainingDataError(f"cannot read {path} ({error})") from None
+    found: list[Json] = [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+    if not found:
+        raise TrainingDataError(f"{path} holds no update yet")
+    return found
+
+
+def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Updates and values of those lines that have `key`."""
+    known = [(line["update"], float(line[key])) for line in metrics if key in line]
+    return [update for update, _ in known], [value for _, value in known]
+
+
+def running_mean(values: Sequence[float], window: int = WINDOW) -> list[float]:
+    """Centred means over up to `window` values, fewer at the ends."""
+    half = window // 2
+    parts = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
+def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> list[Path]:
+    """Draw pass@k of one or more runs (name: metrics) side by side into `stem`.png and `stem`.svg; returns the paths.
+
+    Raises ModuleNotFoundError without matplotlib (extra `viewer`).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "lamer-graph"
+    figure, axes = pyplot.subplots(
+        1, len(runs), figsize=(1.0 + 4.6 * len(runs), 3.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (name, metrics) in zip(axes[0], runs.items(), strict=True):
+        for k, colour in enumerate(("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"), start=1):
+            updates, values = series(metrics, f"batch/pass@{k}")
+            if not values:
+                break
+            axis.plot(updates, values, ".", color=colour, alpha=0.25, markersize=4)
+            axis.plot(updates, running_mean(values), color=colour, label=f"pass@{k}, mean of {WINDOW}")
+        validated = [(line["update"], line["validation/pass@k"]) for line in metrics if "validation/pass@k" in line]
+        if validated:
+            axis.plot([u for u, _ in validated], [p[-1] for _, p in validated], "kD", markersize=4, label="validation")
+        axis.set(title=name, xlabel="update", ylim=(0, 1))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small", loc="lower right")
+    axes[0][0].set_ylabel("share of the batch's trials that succeed")
+    written = []
+    for kind in FORMATS:
+        path = Path(f"{stem}.{kind}")
+        fresh = path.with_suffix(f".new.{kind}")
+        figure.savefig(fresh, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        fresh.replace(path)
+        written.append(path)
+    pyplot.close(figure)
+    return written

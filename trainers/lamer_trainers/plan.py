@@ -1,0 +1,286 @@
+"""What a training run will take: calls, tokens, memory and time of an update, before anything is loaded or started.
+
+What must stay true: every number says what it rests on, and what depends on the policy's behaviour is a range. Its low
+end is play with random admissible actions and the shortest answers that name an action, its high end uses every turn
+and `collect.max_tokens`. Prompts are those of the random play, in tokens of the policy's tokenizer where its folder is
+here, else at `CHARS_PER_TOKEN`.
+
+Arithmetic per token of a transformer with P parameters (Kaplan et al., arXiv 2001.08361, table 1): 2 P to run it, 6 P
+to train it (8 P where activations are computed again). Decoding reads all weights once per step of the whole batch.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lamer_envs import make
+from lamer_envs.base import Env
+from lamer_graph.prompts import PromptBuilder, Remembered, Turn, View
+from lamer_graph.shipped import is_policy
+from lamer_graph.types import Message
+from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.runfile import RunFile
+
+CHARS_PER_TOKEN = 3.5
+PLAYED = 16
+"""Tasks that are played at random to measure prompts."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What size a decoder-only transformer with a gated feed-forward has."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def parameters(self) -> int:
+        """Weights, without norms."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        block = attention + 3 * self.hidden * self.ffn
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.layers * block
+
+    def adapter(self, rank: int) -> int:
+        """Weights of a LoRA of that rank on all linear layers but the head."""
+        h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        sides = (h + q) + 2 * (h + kv) + (q + h) + 3 * (h + self.ffn)
+        return self.layers * rank * sides
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of one token in the key-value cache, in 16 bits."""
+        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
+
+
+KNOWN = {
+    # From the models' public configuration files.
+    "Qwen/Qwen3-4B": Shape(36, 2560, 9728, 32, 8, 128, 151_936, tied=True),
+    "meta-llama/Llama-3.1-8B-Instruct": Shape(32, 4096, 14_336, 32, 8, 128, 128_256, tied=False),
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Sustained arithmetic in FLOP/s and memory traffic in bytes/s, as used here."""
+
+    flops: float
+    bandwidth: float
+    says: str
+
+
+DeviceName = Literal["cpu", "a100", "h100", "h200"]
+_SHARE = 0.4
+DEVICES: dict[str, Device] = {
+    "cpu": Device(7e10, 2e10, "one CPU core, as measured with the preset minesweeper-cpu"),
+    "a100": Device(312e12 * _SHARE, 2.0e12 * _SHARE, "one A100 at 40% of its data sheet"),
+    "h100": Device(989e12 * _SHARE, 3.35e12 * _SHARE, "one H100 at 40% of its data sheet"),
+    "h200": Device(989e12 * _SHARE, 4.8e12 * _SHARE, "one H200 at 40% of its data sheet"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's needs. Ranges are (shortest answers, longest answers)."""
+
+    calls: tuple[int, int]
+    prompt_tokens_mean: float
+    prompt_tokens_max: int
+    tokens_measured: bool
+    answer_tokens: tuple[int, int]
+    tokens: tuple[int, int]
+    parameters: int
+    trained_parameters: int
+    trainer_gib: float
+    server_gib: float
+    device: str
+    device_says: str
+    collect_seconds: tuple[float, float]
+    train_seconds: tuple[float, float]
+    updates: int
+    hours: tuple[float, float]
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
+    """What `run` will take on `device` (default: cpu for models under 100 M parameters, else h100).
+
+    Raises TrainingConfigError for a policy whose size cannot be known here.
+    """
+    shape, count = shape_of(run.policy), tokens_of(run.policy)
+    chosen = device or ("cpu" if shape.parameters < 1e8 else "h100")
+    speed = DEVICES[chosen]
+    collect = run.collect
+    turns = collect.max_turns or make(collect.env).max_turns
+    reflections = collect.max_episodes - 1 if collect.contents in ("reflection", "both") else 0
+    most = collect.max_episodes * turns + reflections
+    trials = collect.tasks * collect.trials
+    prompts, shortest = measure(run, count or _by_characters)
+    calls = (round(trials * len(prompts) / PLAYED), trials * most)
+    mean, longest = sum(prompts) / len(prompts), max(prompts)
+    answers = (shortest, collect.max_tokens)
+    tokens = (round(calls[0] * (mean + answers[0])), round(calls[1] * (mean + answers[1])))
+    parameters = shape.parameters
+    trained = shape.adapter(run.lora.rank) if run.lora else parameters
+    waves = -(-trials // run.concurrency)
+    weight_bytes = parameters * (2 if parameters > 1e8 else 4)
+    # Old logprobs are one more forward pass.
+    backward = 8 if run.optimise.gradient_checkpointing else 6
+    passes = run.optimise.passes * backward + (2 if run.optimise.old_logprobs == "recomputed" else 0)
+    collecting = tuple(
+        2 * parameters * total / speed.flops + made / trials * waves * answer * weight_bytes / speed.bandwidth
+        for total, made, answer in zip(tokens, calls, answers, strict=True)
+    )
+    training = tuple(passes * parameters * total / speed.flops for total in tokens)
+    if run.pipeline:
+        whole = tuple(max(a, b) for a, b in zip(collecting, training, strict=True))
+    else:
+        whole = tuple(a + b for a, b in zip(collecting, training, strict=True))
+    return Plan(
+        calls=calls,
+        prompt_tokens_mean=round(mean, 1),
+        prompt_tokens_max=longest,
+        tokens_measured=count is not None,
+        answer_tokens=answers,
+        tokens=tokens,
+        parameters=parameters,
+        trained_parameters=trained,
+        trainer_gib=_trainer_bytes(run, shape, weight_bytes, trained) / GIB,
+        server_gib=(weight_bytes + run.concurrency * (longest + answers[1]) * shape.cache_bytes) / GIB,
+        device=chosen,
+        device_says=speed.says,
+        collect_seconds=(collecting[0], collecting[1]),
+        train_seconds=(training[0], training[1]),
+        updates=run.optimise.updates,
+        hours=(whole[0] * run.optimise.updates / 3600, whole[1] * run.optimise.updates / 3600),
+        warnings=tuple(_warnings(run, longest)),
+    )
+
+
+def _trainer_bytes(run: RunFile, shape: Shape, weight_bytes: int, trained: int) -> float:
+    """Weights; gradients, Adam's moments and a float32 copy of what is trained; activations and logits of one pass."""
+    states = trained * (16 if run.lora else 12)
+    batch = run.optimise.micro_batch_tokens
+    block = batch * (10 * shape.hidden + 4 * shape.ffn) * 2
+    kept = run.optimise.gradient_checkpointing
+    activations = block + batch * shape.layers * shape.hidden * 2 if kept else shape.layers * block
+    logits = batch * shape.vocabulary * 4 * 2
+    return weight_bytes + states + activations + logits
+
+
+def _warnings(run: RunFile, longest: int) -> list[str]:
+    window = run.server.max_model_len if run.server else None
+    needed = longest + run.collect.max_tokens
+    if window is not None and needed > window:
+        return [
+            f"prompts of up to {longest} tokens and answers of {run.collect.max_tokens} exceed server.max_model_len "
+            f"{window}: oldest turns will be left out; {needed} would hold all"
+        ]
+    return []
+
+
+def shape_of(policy: str) -> Shape:
+    """The size of a model folder, or of one of the known models. Raises TrainingConfigError."""
+    path = Path(policy) / "config.json"
+    try:
+        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        if policy in KNOWN:
+            return KNOWN[policy]
+        raise TrainingConfigError(
+            f"policy '{policy}' is neither a folder with a config.json nor one of {', '.join(KNOWN)}: download it first"
+        ) from None
+    try:
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        return Shape(
+            layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            ffn=int(config["intermediate_size"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads", heads)),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", True)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingConfigError(f"{path} is not of a decoder-only transformer known here: it lacks {error}") from None
+
+
+Count = Callable[[Sequence[Message]], int]
+
+
+def tokens_of(policy: str) -> Count | None:
+    """Counts a prompt's tokens as the policy does, chat template included; None where its tokenizer is not here."""
+    if not is_policy(Path(policy)):
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+
+    def count(messages: Sequence[Message]) -> int:
+        rows: Any = list(messages)
+        return len(tokenizer.apply_chat_template(rows, add_generation_prompt=True, return_dict=False))
+
+    return count
+
+
+def _by_characters(messages: Sequence[Message]) -> int:
+    return round(sum(len(message["content"]) for message in messages) / CHARS_PER_TOKEN)
+
+
+def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
+    """Tokens of every prompt of `PLAYED` trials of random admissible play, and of the shortest answer."""
+    collect, rng = run.collect, random.Random(0)
+    env = make(collect.env)
+    prompts = PromptBuilder(
+        env,
+        style=collect.prompt_style,
+        max_episodes=collect.max_episodes,
+        max_turns=collect.max_turns,
+        strategy=collect.strategy,
+        history=collect.history,
+    )
+    found: list[int] = []
+    shortest: list[int] = []
+    seeds = env.seeds(collect.split)
+    for _ in range(PLAYED):
+        start = env.reset(next(seeds))
+        memory: list[Remembered] = []
+        for episode in range(1, collect.max_episodes + 1):
+            turns: list[Turn] = []
+            state, over = start, False
+            while not over:
+                messages = prompts.act(View(episode, _shown(env, collect.prompt_style, state), tuple(turns), memory))
+                found.append(count(messages))
+                action = rng.choice(env.admissible(state))
+                said = Message(role="user", content=prompts.action_answer(action))
+                shortest.append(max(2, count([said]) - count([Message(role="user", content="")])))
+                step = env.step(state, action)
+                turns.append(Turn(env.observe(state), action, env.outcome(state, action, step)))
+                state, over = step.state, step.done or len(turns) >= prompts.turns
+            if step.success:
+                break
+            last = _shown(env, collect.prompt_style, state)
+            if collect.contents in ("trajectory", "both"):
+                memory.append(Remembered("trajectory", prompts.trajectory(turns, last), episode))
+            if collect.contents in ("reflection", "both"):
+                memory.append(Remembered("reflection", "x" * min(200, collect.max_tokens), episode))
+    return found, min(shortest)
+
+
+def _shown(env: Env, style: str, state: Any) -> str:
+    return env.compact(state) if style == "compact" else env.observe(state)

@@ -1,0 +1,94 @@
+"""Run files that come with the project, by name.
+
+What must stay true: each is a complete run file that `runfile.load_run` accepts. The `-cpu` ones train on two cores
+from a shipped warm start; the others carry the paper's hyper-parameters (arXiv 2512.16848, appendix) and need a GPU.
+The RL baseline of a preset is the same preset with `RL_BASELINE` applied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+RL_BASELINE = ("collect.max_episodes=1", "collect.contents=none", "collect.trials=24")
+"""Changes that make plain RL of a meta-RL preset: one episode a trial, three times as many trials a task."""
+
+_SMALL: dict[str, Any] = {
+    "updates": 90,
+    "learning_rate": 5e-4,
+    "warmup_updates": 5,
+    "mini_batches": 4,
+    "entropy": 0.01,
+    "normalise": "batch",
+    "anchor": "episode+observation",
+    "old_logprobs": "logged",
+    "micro_batch_tokens": 4096,
+    "critic_learning_rate": 5e-4,
+}
+"""What made policies of under a million parameters learn in minutes."""
+
+_PAPER: dict[str, Any] = {
+    "updates": 300,
+    "algorithm": "gigpo",
+    "gamma_step": 0.95,
+    "gamma_traj": 0.6,
+    "invalid_penalty": 0.5,
+    "learning_rate": 1e-6,
+    "clip": 0.2,
+    # The paper's mini-batches hold 64 samples; an update brings some 2,000 calls.
+    "mini_batches": 32,
+    "micro_batch_tokens": 8192,
+    "gradient_checkpointing": True,
+}
+
+
+def _board(env: str, turns: int) -> dict[str, Any]:
+    """A small policy's collection: short prompts, short answers."""
+    return {
+        "env": env,
+        "tasks": 16,
+        "trials": 8,
+        "max_episodes": 3,
+        "max_turns": turns,
+        "contents": "reflection",
+        "prompt_style": "compact",
+        "max_tokens": 24,
+    }
+
+
+def _large(policy: str, env: str) -> dict[str, Any]:
+    """The paper's setting: 16 tasks an update, 8 trials each, 7 turns, rank-32 adapters on a vLLM of the run's own."""
+    return {
+        "policy": policy,
+        "collect": {
+            "env": env,
+            "tasks": 16,
+            "trials": 8,
+            "max_episodes": 3,
+            "max_turns": 7,
+            "contents": "reflection",
+            "prompt_style": "standard",
+            "max_tokens": 1024,
+        },
+        # Adapters want a larger rate than the paper's full fine-tuning: ten times it, the usual ratio.
+        "optimise": {**_PAPER, "learning_rate": 1e-5},
+        "lora": {"rank": 32, "alpha": 64},
+        "server": {"dtype": "bfloat16", "max_model_len": 4096},
+        "validation": {"tasks": 128, "every": 10},
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "minesweeper-cpu": {
+        "policy": "examples/policies/minesweeper-warmstart",
+        "collect": _board("minesweeper:4x4-3", 10),
+        "optimise": _SMALL,
+    },
+    "sokoban-cpu": {
+        "policy": "examples/policies/sokoban-warmstart",
+        "collect": _board("sokoban:6x6-2", 7),
+        "optimise": _SMALL,
+    },
+    "minesweeper-qwen3-4b": _large("Qwen/Qwen3-4B", "minesweeper:6x6-3"),
+    "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
+    "minesweeper-llama31-8b": _large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
+}
