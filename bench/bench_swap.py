@@ -94,6 +94,9 @@ def rows() -> list[dict[str, Any]]:
 
     if vllm_flavour() is None:
         return []
+    import torch
+
+    torch.set_num_threads(1)  # what serves a model of this size best, beside a server on the same cores
     model = _model()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -1,9 +1,9 @@
 """Which memory should I use: finished runs of the same tasks, side by side, from their logs alone.
 
 What must stay true: runs are compared only where nothing but the memory differs (another policy, sampling, split or
-number of tasks is an error that names it); a difference is paired by task and its uncertainty is over tasks; a trial
-that an error ended is in no number. Costs are per call and per solved trial, with all that was spent on the unsolved
-ones. p-values are those of single comparisons, not corrected for their number.
+number of tasks is an error that names it); a difference is paired by task and its uncertainty is over instances; a
+trial that an error ended is in no number. Costs are per call and per solved trial, with all that was spent on the
+unsolved ones. p-values are those of single comparisons, not corrected for their number.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lamer_graph.stats import (
     Difference,
     Estimate,
     FirstSuccess,
+    Instances,
     Summary,
     first_success,
     paired_test,
@@ -172,6 +173,7 @@ class _Read:
     config: CollectConfig
     copied: int
     summary: Summary
+    instances: Instances
     firsts: list[FirstSuccess] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     prompt_tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -183,7 +185,7 @@ class _Read:
 
 def _read(name: str, folder: Path) -> _Read:
     evaluation = report(folder)
-    run = _Read(name, evaluation.config, copied_of(folder), evaluation.summary)
+    run = _Read(name, evaluation.config, copied_of(folder), evaluation.summary, evaluation.instances)
     try:
         for trial in read_trials(folder):
             if trial["error"] is None:
@@ -226,11 +228,15 @@ def _row(run: _Read, base: _Read | None) -> Row:
     reads = sorted(run.reads)
     counted = bool(run.tokens)
     solved = sum(run.solved.values())
-    tasks = run.solved  # every task that has a finished trial
+
+    def costs(above: Mapping[str, float], below: Mapping[str, float]) -> Estimate:
+        # Every task that has a finished trial is in `solved`.
+        return ratio(((task, above[task], below[task]) for task in run.solved), run.instances)
+
     differences = None
     if base is not None:
         differences = [
-            paired_test(task_success(run.firsts, k), task_success(base.firsts, k))
+            paired_test(task_success(run.firsts, k), task_success(base.firsts, k), run.instances)
             for k in range(1, len(run.summary.pass_at) + 1)
         ]
     return Row(
@@ -239,9 +245,9 @@ def _row(run: _Read, base: _Read | None) -> Row:
         copied=run.copied,
         summary=run.summary,
         solved=solved,
-        prompt_tokens=ratio((t, run.prompt_tokens[t], run.calls[t]) for t in tasks) if counted else None,
+        prompt_tokens=costs(run.prompt_tokens, run.calls) if counted else None,
         latency_ms=Latency(quantile(reads, 0.5), quantile(reads, 0.95), len(reads)) if reads else None,
-        tokens_per_solved=ratio((t, run.tokens[t], run.solved[t]) for t in tasks) if counted and solved else None,
-        seconds_per_solved=ratio((t, run.seconds[t], run.solved[t]) for t in tasks) if solved else None,
+        tokens_per_solved=costs(run.tokens, run.solved) if counted and solved else None,
+        seconds_per_solved=costs(run.seconds, run.solved) if solved else None,
         differences=differences,
     )

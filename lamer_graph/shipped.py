@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from lamer_graph.errors import ConfigError
+
 FOLDER = Path("examples") / "policies"
 CARD = "lamer.json"
 """What a policy plays, in which prompt style, and whether it was trained beyond its warm start."""
@@ -22,6 +24,24 @@ def is_policy(folder: Path) -> bool:
         and (folder / "tokenizer.json").is_file()
         and any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
     )
+
+
+def is_adapter(folder: Path) -> bool:
+    """True if `folder` holds a LoRA adapter in PEFT's format, weights in safetensors."""
+    return (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file()
+
+
+def base_of(adapter: Path) -> Path:
+    """The folder of the model that an adapter changes, as its configuration names it. Raises ConfigError."""
+    try:
+        named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        named = None
+    if isinstance(named, str):
+        for folder in (Path(named), Path(__file__).resolve().parent.parent / named):
+            if is_policy(folder):
+                return folder
+    raise ConfigError(f"the model that adapter {adapter} was trained on is not at {named!r}; put it there")
 
 
 def shipped_policies() -> dict[str, Path]:

@@ -1,9 +1,10 @@
 """Statistics over trials: pass@k, turns, invalid actions, trajectory diversity, paired differences, with intervals.
 
-What must stay true: the unit of uncertainty is the task, never the trial or the turn (trials on one task are alike),
-and a result depends on the trials alone: not on their order, not on a global random state.
-Intervals are 95 %. One trial per task: Wilson's score interval (Wilson 1927, JASA 22, eq. 3) for a proportion;
-otherwise the percentile bootstrap that draws whole tasks with replacement (Efron and Tibshirani 1993, ch. 13).
+What must stay true: the unit of uncertainty is the instance behind a task, never the trial or the turn (trials on one
+task are alike, and so are tasks that differ only in how they begin), and a result depends on the trials alone: not on
+their order, not on a global random state. `instances` maps task ids to instances; a task that it does not know is one.
+Intervals are 95 %. One trial per instance: Wilson's score interval (Wilson 1927, JASA 22, eq. 3) for a proportion;
+otherwise the percentile bootstrap that draws whole instances with replacement (Efron and Tibshirani 1993, ch. 13).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lamer_graph.errors import ConfigError
@@ -25,8 +27,13 @@ FirstSuccess = tuple[str, int | None]
 """(task id, index from 0 of the episode that succeeded, None if none did)."""
 
 
+Instances = Mapping[str, str]
+"""The instance behind each task id."""
+_EACH_ITS_OWN: Instances = MappingProxyType({})
+
+
 class Estimate(NamedTuple):
-    """A value with its 95 % interval, from `tasks` independent tasks."""
+    """A value with its 95 % interval, from `tasks` tasks."""
 
     value: float
     low: float
@@ -43,6 +50,8 @@ class Summary:
 
     trials: int
     tasks: int
+    instances: int
+    """Different instances behind the tasks; intervals are over these."""
     failed_trials: int
     """Trials that ended in an error (a lost server, say); they are in none of the numbers below."""
     pass_at: list[Estimate]
@@ -54,6 +63,7 @@ class Summary:
         return {
             "trials": self.trials,
             "tasks": self.tasks,
+            "instances": self.instances,
             "failed_trials": self.failed_trials,
             "pass_at": [estimate.to_json() for estimate in self.pass_at],
             "turns_per_episode": self.turns_per_episode.to_json(),
@@ -62,7 +72,7 @@ class Summary:
         }
 
 
-def summarise(trials: Iterable[Mapping[str, Any]], n: int) -> Summary:
+def summarise(trials: Iterable[Mapping[str, Any]], n: int, instances: Instances = _EACH_ITS_OWN) -> Summary:
     """All statistics of run log trials of up to `n` episodes. Raises ConfigError if no trial finished."""
     finished: list[Mapping[str, Any]] = []
     failed: set[tuple[str, int]] = set()
@@ -76,14 +86,16 @@ def summarise(trials: Iterable[Mapping[str, Any]], n: int) -> Summary:
             failed.add(key)
     if not finished:
         raise ConfigError(f"there are no finished trials to take statistics of; {len(failed)} ended in an error")
+    tasks = {trial["task"]["id"] for trial in finished}
     return Summary(
         trials=len(finished),
-        tasks=len({trial["task"]["id"] for trial in finished}),
+        tasks=len(tasks),
+        instances=len({instances.get(task, task) for task in tasks}),
         failed_trials=len(failed),
-        pass_at=pass_at_k(finished, n),
-        turns_per_episode=turns_per_episode(finished),
-        invalid_rate=invalid_rate(finished),
-        diversity=trajectory_diversity(finished),
+        pass_at=pass_at_k(finished, n, instances),
+        turns_per_episode=turns_per_episode(finished, instances),
+        invalid_rate=invalid_rate(finished, instances),
+        diversity=trajectory_diversity(finished, instances=instances),
     )
 
 
@@ -93,7 +105,9 @@ def first_success(trial: Mapping[str, Any]) -> FirstSuccess:
     return trial["task"]["id"], next((i for i, episode in enumerate(episodes) if episode["success"]), None)
 
 
-def pass_at_k(trials: Iterable[Mapping[str, Any] | FirstSuccess], n: int) -> list[Estimate]:
+def pass_at_k(
+    trials: Iterable[Mapping[str, Any] | FirstSuccess], n: int, instances: Instances = _EACH_ITS_OWN
+) -> list[Estimate]:
     """pass@1..n: the probability that a trial succeeds within its first k episodes, as a mean over tasks.
 
     Takes run log trials or (task id, first successful episode) pairs. Every trial counts, one that an error ended too:
@@ -103,7 +117,7 @@ def pass_at_k(trials: Iterable[Mapping[str, Any] | FirstSuccess], n: int) -> lis
         raise ConfigError(f"pass@k needs at least one episode, not n={n}")
     firsts = _firsts(trials)
     return [
-        _proportion({task: [_within(first, k) for first in group] for task, group in firsts.items()})
+        _proportion({task: [_within(first, k) for first in group] for task, group in firsts.items()}, instances)
         for k in range(1, n + 1)
     ]
 
@@ -113,27 +127,35 @@ def task_success(trials: Iterable[Mapping[str, Any] | FirstSuccess], k: int) -> 
     return {task: sum(_within(first, k) for first in group) / len(group) for task, group in _firsts(trials).items()}
 
 
-def turns_per_episode(trials: Iterable[Mapping[str, Any]]) -> Estimate:
+def turns_per_episode(trials: Iterable[Mapping[str, Any]], instances: Instances = _EACH_ITS_OWN) -> Estimate:
     """Mean number of turns of an episode."""
     return ratio(
-        (trial["task"]["id"], sum(len(episode["turns"]) for episode in trial["episodes"]), len(trial["episodes"]))
-        for trial in trials
+        (
+            (trial["task"]["id"], sum(len(episode["turns"]) for episode in trial["episodes"]), len(trial["episodes"]))
+            for trial in trials
+        ),
+        instances,
     )
 
 
-def invalid_rate(trials: Iterable[Mapping[str, Any]]) -> Estimate:
+def invalid_rate(trials: Iterable[Mapping[str, Any]], instances: Instances = _EACH_ITS_OWN) -> Estimate:
     """Share of turns whose action was malformed or inadmissible."""
     return ratio(
         (
-            trial["task"]["id"],
-            sum(not turn["valid"] for episode in trial["episodes"] for turn in episode["turns"]),
-            sum(len(episode["turns"]) for episode in trial["episodes"]),
-        )
-        for trial in trials
+            (
+                trial["task"]["id"],
+                sum(not turn["valid"] for episode in trial["episodes"] for turn in episode["turns"]),
+                sum(len(episode["turns"]) for episode in trial["episodes"]),
+            )
+            for trial in trials
+        ),
+        instances,
     )
 
 
-def trajectory_diversity(trials: Iterable[Mapping[str, Any]], whole_trial: bool = False) -> Estimate:
+def trajectory_diversity(
+    trials: Iterable[Mapping[str, Any]], whole_trial: bool = False, instances: Instances = _EACH_ITS_OWN
+) -> Estimate:
     """Entropy in nats of the empirical distribution of distinct action sequences, as a mean over tasks.
 
     For each task, its M sampled trials give M action sequences: of the first episode, or with `whole_trial` of all
@@ -145,7 +167,7 @@ def trajectory_diversity(trials: Iterable[Mapping[str, Any]], whole_trial: bool 
     for trial in trials:
         episodes = [tuple(turn["action"] for turn in episode["turns"]) for episode in trial["episodes"]]
         sequences[trial["task"]["id"]][tuple(episodes if whole_trial else episodes[:1])] += 1
-    return _mean({task: entropy(counts.values()) for task, counts in sequences.items()})
+    return _mean({task: entropy(counts.values()) for task, counts in sequences.items()}, instances)
 
 
 def entropy(counts: Iterable[int]) -> float:
@@ -155,8 +177,10 @@ def entropy(counts: Iterable[int]) -> float:
     return sum(count / total * log(total / count) for count in counts)
 
 
-def paired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Estimate:
-    """Mean of ours - theirs over the tasks that both have, bootstrapped over tasks.
+def paired_difference(
+    ours: Mapping[str, float], theirs: Mapping[str, float], instances: Instances = _EACH_ITS_OWN
+) -> Estimate:
+    """Mean of ours - theirs over the tasks that both have, bootstrapped over their instances.
 
     The pairing takes the difficulty of a task out of the comparison. Values per task come from `task_success` or any
     other measure. Raises ConfigError where the two share no task.
@@ -166,7 +190,7 @@ def paired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) ->
         raise ConfigError(
             "the two runs have no task in common: evaluate both on the same tasks (environment, split, seed)"
         )
-    return _mean({task: ours[task] - theirs[task] for task in common})
+    return _mean({task: ours[task] - theirs[task] for task in common}, instances)
 
 
 class Difference(NamedTuple):
@@ -182,15 +206,17 @@ class Difference(NamedTuple):
         return self._asdict()
 
 
-def paired_test(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference:
-    """`paired_difference` with a test of "no difference" from the same bootstrap over tasks.
+def paired_test(
+    ours: Mapping[str, float], theirs: Mapping[str, float], instances: Instances = _EACH_ITS_OWN
+) -> Difference:
+    """`paired_difference` with a test of "no difference" from the same bootstrap.
 
     p = min(1, 2 (1 + min(#{mean* <= 0}, #{mean* >= 0})) / (1 + B)) over the B resampled means: the smallest level at
     which the two-sided percentile interval leaves out 0 (Efron and Tibshirani 1993, ch. 15.4), never below 2 / (1 + B).
     """
-    estimate = paired_difference(ours, theirs)
-    clusters = [(ours[task] - theirs[task], 1.0) for task in sorted(ours.keys() & theirs.keys())]
-    means = resampled(clusters, RESAMPLES)
+    estimate = paired_difference(ours, theirs, instances)
+    both = ours.keys() & theirs.keys()
+    means = resampled(_clusters(((task, ours[task] - theirs[task], 1.0) for task in both), instances), RESAMPLES)
     fewer = min(sum(mean <= 0 for mean in means), sum(mean >= 0 for mean in means))
     return Difference(*estimate, p=min(1.0, 2 * (1 + fewer) / (1 + len(means))))
 
@@ -226,17 +252,15 @@ def resampled(clusters: Sequence[tuple[float, float]], resamples: int = RESAMPLE
     return values
 
 
-def ratio(parts: Iterable[tuple[str, float, float]]) -> Estimate:
-    """sum(a) / sum(b) over (task, a, b), with an interval over tasks. Raises ConfigError where sum(b) is 0."""
-    sums: dict[str, tuple[float, float]] = {}
-    for task, a, b in parts:
-        before = sums.get(task, (0.0, 0.0))
-        sums[task] = (before[0] + a, before[1] + b)
-    clusters = [sums[task] for task in sorted(sums)]
+def ratio(parts: Iterable[tuple[str, float, float]], instances: Instances = _EACH_ITS_OWN) -> Estimate:
+    """sum(a) / sum(b) over (task, a, b), with an interval over instances. Raises ConfigError where sum(b) is 0."""
+    parts = list(parts)
+    clusters = _clusters(parts, instances)
     below = sum(b for _, b in clusters)
     if not below:
         raise ConfigError("there are no finished trials to take statistics of")
-    return Estimate(sum(a for a, _ in clusters) / below, *bootstrap(clusters), len(clusters))
+    tasks = len({task for task, _, _ in parts})
+    return Estimate(sum(a for a, _ in clusters) / below, *bootstrap(clusters), tasks)
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
@@ -245,6 +269,16 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     index = int(position)
     above = ordered[min(index + 1, len(ordered) - 1)]
     return ordered[index] + (above - ordered[index]) * (position - index)
+
+
+def _clusters(parts: Iterable[tuple[str, float, float]], instances: Instances) -> list[tuple[float, float]]:
+    """(a, b) summed over each instance, in an order that depends on the instances alone."""
+    sums: dict[str, tuple[float, float]] = {}
+    for task, a, b in parts:
+        instance = instances.get(task, task)
+        before = sums.get(instance, (0.0, 0.0))
+        sums[instance] = (before[0] + a, before[1] + b)
+    return [sums[instance] for instance in sorted(sums)]
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -273,17 +307,17 @@ def _within(first: int | None, k: int) -> bool:
     return first is not None and first < k
 
 
-def _proportion(outcomes: Mapping[str, Sequence[bool]]) -> Estimate:
+def _proportion(outcomes: Mapping[str, Sequence[bool]], instances: Instances) -> Estimate:
     """Mean over tasks of the share of successes."""
     shares = {task: sum(group) / len(group) for task, group in outcomes.items()}
-    single = all(len(group) == 1 for group in outcomes.values())
-    # Where all tasks agree every draw is the same; Wilson on the tasks still says how little n of them prove.
+    independent = len({instances.get(task, task) for task in shares})
+    single = independent == len(shares) and all(len(group) == 1 for group in outcomes.values())
+    # Where all tasks agree every draw is the same; Wilson on the instances still says how little n of them prove.
     if shares and (single or set(shares.values()) in ({0.0}, {1.0})):
-        successes = sum(shares.values())
-        low, high = wilson(successes, len(shares))
-        return Estimate(successes / len(shares), low, high, len(shares))
-    return _mean(shares)
+        value = sum(shares.values()) / len(shares)
+        return Estimate(value, *wilson(value * independent, independent), len(shares))
+    return _mean(shares, instances)
 
 
-def _mean(values: Mapping[str, float]) -> Estimate:
-    return ratio((task, value, 1) for task, value in values.items())
+def _mean(values: Mapping[str, float], instances: Instances) -> Estimate:
+    return ratio(((task, value, 1) for task, value in values.items()), instances)

@@ -17,6 +17,7 @@ from lamer_graph.stats import (
     entropy,
     invalid_rate,
     paired_difference,
+    paired_test,
     pass_at_k,
     summarise,
     task_success,
@@ -186,3 +187,33 @@ def test_asking_about_nothing_is_an_error_with_a_reason():
         pass_at_k([("a", 0)], 0)
     with pytest.raises(ConfigError, match="no task in common"):
         paired_difference({"a": 1.0}, {"b": 1.0})
+
+
+# -- instances behind tasks -------------------------------------------------------------------------------------------
+
+
+def test_tasks_of_one_instance_count_once_in_the_interval_and_each_in_the_value():
+    firsts = [(f"t{i}", 0 if i % 4 == 0 else None) for i in range(80)]
+    alike = {f"t{i}": f"layout {i // 20}" for i in range(80)}
+    own = pass_at_k(firsts, 1)[0]
+    same = pass_at_k(firsts, 1, alike)[0]
+    assert own.value == same.value == 0.25
+    assert (own.tasks, same.tasks) == (80, 80)
+    # Every layout holds the same share, so that layouts alone say nothing of chance within them ..
+    assert same.low == same.high == 0.25
+    # .. and where they differ the interval is as wide as four observations make it.
+    uneven = [(f"t{i}", 0 if i < 20 else None) for i in range(80)]
+    wide = pass_at_k(uneven, 1, alike)[0]
+    assert (wide.low, wide.high) == (0.0, 0.75)
+
+
+def test_an_instance_for_each_task_changes_nothing():
+    firsts = [(f"t{i}", i % 3) for i in range(30)]
+    each = {f"t{i}": f"i{i:02}" for i in range(30)}
+    assert pass_at_k(firsts, 3) == pass_at_k(firsts, 3, each)
+
+
+def test_paired_tests_are_over_instances():
+    ours, theirs = {f"t{i}": float(i < 8) for i in range(16)}, {f"t{i}": 0.0 for i in range(16)}
+    assert paired_test(ours, theirs).p < 0.01
+    assert paired_test(ours, theirs, {f"t{i}": str(i // 8) for i in range(16)}).p > 0.1

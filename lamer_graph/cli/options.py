@@ -56,7 +56,7 @@ class Player:
             metavar="DIR",
             rich_help_panel=PLAYER,
             show_default=False,
-            help="A model in Hugging Face format, run in this process. Default: the policy shipped for --env.",
+            help="A model or LoRA adapter folder, run in this process. Default: the policy shipped for --env.",
         ),
     ] = None
     base_url: Annotated[
@@ -91,7 +91,7 @@ class Player:
 
     def folder(self, env: str) -> Path | None:
         """The folder of the in-process policy, None where a server answers. Raises ConfigError."""
-        from lamer_graph.shipped import is_policy, shipped_policy
+        from lamer_graph.shipped import is_adapter, is_policy, shipped_policy
 
         if self.base_url is not None:
             if self.policy is not None:
@@ -108,10 +108,10 @@ class Player:
             return folder
         if not self.policy.is_dir():
             raise ConfigError(f"--policy {self.policy} is not a folder; it must hold a model in Hugging Face format")
-        if not is_policy(self.policy):
+        if not is_policy(self.policy) and not is_adapter(self.policy):
             raise ConfigError(
-                f"--policy {self.policy} holds no model in Hugging Face format "
-                "(config.json, tokenizer.json and model.safetensors)"
+                f"--policy {self.policy} holds no model in Hugging Face format (config.json, tokenizer.json and "
+                "model.safetensors), and no adapter (adapter_config.json and adapter_model.safetensors)"
             )
         return self.policy
 
@@ -134,9 +134,14 @@ class Player:
             assert self.base_url is not None
             policy = await OpenAIPolicy(self.base_url, self.model, timeout=self.timeout, training=training).connect()
         else:
+            from lamer_graph.fingerprint import check_adapter
             from lamer_graph.local_policy import LocalPolicy
+            from lamer_graph.shipped import base_of, is_adapter
 
-            policy = LocalPolicy(folder, deterministic=self.deterministic, timeout=self.timeout)
+            base, adapter = (base_of(folder), folder) if is_adapter(folder) else (folder, None)
+            if adapter is not None:
+                check_adapter(adapter, base)
+            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic, timeout=self.timeout)
         try:
             yield policy
         finally:

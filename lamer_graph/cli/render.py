@@ -139,7 +139,8 @@ def conditions(evaluation: Evaluation) -> str:
     return (
         f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy {config.policy}; "
         f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}; "
-        f"{across_tasks(config)}95 % intervals over tasks; turns per episode, invalid actions per turn{diversity}"
+        f"{across_tasks(config)}95 % intervals over {found.instances} instances; turns per episode, invalid actions "
+        f"per turn{diversity}"
     )
 
 

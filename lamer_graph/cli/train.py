@@ -153,10 +153,9 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     ui.print(f"done: {done.folder} after {done.updates} updates{best}")
     if plots:
         ui.print(f"plot: {', '.join(str(path) for path in plots)}")
-    if run.lora is None:
-        ui.print(f"next: lamer-graph eval --policy {done.folder} --env {run.collect.env} --tasks 500", soft_wrap=True)
-    else:
-        ui.print(f"next: lamer-graph serve --policy {run.policy} --adapter {done.folder}", soft_wrap=True)
+    ui.print(f"next: lamer-graph eval --policy {done.folder} --env {run.collect.env} --tasks 500", soft_wrap=True)
+    if run.lora is not None:
+        ui.print(f"or:   lamer-graph serve --policy {run.policy} --adapter trained={done.folder}", soft_wrap=True)
     return {
         "out": str(folder),
         "policy": str(done.folder),

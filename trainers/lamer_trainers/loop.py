@@ -8,20 +8,23 @@ checkpoint, and a folder never mixes two runs. With `pipeline` 0 every update is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+import torch
+from pydantic import ValidationError
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from lamer_envs import make
 from lamer_graph.evaluate import evaluate
 from lamer_graph.fingerprint import record_base
-from lamer_graph.local_policy import LocalPolicy, no_bar
+from lamer_graph.local_policy import SMALL, LocalPolicy, no_bar
 from lamer_graph.runlog import write_atomic
 from lamer_graph.serve import INSTALL_HINT, vllm_flavour
 from lamer_graph.shipped import CARD, is_policy
@@ -65,7 +68,7 @@ def train(
     policy = make_policy(run)
     args = run.trainer_config(folder / CHECKPOINTS, cpu=policy.model.device.type == "cpu")
     checkpoint = last_checkpoint(folder / CHECKPOINTS) if resume else None
-    with no_bar(), collecting(run, policy, folder, folder / COLLECTED) as collector:
+    with no_bar(), _few_threads(policy), collecting(run, policy, folder, folder / COLLECTED) as collector:
         watch = _Watch(run, folder, collector, progress)
         trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer, callbacks=[watch])
         for printer in (PrinterCallback, ProgressCallback):
@@ -76,6 +79,19 @@ def train(
         trainer.save_model(str(result))
     finish(result, run, policy.tokenizer)
     return Trained(result, trainer.update, watch.best, watch.best_update)
+
+
+@contextlib.contextmanager
+def _few_threads(policy: LocalPolicy) -> Iterator[None]:
+    """One torch thread while a small model is trained on the CPU: its products are too small to be shared."""
+    model = policy.model
+    small = model.device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
@@ -140,7 +156,11 @@ def _compare(folder: Path, run: RunFile, resume: bool) -> None:
             if resume:
                 raise CheckpointError(f"{folder} holds no run to resume; leave --resume out to start one there")
             return
-        there = orjson.loads(path.read_bytes())
+        # Read as a run file: fields that were added since have their defaults there.
+        raw = orjson.loads(path.read_bytes())
+        there = RunFile.model_validate(raw).model_dump(mode="json") if isinstance(raw, dict) else raw
+    except ValidationError:
+        there = raw  # of other settings at any rate; the difference is named below
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
     if not resume:

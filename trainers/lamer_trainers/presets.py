@@ -83,6 +83,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "collect": _board("minesweeper:4x4-3", 10),
         "optimise": _SMALL,
     },
+    # The same as an adapter: a vLLM that serves the warm start takes it without a restart.
+    "minesweeper-cpu-lora": {
+        "policy": "examples/policies/minesweeper-warmstart",
+        "collect": _board("minesweeper:4x4-3", 10),
+        "optimise": {**_SMALL, "learning_rate": 2e-3},
+        "lora": {"rank": 32, "alpha": 64},
+    },
     "sokoban-cpu": {
         "policy": "examples/policies/sokoban-warmstart",
         "collect": _board("sokoban:6x6-2", 7),
