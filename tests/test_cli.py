@@ -86,33 +86,54 @@ def test_eval_without_a_single_finished_trial_says_why(cli: Cli, server: FakeSer
 # -- quickstart -------------------------------------------------------------------------------------------------------
 
 
-def check_quickstart(document: Any, tasks: int) -> None:
-    assert set(document["modes"]) == {"none", "trajectory", "reflection", "both", "reflection, shuffled"}
+BEFORE = ("none", "trajectory", "reflection", "both", "reflection, shuffled")
+AFTER = ("trained, none", "trained, reflection", "trained, reflection, shuffled")
+
+
+def check_quickstart(document: Any, tasks: int, updates: int) -> None:
+    assert set(document["modes"]) == {*BEFORE, *(AFTER if updates else ())}
     for evaluation in document["modes"].values():
         assert evaluation["tasks"] == tasks
         assert len(evaluation["pass_at"]) == 3
     assert document["logs_valid"] is True
     assert 1 <= len(document["trial"]["episodes"]) <= 3
-    first = [evaluation["pass_at"][0]["value"] for evaluation in document["modes"].values()]
-    assert len(set(first)) == 1, "the first episode has no memory, so every mode plays it alike"
+    for names in (BEFORE, *([AFTER] if updates else [])):
+        first = [document["modes"][name]["pass_at"][0]["value"] for name in names]
+        assert len(set(first)) == 1, "the first episode has no memory, so every mode plays it alike"
+    if updates:
+        assert document["training"]["updates"] == updates
+        assert all(Path(plot).is_file() for plot in document["training"]["plots"])
 
 
 def test_quickstart_in_this_process_plays_every_memory_mode_and_leaves_valid_logs(cli: Cli, tmp_path: Path) -> None:
-    outcome = cli("quickstart", "--local", "--tasks", "4", "--out", "q", "--json")
+    outcome = cli("quickstart", "--local", "--tasks", "4", "--updates", "0", "--out", "q", "--json")
     assert outcome.code == 0
     assert outcome.err == ""
     assert outcome.document["base_url"] is None
-    check_quickstart(outcome.document, 4)
+    assert outcome.document["training"] is None
+    check_quickstart(outcome.document, 4, 0)
     assert len(keys(tmp_path / "q" / "reflection-shuffled")) == 4
+
+
+def test_quickstart_trains_an_adapter_and_plays_with_it(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("quickstart", "--local", "--tasks", "4", "--updates", "1", "--out", "q")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    for text in ("Meta-RL", "1/1", "What training bought", "before, none", "after, reflection", "plot:", "valid"):
+        assert text in outcome.out
+    adapter = tmp_path / "q" / "training" / "adapter"
+    played = cli("eval", "--policy", adapter, "--tasks", "2", "--json").document
+    assert played["config"]["policy"] == "adapter"
+    assert played["config"]["prompt_style"] == "compact"
 
 
 @pytest.mark.slow
 def test_quickstart_on_a_real_server_logs_what_it_answered_and_ends_it(cli: Cli, tmp_path: Path) -> None:
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)
-    outcome = cli("quickstart", "--tasks", "4", "--out", "q", "--json")
+    outcome = cli("quickstart", "--tasks", "4", "--updates", "1", "--out", "q", "--json")
     assert outcome.code == 0
-    check_quickstart(outcome.document, 4)
+    check_quickstart(outcome.document, 4, 1)
     gone = cli("play", "--base-url", outcome.document["base_url"])
     assert gone.code == 2
     assert "cannot reach" in gone.error_line
