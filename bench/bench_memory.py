@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.plain_loop import CONCURRENCY, DELAY
 from lamer_memory import ChromaMemory, MemoryBackend, MemoryConfig, MemoryRecord, make_record
@@ -122,45 +122,39 @@ def _policy() -> Any:
     return SlowPolicy()
 
 
-async def collection(memory: MemoryConfig) -> float:
-    """Wall seconds of TRIALS trials, CONCURRENCY at once."""
-    from lamer_envs import make
-    from lamer_graph.driver import play_trial
-    from lamer_graph.trial import make_harness
+def collection(contents: Literal["reflection", "both"], backend: str) -> float:
+    """Wall seconds of playing and logging TRIALS trials, CONCURRENCY at once; without opening the store."""
+    from lamer_graph.collect import CollectConfig, collect
 
-    harness = make_harness(_policy(), make("minesweeper"), memory, prompt_style="compact")
-    gate = asyncio.Semaphore(CONCURRENCY)
-
-    async def play(seed: int) -> None:
-        async with gate:
-            played = await play_trial(harness, {"seed": seed}, record=False)
-            assert played.error is None, played.error
-
-    started = time.perf_counter()
-    await asyncio.gather(*(play(seed) for seed in range(TRIALS)))
-    return time.perf_counter() - started
+    config = CollectConfig(
+        env="minesweeper", tasks=TRIALS, contents=contents, backend=backend, prompt_style="compact", max_tokens=64
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = asyncio.run(collect(config, _policy(), Path(folder, "run"), concurrency=CONCURRENCY))
+    assert done.finished == TRIALS, done
+    return done.seconds
 
 
 def overhead() -> list[dict[str, Any]]:
     """Collections with records in RAM and in Chroma, alternating; best of ROUNDS."""
-    walls: dict[str, list[float]] = {"in-context": [], "chroma": []}
-    for _ in range(ROUNDS):
-        walls["in-context"].append(asyncio.run(collection(MemoryConfig("reflection"))))
-        with tempfile.TemporaryDirectory() as folder:
-            memory = ChromaMemory(folder)
-            walls["chroma"].append(asyncio.run(collection(MemoryConfig("reflection", backend=memory))))
-            memory.close()
-    best = {name: min(seconds) for name, seconds in walls.items()}
-    return [
-        {
-            "name": "collection with Chroma / in context",
-            "value": best["chroma"] / best["in-context"],
-            "unit": "x wall",
-            "target": "<= 1.05",
-            "note": f"{TRIALS} trials, {CONCURRENCY} at once, 20 ms policy, reflections",
-        },
-        *({"name": f"collection, {name}", "value": best[name], "unit": "s", "target": ""} for name in best),
-    ]
+    rows: list[dict[str, Any]] = []
+    for contents in ("reflection", "both"):
+        walls: dict[str, list[float]] = {"in-context": [], "chroma": []}
+        for _ in range(ROUNDS):
+            for backend, seconds in walls.items():
+                seconds.append(collection(contents, backend))
+        best = {name: min(seconds) for name, seconds in walls.items()}
+        rows += [
+            {
+                "name": f"collection with {contents}, Chroma / in context",
+                "value": best["chroma"] / best["in-context"],
+                "unit": "x wall",
+                "target": "<= 1.05",
+                "note": f"{TRIALS} trials, {CONCURRENCY} at once, 20 ms policy",
+            },
+            *({"name": f"the same, {name}", "value": best[name], "unit": "s", "target": ""} for name in best),
+        ]
+    return rows
 
 
 # -- a peer -----------------------------------------------------------------------------------------------------------

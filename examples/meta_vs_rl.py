@@ -25,7 +25,7 @@ from lamer_graph.runlog import read_trials
 from lamer_graph.stats import paired_test, task_success
 from lamer_trainers.curves import draw, read_metrics
 from lamer_trainers.gates import judged_remarks
-from lamer_trainers.loop import METRICS, train
+from lamer_trainers.loop import BEST, METRICS, train
 from lamer_trainers.presets import RL_BASELINE
 from lamer_trainers.runfile import RunFile, load_run
 from lamer_trainers.warmup import teacher_of
@@ -66,8 +66,9 @@ def main() -> None:
             seeds = (f"optimise.seed={seed}", f"collect.seed={seed}")
             run = load_run(preset=given.preset, changes=(*given.changes, *extra, *seeds))
             folder = given.out / f"{arm}-{seed}"
-            policy = Path(run.policy) if arm == "base" else folder / "policy"
-            if not policy.is_dir():
+            # Where the run validated, the policy is the one that did best on the validation tasks.
+            policy = Path(run.policy) if arm == "base" else folder / (BEST if run.validation else "policy")
+            if arm != "base" and not (folder / "policy").is_dir():
                 train(run, folder, resume=folder.exists(), progress=lambda line, arm=arm: print(arm, line["update"]))
             found[arm] = read(run, policy, given.out / "eval" / f"{arm}-{seed}", given.tasks)
         rows.append(compared(seed, found))

@@ -8,6 +8,7 @@ what the killed one would have.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lamer_graph.errors import PromptTooLongError
@@ -20,6 +21,7 @@ from lamer_memory.recall import (
     aown_records,
     asimilar_records,
     own_records,
+    select_own,
     similar_records,
     trial_namespace,
 )
@@ -90,17 +92,20 @@ def recall(h: Harness, s: TrialState, base: Namespace) -> Json:
     return recalled(s, records, time.perf_counter() - started)
 
 
-async def arecall(h: Harness, s: TrialState, base: Namespace) -> Json:
-    """`recall`, async."""
+async def arecall(h: Harness, s: TrialState, base: Namespace, own: Sequence[MemoryRecord] | None = None) -> Json:
+    """`recall`, async. `own` is what the trial has written so far, where the caller knows: it is then not read."""
     started = time.perf_counter()
     records: list[MemoryRecord] = []
     if h.remembers:
         namespace, trial_id, episode = _place(h, s, base)
-        if s["records"]:
+        if s["records"] and own is None:
             await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
         query = h.env.observe(s["start"])
         records = await asimilar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
-        records += await aown_records(h.memory, h.backend, namespace, trial_id, episode)
+        if own is None:
+            records += await aown_records(h.memory, h.backend, namespace, trial_id, episode)
+        else:
+            records += select_own(own, h.memory, trial_id, episode)
     return recalled(s, records, time.perf_counter() - started)
 
 

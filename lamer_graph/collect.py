@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from lamer_envs import make
-from lamer_graph.driver import play_trial
+from lamer_graph.driver import Played, play_trial, settled
 from lamer_graph.errors import ConfigError
 from lamer_graph.policy import Policy
 from lamer_graph.prompts import PromptStyle, Strategy
@@ -30,6 +30,7 @@ from lamer_graph.run_memory import check_memory, open_run_memory
 from lamer_graph.runlog import RunLog
 from lamer_graph.trial import Harness, Json, make_harness, task_id_of
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
+from lamer_graph.write_behind import WriteBehind
 from lamer_memory import InContextMemory, MemoryBackend, MemoryConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -163,12 +164,14 @@ async def collect(
     resume: bool = False,
     shard: Shard = WHOLE,
     through_graph: bool = False,
+    write_behind: bool = True,
     on_trial: Callable[[Json], None] | None = None,
 ) -> CollectSummary:
     """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
 
     `through_graph` plays them through the LangGraph agent instead of the bulk driver: the same trials, at more CPU per
-    turn (see `make bench`); reflections cannot be shuffled there.
+    turn (see `make bench`); reflections cannot be shuffled there. `write_behind` lets a trial play on while its records
+    are on their way to a store, and know them without reading; without it every write and read is waited for.
     SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
     and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
     """
@@ -184,7 +187,9 @@ async def collect(
         memory = await asyncio.to_thread(open_run_memory, config, Path(folder))
         try:
             h = config.harness(policy, memory.backend)
-            return await _collect(config, h, memory.namespace, log, concurrency, shard, through_graph, on_trial)
+            return await _collect(
+                config, h, memory.namespace, log, concurrency, shard, through_graph, write_behind, on_trial
+            )
         finally:
             await asyncio.to_thread(memory.close)
     finally:
@@ -199,11 +204,13 @@ async def _collect(
     concurrency: int,
     shard: Shard,
     through_graph: bool,
+    write_behind: bool,
     on_trial: Callable[[Json], None] | None,
 ) -> CollectSummary:
     started = time.perf_counter()
     requested = already = finished = failed = turns = policy_calls = 0
     exchange: _Exchange | None = None
+    behind: WriteBehind | None = None
 
     def logged(line: Json) -> None:
         nonlocal finished, failed, turns, policy_calls
@@ -239,22 +246,39 @@ async def _collect(
 
         agent = compile_agent(h)
 
-        async def play(task: Json) -> None:
-            await play_in_graph(agent, h, task, recorder, namespace=namespace)
+        async def worker() -> None:
+            for task in tasks:
+                await play_in_graph(agent, h, task, recorder, namespace=namespace)
 
     else:
+        # A store on disk or behind a network is slower than a turn: nobody waits for it but who is about to be logged
+        # (and, with a live memory, the next trial, which is to see what this one wrote).
+        if write_behind and h.remembers and h.backend.persistent and config.visible == "frozen":
+            behind = WriteBehind(h.backend)
 
-        async def play(task: Json) -> None:
-            try:
-                played = await play_trial(h, task, namespace=namespace, exchange=exchange)
-            finally:
-                if exchange is not None:
-                    exchange.leave()
+        async def log_it(played: Played) -> None:
+            played = await settled(played)
             await recorder.arecord(h, played.state, played.error, played.unfinished)
 
-    async def worker() -> None:
-        for task in tasks:
-            await play(task)
+        async def worker() -> None:
+            # The next trial is played while the one before is settled and logged: at most two are held.
+            last: asyncio.Task[None] | None = None
+            try:
+                for task in tasks:
+                    try:
+                        played = await play_trial(h, task, namespace=namespace, exchange=exchange, behind=behind)
+                    finally:
+                        if exchange is not None:
+                            exchange.leave()
+                    if last is not None:
+                        await last
+                    last = asyncio.create_task(log_it(played))
+                if last is not None:
+                    await last
+            finally:
+                if last is not None and not last.done():
+                    last.cancel()
+                    await asyncio.gather(last, return_exceptions=True)
 
     workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
     with _signals(workers) as interrupted:
@@ -267,6 +291,8 @@ async def _collect(
             for running in workers:
                 running.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            if behind is not None:
+                await behind.aclose()
     for _ in tasks:  # an interrupted run still says how much was asked for
         pass
     return CollectSummary(

@@ -1,7 +1,8 @@
 """Which memory should I use: finished runs of the same tasks, side by side, from their logs alone.
 
 What must stay true: runs are compared only where nothing but the memory differs (another policy, sampling, split or
-number of tasks is an error that names it); a difference is paired by task and its uncertainty is over instances; a
+number of tasks is an error that names it; policies may differ only where each was trained with its run's memory, which
+the comparison then says); a difference is paired by task and its uncertainty is over instances; a
 trial that an error ended is in no number. Costs are per call and per solved trial, with all that was spent on the
 unsolved ones. p-values are those of single comparisons, not corrected for their number.
 """
@@ -9,7 +10,7 @@ unsolved ones. p-values are those of single comparisons, not corrected for their
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,6 +121,8 @@ class Comparison:
 
     reference: str
     rows: list[Row]
+    trained: bool = False
+    """Whether every configuration plays with a policy of its own, which was trained with its memory."""
 
     @property
     def episodes(self) -> int:
@@ -127,7 +130,7 @@ class Comparison:
 
     @property
     def config(self) -> CollectConfig:
-        """The first row's: but for `OF_MEMORY`, everyone's."""
+        """The first row's: but for `OF_MEMORY`, and the policy where they are `trained`, everyone's."""
         return self.rows[0].config
 
     def to_json(self) -> Json:
@@ -136,7 +139,8 @@ class Comparison:
             "reference": self.reference,
             "env": config.env,
             "split": config.split,
-            "policy": config.policy,
+            "policy": None if self.trained else config.policy,
+            "trained": self.trained,
             "sampling": {name: getattr(config, name) for name in FIELDS_OF_SAMPLING},
             "rows": [row.to_json() for row in self.rows],
         }
@@ -151,8 +155,11 @@ def check_reference(names: Sequence[str], reference: str | None) -> str:
     return reference
 
 
-def compare(runs: Mapping[str, Path], reference: str | None = None) -> Comparison:
+def compare(runs: Mapping[str, Path], reference: str | None = None, *, trained: bool = False) -> Comparison:
     """The comparison of the runs in these folders, by name; the first is the reference if none is named.
+
+    `trained` says that each run's policy was trained with the run's own memory, from the same start and in the same
+    way: only then may the policies differ.
 
     Raises ConfigError where they differ in more than memory or share no task, RunLogError for an unreadable run or one
     without a finished trial.
@@ -161,8 +168,8 @@ def compare(runs: Mapping[str, Path], reference: str | None = None) -> Compariso
     read = {name: _read(name, folder) for name, folder in runs.items()}
     base = read[reference]
     for other in read.values():
-        _check_same(base.config, other.config, f"{reference} and {other.name}")
-    return Comparison(reference, [_row(one, None if one is base else base) for one in read.values()])
+        _check_same(base.config, other.config, f"{reference} and {other.name}", {"policy"} if trained else set())
+    return Comparison(reference, [_row(one, None if one is base else base) for one in read.values()], trained)
 
 
 @dataclass
@@ -214,10 +221,10 @@ def _add(run: _Read, trial: Json) -> None:
         run.reads += [1000 * value for value in seconds if value is not None]
 
 
-def _check_same(ours: CollectConfig, theirs: CollectConfig, whose: str) -> None:
+def _check_same(ours: CollectConfig, theirs: CollectConfig, whose: str, but: Set[str]) -> None:
     mine, other = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     for key in mine.keys() | other.keys():
-        if key not in OF_MEMORY and mine.get(key) != other.get(key):
+        if key not in OF_MEMORY | but and mine.get(key) != other.get(key):
             raise ConfigError(
                 f"{whose} differ in more than memory: {key} is {mine.get(key)!r} in one and {other.get(key)!r} in the "
                 "other; play both alike"

@@ -98,9 +98,12 @@ def open_run_memory(config: CollectConfig, folder: Path) -> RunMemory:
         backend = open_backend(f"chroma:{folder / MEMORY_FOLDER}")
     else:
         backend = open_backend(config.backend)
-    if config.scope == "trial" and not _is_shared(config.backend):
-        return RunMemory(backend, OWN, 0, backend)
     try:
+        if backend.persistent and config.contents != "none":
+            # What is loaded for the first question (embedder, index) is loaded now, or fails now, and not in mid-play.
+            backend.search(OWN, query="?", limit=1)
+        if config.scope == "trial" and not _is_shared(config.backend):
+            return RunMemory(backend, OWN, 0, backend)
         with _locked(folder):
             note = _read_note(folder)
             if note is None:

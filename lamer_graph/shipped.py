@@ -54,14 +54,9 @@ def shipped_policies() -> dict[str, Path]:
 
 
 def shipped_policy(env_spec: str) -> Path | None:
-    """The shipped warm start that was made for an environment, or for another kind of its tasks; None without one.
-
-    The board or task kinds behind the colon may differ where a policy plays all of them, as its card says (`plays`).
-    """
-    found = [(path, card(path)) for path in shipped_policies().values() if not card(path).get("trained")]
-    exact = next((path for path, about in found if about.get("env") == env_spec), None)
-    wider = (path for path, about in found if about.get("plays") == env_spec.partition(":")[0])
-    return exact or next(wider, None)
+    """The shipped warm start that was made for an environment, None if there is none."""
+    found = ((path, card(path)) for path in shipped_policies().values())
+    return next((path for path, about in found if about.get("env") == env_spec and not about.get("trained")), None)
 
 
 def taught_style(folder: Path) -> Literal["standard", "compact"]:

@@ -27,6 +27,7 @@ SMALL = (
     "optimise.updates=2",
     "optimise.warmup_updates=0",
     "save_every=1",
+    "validation=null",
 )
 
 
@@ -147,14 +148,14 @@ def test_the_known_models_have_the_size_that_their_cards_say(name: str, billions
 @pytest.mark.parametrize("name", list(PRESETS))
 @pytest.mark.parametrize("changes", [(), RL_BASELINE], ids=["meta", "rl"])
 def test_every_preset_has_a_plan(name: str, changes: tuple[str, ...], request: pytest.FixtureRequest) -> None:
-    if name.endswith("-cpu"):
+    if "-cpu" in name:
         changes = (*changes, f"policy={request.config.rootpath / PRESETS[name]['policy']}")
     run = load_run(preset=name, changes=changes)
     made = plan(run)
     assert 0 < made.calls[0] <= made.calls[1]
     assert made.tokens[0] < made.tokens[1]
     assert made.hours[0] < made.hours[1]
-    assert made.tokens_measured is name.endswith("-cpu")
+    assert made.tokens_measured is ("-cpu" in name)
     episodes, turns = run.collect.max_episodes, run.collect.max_turns or 0
     assert made.calls[1] == run.collect.tasks * run.collect.trials * (episodes * turns + episodes - 1)
     assert made.trainer_gib < 80 - made.server_gib

@@ -91,7 +91,19 @@ def test_constraints_are_exact_public_versions_of_what_is_needed() -> None:
 
 # -- the command line -------------------------------------------------------------------------------------------------
 
-COMMANDS = ("quickstart", "play", "collect", "train", "eval", "compare", "serve", "warmup", "log check", "log export", "doctor")
+COMMANDS = (
+    "quickstart",
+    "play",
+    "collect",
+    "train",
+    "eval",
+    "compare",
+    "serve",
+    "warmup",
+    "log check",
+    "log export",
+    "doctor",
+)
 
 
 def leaf_commands() -> dict[str, typer.core.TyperCommand]:

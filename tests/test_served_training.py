@@ -200,7 +200,7 @@ def test_another_base_than_the_servers_is_refused(server: VllmServer, tiny_model
 # -- training from the server -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pipeline", [0, 1])
+@pytest.mark.parametrize("pipeline", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_updates_are_made_from_served_trials_of_the_allowed_age(
     server: VllmServer, tiny_model_dir: Path, tmp_path: Path, pipeline: int
 ) -> None:
@@ -341,6 +341,7 @@ def whole_run(pipeline: int = 1) -> RunFile:
         pytest.skip(INSTALL_HINT)
     changes = ["collect.tasks=2", "collect.trials=2", "optimise.updates=3", "optimise.mini_batches=1", "lora.rank=8"]
     changes += ["optimise.old_logprobs=recomputed", "server.dtype=auto", f"pipeline={pipeline}", "save_every=1"]
+    changes += ["validation=null"]
     return load_run(preset="minesweeper-cpu", changes=[*changes, f"policy={base}", "optimise.warmup_updates=0"])
 
 

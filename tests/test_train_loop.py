@@ -27,6 +27,7 @@ def _one_thread():
 def small(model_dir, *changes):
     base = [
         f"policy={model_dir}",
+        "validation=null",
         "collect.tasks=2",
         "collect.trials=2",
         "collect.max_episodes=2",

@@ -22,6 +22,7 @@ from training import (
     train,
 )
 
+from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.trainer import LamerTrainer
 
 TOLERANCE = 1e-5
@@ -199,6 +200,14 @@ def test_token_ids_beyond_the_vocabulary_are_another_tokenizers(tiny_model_dir, 
     model, tokenizer = load(tiny_model_dir)
     trials = make_trials(9, vocabulary=1000)
     with pytest.raises(Exception, match=r"turn 0 of episode 0 of trial .* another tokenizer"):
+        LamerTrainer(model, Trials(trials), config(tmp_path), processing_class=tokenizer).train()
+
+
+def test_a_batch_without_a_trainable_sample_is_refused(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    failure = {"type": "PolicyError", "message": "gone", "episode": 0, "turn": 0}
+    trials = [{**trial, "error": failure} for trial in make_trials(9)]
+    with pytest.raises(TrainingDataError, match=r"no trainable sample \(\d trials, 0 of them finished\)"):
         LamerTrainer(model, Trials(trials), config(tmp_path), processing_class=tokenizer).train()
 
 

@@ -50,6 +50,7 @@ def test_only_the_named_methods_are_overridden():
         "__init__",
         "_get_per_token_logps_and_entropies",
         "_prepare_inputs",
+        "_save_checkpoint",
         "get_train_dataloader",
         "save_model",
         "train",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lamer_graph.cli.compare_train import Training, starts, trained, trainings
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting, Store
 from lamer_graph.cli.running import WARM, filled_by, report_loss, run_trials, run_warm
@@ -85,6 +86,10 @@ def register(app: typer.Typer) -> None:
                 "lamer-graph compare --memory none,reflection --backend chroma --scope trial,tasks --warm 300",
                 "Does the memory of 300 other tasks help?",
             ),
+            (
+                "lamer-graph compare --memory trajectory,reflection,both --train 30 --preset minesweeper-cpu",
+                "Which memory is best to be trained with?",
+            ),
         ],
     )
     def compare(
@@ -93,6 +98,7 @@ def register(app: typer.Typer) -> None:
         setting: Setting,
         store: Store,
         effort: Effort,
+        training: Training,
         memory: MemoryOption = ALL,
         backend: BackendOption = "in-context",
         scope: ScopeOption = "trial",
@@ -106,24 +112,37 @@ def register(app: typer.Typer) -> None:
         Prints pass@1..k with 95 % intervals, paired differences from the reference with a bootstrap test over tasks,
         prompt tokens per call, the time of memory reads, tokens and seconds per solved trial; and writes the same to
         --out as Markdown, CSV, JSON, SVG and PNG. A server must be a vLLM: tokens are counted exactly.
+
+        With --train each configuration first trains a policy of its own with its memory, all from the same start for
+        the same number of updates, and plays with that.
         """
         from lamer_graph.cli.compare_tables import tables, write_files
         from lamer_graph.compare import check_reference
         from lamer_graph.compare import compare as compared
 
+        run = training.load(player, setting)
+        if run is not None:
+            player, setting = starts(run, player, setting)
         planned = _planned(player, setting, store, effort, (memory, backend, scope), warm)
         check_reference(list(planned), reference)
         folder = out or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S}"
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"--out {folder} exists already; choose another folder, or go on there with --resume")
+        folders = {name: folder / _folder_of(name) for name in planned}
+        runs = {} if run is None else trainings(run, planned, folders)
+        learned: Json = {}
         for name, config in planned.items():
-            if not _played(ui, player, config, effort, folder / _folder_of(name), warm, name):
+            plays = player
+            if name in runs:
+                plays, learned[name] = trained(ui, player, runs[name], folders[name], name)
+            if not _played(ui, plays, config, effort, folders[name], warm, name):
                 return {"run": str(folder), "interrupted": True}
-        comparison = compared({name: folder / _folder_of(name) for name in planned}, reference)
+        comparison = compared(folders, reference, trained=run is not None)
         ui.print(*tables(comparison))
         files = [*write_files(comparison, folder), *_chart(ui, comparison, folder)]
         ui.print(f"also as {', '.join(path.name for path in files)} in {folder}")
-        return {"run": str(folder), **comparison.to_json(), "files": [str(path) for path in files]}
+        document = {"run": str(folder), **comparison.to_json(), "files": [str(path) for path in files]}
+        return {**document, "training": learned} if learned else document
 
 
 def _planned(
@@ -175,7 +194,8 @@ def _played(ui: Ui, player: Player, config: CollectConfig, effort: Effort, folde
         if filling.missing:  # half a memory is another memory
             report_loss(ui, folder / WARM, filling)
             return False
-    _, done = run_trials(ui, player, config, effort, folder, resume=True, training=True, what=name)
+    # Reads are what is measured, so every one is made and waited for.
+    _, done = run_trials(ui, player, config, effort, folder, resume=True, training=True, write_behind=False, what=name)
     report_loss(ui, folder, done)
     return not done.interrupted
 

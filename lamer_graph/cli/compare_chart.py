@@ -65,8 +65,9 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     difference.set_xlabel(f"pass@{comparison.episodes} minus that of {comparison.reference}")
     tokens.set_xlabel("prompt tokens per call")
     config = comparison.config
+    who = "each with a policy of its own" if comparison.trained else f"policy {config.policy}"
     figure.suptitle(
-        f"{config.env}, {rows[0].summary.tasks} tasks of split {config.split}, policy {config.policy}; 95 % intervals",
+        f"{config.env}, {rows[0].summary.tasks} tasks of split {config.split}, {who}; 95 % intervals",
         fontsize=10,
     )
     paths = [folder / "compare.svg", folder / "compare.png"]

@@ -48,16 +48,24 @@ def notes(comparison: Comparison) -> list[str]:
     """How to read the numbers, a sentence each."""
     config = comparison.config
     found = comparison.rows[0].summary
+    who = "each memory with a policy of its own" if comparison.trained else f"policy {config.policy}"
     said = [
-        f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials, policy {config.policy}, "
+        f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials, {who}, "
         f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}.",
         "In parentheses 95 % intervals over tasks.",
         f"Differences are paired by task, from {comparison.reference}; p is two-sided, from a bootstrap over tasks, of "
         "each comparison by itself.",
-        "Read: milliseconds of a memory read with its wait, median and 95th percentile.",
+        "Read: milliseconds that an episode waited for its memory, median and 95th percentile (what a trial has itself "
+        "written it recalls without asking the store).",
         "Tokens (prompt and answer) and seconds (from start to end of a trial; trials overlap) are all that was spent, "
         "per solved trial.",
     ]
+    if comparison.trained:
+        played = "; ".join(f"{row.name}: {row.config.policy}" for row in comparison.rows)
+        said.append(
+            f"Trained with the memory they play with: {played}. One training each, so a difference is that of memory, "
+            "training with it and the luck of that training together; intervals do not hold that luck."
+        )
     for row in comparison.rows:
         if row.config.scope == "tasks":
             filled = f" ({row.copied:,} records)" if row.config.store else ""
@@ -148,6 +156,7 @@ def _flat(row: Row, comparison: Comparison) -> dict[str, Any]:
         "contents": config.contents,
         "backend": config.backend,
         "scope": config.scope,
+        "policy": config.policy,
         "reference": comparison.reference,
         "tasks": found.tasks,
         "trials": found.trials,

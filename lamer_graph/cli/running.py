@@ -33,12 +33,13 @@ def run_trials(
     resume: bool,
     training: bool,
     through_graph: bool = False,
+    write_behind: bool = True,
     what: str = "trials",
 ) -> tuple[CollectConfig, CollectSummary]:
     """Play the run's trials into `folder`; the configuration as it was recorded, and what was done.
 
     `training` demands exact tokens of every call; `through_graph` plays through the LangGraph agent instead of the bulk
-    driver, in one process. Raises what `frame` turns into exit codes.
+    driver, in one process; `write_behind` as in `collect`. Raises what `frame` turns into exit codes.
     """
     from lamer_graph.run_memory import check_memory
 
@@ -46,7 +47,9 @@ def run_trials(
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
     check_memory(config, effort.workers)
     with ui.progress(what, config.tasks * config.trials) as advance:
-        config, done = asyncio.run(_run(ui, player, config, effort, folder, resume, training, through_graph, advance))
+        config, done = asyncio.run(
+            _run(ui, player, config, effort, folder, resume, training, through_graph, write_behind, advance)
+        )
         if isinstance(done, int):
             from lamer_graph.cli.workers import collect_in_workers
 
@@ -104,6 +107,7 @@ async def _run(
     resume: bool,
     training: bool,
     through_graph: bool,
+    write_behind: bool,
     advance: Callable[[int], None],
 ) -> tuple[CollectConfig, CollectSummary | int]:
     from lamer_graph.collect import collect
@@ -123,6 +127,7 @@ async def _run(
             concurrency=effort.concurrency,
             resume=True,
             through_graph=through_graph,
+            write_behind=write_behind,
             on_trial=lambda line: advance(1),
         )
         return config, summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -39,6 +40,16 @@ RlOption = Annotated[
     bool,
     typer.Option(
         "--rl", rich_help_panel=WHAT, help="Plain RL instead: one episode a trial, no memory, three times the group."
+    ),
+]
+LogsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from-logs",
+        metavar="RUN",
+        rich_help_panel=WHAT,
+        show_default=False,
+        help="Train on a logged run's folder instead of collecting; may be given again. Sets old_logprobs=recomputed.",
     ),
 ]
 OutOption = Annotated[
@@ -79,6 +90,7 @@ def register(app: typer.Typer) -> None:
             ("lamer-graph train --preset minesweeper-cpu --rl --out runs/rl", "The RL baseline: same episodes."),
             ("lamer-graph train --preset minesweeper-qwen3-4b --dry-run", "What a run on a GPU would take."),
             ("lamer-graph train my.yaml optimise.learning_rate=1e-5", "A run file of one's own, with a change."),
+            ("lamer-graph train --preset minesweeper-cpu --from-logs runs/first", "Off-line, from collected trials."),
             ("lamer-graph train --preset minesweeper-cpu --out runs/meta --resume", "Go on after a crash."),
         ],
     )
@@ -88,6 +100,7 @@ def register(app: typer.Typer) -> None:
         preset: PresetOption = None,
         presets: PresetsOption = False,
         rl: RlOption = False,
+        from_logs: LogsOption = None,
         out: OutOption = None,
         resume: ResumeOption = False,
         dry_run: DryRunOption = False,
@@ -106,7 +119,7 @@ def register(app: typer.Typer) -> None:
         if presets:
             ui.print("\n".join(PRESETS))
             return {"presets": list(PRESETS)}
-        run = _run_of(arguments or [], preset, rl)
+        run = _run_of(arguments or [], preset, rl, from_logs or [])
         if dry_run:
             return _show_plan(ui, run, device)
         if device is not None:
@@ -117,7 +130,7 @@ def register(app: typer.Typer) -> None:
         return train_run(ui, run, folder, resume=resume)
 
 
-def _run_of(arguments: list[str], preset: str | None, rl: bool) -> RunFile:
+def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str]) -> RunFile:
     """The run that the command line describes. Raises ConfigError and TrainingConfigError."""
     from lamer_trainers.presets import RL_BASELINE
     from lamer_trainers.runfile import load_run
@@ -128,6 +141,8 @@ def _run_of(arguments: list[str], preset: str | None, rl: bool) -> RunFile:
         raise ConfigError(f"one run file, please, not {len(files)}: {', '.join(files)}")
     if not files and preset is None:
         raise ConfigError("give a run file or --preset NAME (see --presets)")
+    if logs:
+        changes = [f"logs={json.dumps(logs)}", "optimise.old_logprobs=recomputed", *changes]
     return load_run(files[0] if files else None, preset=preset, changes=[*(RL_BASELINE if rl else ()), *changes])
 
 
@@ -138,10 +153,12 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
 
     check(run, folder, resume=resume)
     ui.working()
+    what = f"x {run.collect.trials} trials x up to {run.collect.max_episodes} episodes, memory {run.collect.contents}"
+    if run.logs:
+        what = f"as logged in {', '.join(run.logs)}"
     ui.print(
         f"[bold]{run.policy}[/] learns {run.collect.env}: {run.optimise.updates} updates of {run.collect.tasks} tasks "
-        f"x {run.collect.trials} trials x up to {run.collect.max_episodes} episodes, memory {run.collect.contents}, "
-        f"{run.optimise.algorithm}, in {folder}"
+        f"{what}, {run.optimise.algorithm}, in {folder}"
     )
     with _lines(ui, run.optimise.updates) as show:
         done = train(run, folder, resume=resume, progress=show)
@@ -190,6 +207,8 @@ def update_line(line: Json, updates: int) -> str:
     for key, form in _FIGURES:
         if key in line:
             parts.append(form.format(line[key]))
+    if line.get("advantage/zero") == 1.0:
+        parts.append("[yellow]no signal[/]: every group's calls earned the same")
     if "validation/pass@k" in line:
         parts.append("[bold]val " + " ".join(f"{value:.3f}" for value in line["validation/pass@k"]) + "[/]")
     return "  ".join(parts)

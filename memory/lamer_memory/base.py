@@ -1,7 +1,8 @@
 """The memory protocol: records in namespaces, written by upsert under deterministic keys.
 
 What must stay true: a record's key depends only on (trial, episode, kind), so a node that runs again after a crash
-writes the same record over itself; text comes back verbatim; a namespace never sees another's records.
+writes the same record over itself; text comes back verbatim (so whoever has just written a record may take it as read);
+a namespace never sees another's records.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+from lamer_memory.errors import MemoryBackendError
 
 Namespace = tuple[str, ...]
 Kind = Literal["trajectory", "reflection"]
@@ -96,6 +99,18 @@ class MemoryBackend(ABC):
 
     async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         await asyncio.to_thread(self.put, namespace, records)
+
+    async def aput_all(self, writes: Sequence[tuple[Namespace, Sequence[MemoryRecord]]]) -> list[Exception | None]:
+        """Several puts at once, in their order; of each None once it is done, or the MemoryBackendError it came to."""
+        outcomes: list[Exception | None] = []
+        for namespace, records in writes:
+            try:
+                await self.aput(namespace, records)
+            except MemoryBackendError as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+        return outcomes
 
     async def asearch(
         self,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from lamer_memory.errors import MemoryBackendError, MemoryServerError
@@ -34,7 +35,7 @@ class BatchWriter(Generic[Row]):
         self._write = write
         self._name = name
         self._jobs: deque[_Job[Row]] = deque()
-        self._wake = threading.Condition()
+        self._wake = threading.Condition()  # reentrant: what is asked for `together` is
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -45,6 +46,12 @@ class BatchWriter(Generic[Row]):
     def run(self, action: Callable[[], None]) -> Future[None]:
         """Run `action` after all writes so far and before all later ones."""
         return self._add(lambda: (), action)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread asks for inside is taken up at once, not from the first on."""
+        with self._wake:
+            yield
 
     def close(self) -> None:
         """Finish what was asked for, then stop."""

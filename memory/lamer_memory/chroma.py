@@ -115,6 +115,21 @@ class ChromaMemory(MemoryBackend):
     async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         await asyncio.wrap_future(self._put(namespace, records))
 
+    async def aput_all(self, writes: Sequence[tuple[Namespace, Sequence[MemoryRecord]]]) -> list[Exception | None]:
+        self._check_open()
+        kept = [(namespace, [detached(record) for record in records]) for namespace, records in writes]
+
+        def put_all() -> list[Future[None]]:
+            with self._writer.together():  # one upsert for all
+                return [self._queue(namespace, records) for namespace, records in kept]
+
+        asked = self._submit(put_all)
+        outcomes = await asyncio.gather(*map(asyncio.wrap_future, asked), return_exceptions=True)
+        defects = [found for found in outcomes if found is not None and not isinstance(found, MemoryBackendError)]
+        if defects:
+            raise defects[0]
+        return cast(list[Exception | None], outcomes)
+
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         self._delete(namespace, keys).result()
 
@@ -137,12 +152,14 @@ class ChromaMemory(MemoryBackend):
     def _put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> Future[None]:
         self._check_open()
         kept = [detached(record) for record in records]
+        return self._submit(lambda: self._queue(namespace, kept))
 
+    def _queue(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> Future[None]:
         def rows() -> list[Row]:
-            numbers = self._order.take(len(kept))
-            return [Row(namespace, record, number) for record, number in zip(kept, numbers, strict=True)]
+            numbers = self._order.take(len(records))
+            return [Row(namespace, record, number) for record, number in zip(records, numbers, strict=True)]
 
-        return self._submit(lambda: self._writer.put(rows)) if kept else _done()
+        return self._writer.put(rows) if records else _done()
 
     def _delete(self, namespace: Namespace, keys: Sequence[str] | None) -> Future[None]:
         self._check_open()
@@ -157,7 +174,7 @@ class ChromaMemory(MemoryBackend):
 
         return self._submit(lambda: self._writer.run(delete)) if ids is None or ids else _done()
 
-    def _submit(self, ask: Callable[[], Future[None]]) -> Future[None]:
+    def _submit(self, ask: Callable[[], T]) -> T:
         with self._close_lock:  # a close that comes first is said as such, one that comes later waits for this write
             self._check_open()
             return ask()
@@ -247,20 +264,16 @@ class ChromaMemory(MemoryBackend):
 
     def _nearest(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[MemoryRecord, float]] | None:
         """Records and distances out of the nearest of all namespaces; None if that leaves fewer than `limit`."""
-        count = self._call(self._collection.count)
         for size in NEAREST:
             if size >= limit:
                 found: Any = self._call(
-                    self._collection.query,
-                    query_embeddings=[vector],
-                    n_results=max(1, min(size, count)),
-                    include=["distances"],
+                    self._collection.query, query_embeddings=[vector], n_results=size, include=["distances"]
                 )
                 kept = self._kept(wanted, found["ids"][0], found["distances"][0], limit)
                 if len(kept) == limit:
                     return kept
-            if size >= count:
-                break
+                if len(found["ids"][0]) < size:
+                    break
         return None
 
     def _kept(

@@ -45,6 +45,10 @@ class FrozenView(MemoryBackend):
         self._check_open()
         await self._backend.aput(namespace, records)
 
+    async def aput_all(self, writes: Sequence[tuple[Namespace, Sequence[MemoryRecord]]]) -> list[Exception | None]:
+        self._check_open()
+        return await self._backend.aput_all(writes)
+
     def search(
         self,
         namespace: Namespace,

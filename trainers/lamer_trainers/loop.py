@@ -1,4 +1,4 @@
-"""`train`: the loop of collecting, training and validating, sampling in this process or from a vLLM of its own.
+"""`train`: the loop of collecting (or reading logs), training and validating, in process or with a vLLM of its own.
 
 What must stay true: everything a run is lies in its folder (`run.json`, `collected/`, `checkpoints/`, `validation/`,
 `metrics.jsonl`, `best/`, `policy/` or `adapter/`), a killed run goes on with `resume=True` from its last whole
@@ -20,6 +20,7 @@ import orjson
 import torch
 from pydantic import ValidationError
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from lamer_envs import make
 from lamer_graph.evaluate import evaluate
@@ -30,7 +31,9 @@ from lamer_graph.serve import INSTALL_HINT, vllm_flavour
 from lamer_graph.shipped import CARD, is_policy
 from lamer_trainers.batches import version_name
 from lamer_trainers.errors import CheckpointError, TrainingConfigError
+from lamer_trainers.offline import check_logs
 from lamer_trainers.runfile import RunFile
+from lamer_trainers.saving import saving
 from lamer_trainers.served import Collector, collecting
 from lamer_trainers.trainer import LamerTrainer
 
@@ -75,9 +78,9 @@ def train(
             trainer.remove_callback(printer)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     result = folder / ("adapter" if run.lora else "policy")
-    with no_bar():
+    with no_bar(), saving(result):
         trainer.save_model(str(result))
-    finish(result, run, policy.tokenizer)
+        finish(result, run, policy.tokenizer)
     return Trained(result, trainer.update, watch.best, watch.best_update)
 
 
@@ -95,7 +98,11 @@ def _few_threads(policy: LocalPolicy) -> Iterator[None]:
 
 
 def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
-    """Put beside saved weights what a policy's folder needs to be played: its tokenizer, what it plays and how."""
+    """Put beside saved weights what a policy's folder needs to be played: its tokenizer, what it plays and how.
+
+    The trainer's own arguments are taken away: they are a pickle, which nothing needs and nobody should load.
+    """
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     card = {"env": run.collect.env, "prompt_style": run.collect.prompt_style, "trained": True}
     write_atomic(folder / CARD, orjson.dumps(card, option=orjson.OPT_INDENT_2))
@@ -121,7 +128,8 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
     """Everything that can be known to be wrong before anything is loaded or written.
 
     Raises TrainingConfigError for a policy that is not there or cannot be trained here, ConfigError and EnvError for a
-    collection that cannot be played, CheckpointError for a folder that holds something else.
+    collection that cannot be played, CheckpointError for a folder that holds something else, RunLogError and
+    TrainingDataError for logs that cannot be trained on.
     """
     path = Path(run.policy)
     if not is_policy(path):
@@ -134,6 +142,8 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
         raise TrainingConfigError(f"`server` needs vLLM: {INSTALL_HINT}")
     run.trainer_config(folder, cpu=True)
     _compare(folder, run, resume)
+    if run.logs:
+        check_logs(run)
 
 
 def claim(folder: Path, run: RunFile, resume: bool) -> None:
@@ -265,8 +275,9 @@ class _Watch(TrainerCallback):
     def _keep(self, model: Any, tokenizer: Any) -> None:
         fresh, best = self._folder / f"{BEST}.new", self._folder / BEST
         shutil.rmtree(fresh, ignore_errors=True)
-        model.save_pretrained(fresh)
-        finish(fresh, self._run, tokenizer)
+        with saving(fresh, new=True):
+            model.save_pretrained(fresh)
+            finish(fresh, self._run, tokenizer)
         shutil.rmtree(best, ignore_errors=True)
         fresh.rename(best)
 

@@ -145,6 +145,8 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
         2 * parameters * total / speed.flops + made / trials * waves * answer * weight_bytes / speed.bandwidth
         for total, made, answer in zip(tokens, calls, answers, strict=True)
     )
+    if run.logs:  # they are read; how many calls theirs have is not looked up
+        collecting = (0.0, 0.0)
     training = tuple(passes * parameters * total / speed.flops for total in tokens)
     if run.pipeline:
         whole = tuple(max(a, b) for a, b in zip(collecting, training, strict=True))

@@ -49,6 +49,7 @@ class Optimise(_Closed):
     step_weight: float = 1.0
     learning_rate: Amount = 1e-6
     warmup_updates: Count = 0
+    schedule: Literal["constant", "linear"] = "constant"
     mini_batches: Positive = 1
     passes: Positive = 1
     clip: Amount = 0.2
@@ -60,6 +61,7 @@ class Optimise(_Closed):
     gradient_checkpointing: bool = False
     old_logprobs: OldLogprobs = "recomputed"
     importance_cap: float = 2.0
+    max_logprob_gap: Annotated[float, Field(gt=0)] | None = 1.0
     gae_lambda: float = 0.95
     critic_learning_rate: Amount = 1e-5
     seed: int = 0
@@ -96,10 +98,13 @@ class RunFile(_Closed):
     """A training run: `policy` is a folder in Hugging Face format.
 
     `pipeline` batches are collected ahead while the trainer updates, with weights that are at most so many updates old.
+    `logs` are folders of logged runs to train on instead of collecting: `collect.tasks` groups an update, each as large
+    as it was logged; `collect` then says what the logs must be of, and how validation plays.
     """
 
     policy: str
     collect: CollectConfig
+    logs: tuple[str, ...] = ()
     optimise: Optimise = Optimise()
     lora: Lora | None = None
     server: Server | None = None
@@ -129,7 +134,7 @@ class RunFile(_Closed):
             baseline=o.baseline,
             step_weight=o.step_weight,
             learning_rate=o.learning_rate,
-            lr_scheduler_type="constant_with_warmup",
+            lr_scheduler_type="constant_with_warmup" if o.schedule == "constant" else o.schedule,
             warmup_steps=o.warmup_updates * o.mini_batches * o.passes,
             mini_batches=o.mini_batches,
             num_iterations=o.passes,
@@ -142,9 +147,10 @@ class RunFile(_Closed):
             gradient_checkpointing=o.gradient_checkpointing,
             old_logprobs=o.old_logprobs,
             importance_cap=o.importance_cap,
+            max_logprob_gap=o.max_logprob_gap,
             gae_lambda=o.gae_lambda,
             critic_learning_rate=o.critic_learning_rate,
-            max_staleness=self.pipeline,
+            max_staleness=None if self.logs else self.pipeline,
             temperature=self.collect.temperature,
             max_completion_length=self.collect.max_tokens,
             seed=o.seed,
@@ -155,7 +161,14 @@ class RunFile(_Closed):
         )
 
     def _check_sampling_side(self) -> None:
-        """Raises TrainingConfigError for a server or pipeline that the other settings rule out."""
+        """Raises TrainingConfigError for logs, a server or a pipeline that the other settings rule out."""
+        if self.logs and (self.server is not None or self.pipeline):
+            raise TrainingConfigError("with `logs` nothing is collected: drop `server` and `pipeline`")
+        if self.logs and self.optimise.old_logprobs != "recomputed":
+            raise TrainingConfigError(
+                "logs are of other versions than the one that is trained: set optimise.old_logprobs=recomputed, which "
+                "weighs every token by the ratio of the two"
+            )
         if self.server is not None and self.lora is None:
             raise TrainingConfigError(
                 "a running vLLM takes adapters, not weights (on the CPU it reloads weights wrongly without an error): "

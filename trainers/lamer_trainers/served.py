@@ -23,6 +23,7 @@ from lamer_graph.serve import VllmServer
 from lamer_graph.trial import Json
 from lamer_trainers.ahead import Ahead, PipelinedCollector, waits
 from lamer_trainers.batches import Batches, Collected
+from lamer_trainers.offline import LoggedCollector
 from lamer_trainers.online import OnlineCollector
 from lamer_trainers.runfile import RunFile
 from lamer_trainers.samples import Trial
@@ -97,7 +98,7 @@ class ServedCollector:
                 await policy.aclose()
 
 
-Collector = OnlineCollector | PipelinedCollector | ServedCollector
+Collector = LoggedCollector | OnlineCollector | PipelinedCollector | ServedCollector
 
 
 @contextlib.contextmanager
@@ -110,7 +111,9 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, batches: Path) -
     with contextlib.ExitStack() as stack:
         stack.callback(policy.close)
         collector: Collector
-        if run.server is None and run.pipeline == 0:
+        if run.logs:
+            collector = LoggedCollector(run, policy)
+        elif run.server is None and run.pipeline == 0:
             collector = OnlineCollector(policy, run.collect, batches, concurrency=run.concurrency)
         elif run.server is None:
             collector = PipelinedCollector(

@@ -32,7 +32,8 @@ from lamer_graph.policy import run_sync
 from lamer_graph.serve import VllmServer
 from lamer_graph.types import Completion, Message, Sampling
 from lamer_trainers.batches import version_name
-from lamer_trainers.errors import CheckpointError, WeightSyncError
+from lamer_trainers.errors import WeightSyncError
+from lamer_trainers.saving import saving
 
 PROBES = (
     "Act",
@@ -152,9 +153,9 @@ class AdapterSync:
     def _save(self, update: int) -> Path:
         path = self.folder / version_name(update)
         fresh, old = (path.with_name(f".{path.name}.{kind}") for kind in ("new", "old"))
-        try:
-            for leftover in (fresh, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        with saving(fresh, new=True):
             fresh.mkdir(parents=True)
             # The hub would be asked whether the base's vocabulary has grown.
             self._model.save_pretrained(fresh, save_embedding_layers=False)
@@ -163,8 +164,6 @@ class AdapterSync:
                 path.rename(old)
             fresh.rename(path)
             shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot save the adapter to {path} ({error}); free some space and resume") from None
         return path
 
     def _load(self, update: int, path: Path) -> None:

@@ -12,6 +12,7 @@ Private parts of TRL 1.16 that this relies on, each held by a test in tests/test
 - overridden: `_prepare_inputs`, which asks the source once per update and hands out one mini-batch after the other;
   `_get_per_token_logps_and_entropies`, on the CPU only: TRL's fused head scores every position there, also the
   prompts', and computes logits again on the way back, which costs a small model a third of its speed;
+- overridden: `_save_checkpoint`, for one clear error where the disk is full;
 - called: `_compute_loss` (through `compute_loss`), for the keys it reads and for its two divisors, see `_divisors`;
 - read or set: `ref_model`, `beta`, `_metrics`, `_step`, `_buffered_inputs`, `current_gradient_accumulation_steps`.
 Public methods of transformers' Trainer that are overridden: `training_step`, `get_train_dataloader`; and for PPO's
@@ -33,6 +34,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
@@ -42,6 +44,7 @@ from lamer_trainers.critic import Critic
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
 from lamer_trainers.packing import MicroBatch, Tensors, pack, split
 from lamer_trainers.samples import Limits
+from lamer_trainers.saving import saving
 from lamer_trainers.sources import Source
 
 logger = logging.getLogger(__name__)
@@ -124,6 +127,12 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         super().save_model(output_dir, _internal_call)
         if self.critic is not None and _internal_call and output_dir is not None and self.args.should_save:
             self.critic.save(Path(output_dir) / CRITIC)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As transformers' Trainer. Raises CheckpointError, and leaves no half of a checkpoint behind."""
+        path = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with saving(path, new=True):
+            super()._save_checkpoint(model, trial)
 
     # -- data ---------------------------------------------------------------------------------------------------------
 

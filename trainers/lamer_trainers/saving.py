@@ -1,0 +1,49 @@
+"""Writing weights to a disk that may be full: one clear error, whatever the library that wrote calls it.
+
+What must stay true: what was there before is untouched by a write that failed, and half of a checkpoint takes up no
+space. safetensors reports a full disk as an error of its own, torch as a RuntimeError about positions in its archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from lamer_trainers.errors import CheckpointError
+
+TORCH_ARCHIVE = "inline_container"
+"""What torch's messages about its archives have in common: they name the source file that wrote."""
+
+
+@contextlib.contextmanager
+def saving(path: Path, *, new: bool = False) -> Iterator[None]:
+    """While open, `path` (a file or folder) is being written; it is removed on failure if it is `new`.
+
+    Raises CheckpointError for what could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error)
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # of the network: HTTP clients' errors are kinds of OSError
+        if isinstance(error, RuntimeError):
+            if TORCH_ARCHIVE not in reason:
+                raise
+            reason = "the optimiser's state could not be written"
+        free = _free(path)
+        if new:
+            shutil.rmtree(path, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot save to {path} ({reason}; {free} MiB were free there): free some space, then go on with --resume"
+        ) from None
+
+
+def _free(path: Path) -> int:
+    """MiB on the file system of a path that need not exist."""
+    place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(place).free >> 20
