@@ -109,7 +109,7 @@ def register(app: typer.Typer) -> None:
     ) -> Json:
         """Compare memory configurations on the same tasks with the same seeds: success, differences, costs.
 
-        Prints pass@1..k with 95 % intervals, paired differences from the reference with a bootstrap test over tasks,
+        Prints pass@1..k with 95 % intervals, paired differences from the reference with a bootstrap test,
         prompt tokens per call, the time of memory reads, tokens and seconds per solved trial; and writes the same to
         --out as Markdown, CSV, JSON, SVG and PNG. A server must be a vLLM: tokens are counted exactly.
 

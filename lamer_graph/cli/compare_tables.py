@@ -52,11 +52,10 @@ def notes(comparison: Comparison) -> list[str]:
     said = [
         f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials, {who}, "
         f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}.",
-        "In parentheses 95 % intervals over tasks.",
-        f"Differences are paired by task, from {comparison.reference}; p is two-sided, from a bootstrap over tasks, of "
+        "Below each value its 95 % interval, over instances.",
+        f"Differences are paired by task, from {comparison.reference}; p is two-sided, from the same bootstrap, of "
         "each comparison by itself.",
-        "Read: milliseconds that an episode waited for its memory, median and 95th percentile (what a trial has itself "
-        "written it recalls without asking the store).",
+        "Read: milliseconds that an episode waited for its memory, median and 95th percentile.",
         "Tokens (prompt and answer) and seconds (from start to end of a trial; trials overlap) are all that was spent, "
         "per solved trial.",
     ]

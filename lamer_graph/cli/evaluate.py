@@ -72,7 +72,7 @@ def register(app: typer.Typer) -> None:
         out: OutOption = None,
         resume: ResumeOption = False,
     ) -> Json:
-        """Measure pass@1..k with 95 % intervals over tasks, turns, invalid actions, and trajectory diversity.
+        """Measure pass@1..k with 95 % intervals, turns, invalid actions, and trajectory diversity.
 
         The numbers are read from the run's log, and the sampling that produced them is printed with them.
         """
