@@ -339,7 +339,8 @@ def test_kill_9_loses_nothing_acknowledged(tmp_path, mode):
             acknowledged.add((name, int(writer.stdout.readline())))
         time.sleep(0.003 * attempt)
         os.kill(writer.pid, signal.SIGKILL)
-        rest, _ = writer.communicate()
+        rest = writer.stdout.read()  # not `communicate`, which passes over what `readline` has buffered
+        writer.wait()
         acknowledged |= {(name, int(line)) for line in rest.splitlines(keepends=True) if line.endswith("\n")}
         assert writer.returncode == -signal.SIGKILL
         keys = logged(tmp_path)
