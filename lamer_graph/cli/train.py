@@ -157,8 +157,8 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     if run.logs:
         what = f"as logged in {', '.join(run.logs)}"
     ui.print(
-        f"[bold]{run.policy}[/] learns {run.collect.env}: {run.optimise.updates} updates of {run.collect.tasks} tasks "
-        f"{what}, {run.optimise.algorithm}, in {folder}"
+        f"[bold]{_short(run.policy)}[/] learns {run.collect.env}: {run.optimise.updates} updates of "
+        f"{run.collect.tasks} tasks {what}, {run.optimise.algorithm}, in {folder}"
     )
     with _lines(ui, run.optimise.updates) as show:
         done = train(run, folder, resume=resume, progress=show)
@@ -172,7 +172,8 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
         ui.print(f"plot: {', '.join(str(path) for path in plots)}")
     ui.print(f"next: lamer-graph eval --policy {done.folder} --env {run.collect.env} --tasks 500", soft_wrap=True)
     if run.lora is not None:
-        ui.print(f"or:   lamer-graph serve --policy {run.policy} --adapter trained={done.folder}", soft_wrap=True)
+        base = _short(run.policy)
+        ui.print(f"or:   lamer-graph serve --policy {base} --adapter trained={done.folder}", soft_wrap=True)
     return {
         "out": str(folder),
         "policy": str(done.folder),
@@ -182,6 +183,12 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
         "plots": [str(path) for path in plots],
         "last": metrics[-1],
     }
+
+
+def _short(path: str) -> str:
+    """A path as one would type it here: relative where it lies below the current folder."""
+    place = Path(path).resolve()
+    return str(place.relative_to(Path.cwd())) if place.is_relative_to(Path.cwd()) else path
 
 
 @contextmanager
