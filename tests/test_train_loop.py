@@ -14,6 +14,7 @@ from lamer_graph.runlog import read_trials
 from lamer_trainers.errors import CheckpointError, TrainingConfigError
 from lamer_trainers.loop import last_checkpoint, train
 from lamer_trainers.runfile import PRESETS, load_run
+from lamer_trainers.served import make_server
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +184,11 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
     assert last_checkpoint(tmp_path).name == "checkpoint-2"
     assert last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_arguments_of_the_chat_template_reach_the_server(tiny_model_dir, tmp_path):
+    run = load_run(
+        preset="minesweeper-qwen3-4b", changes=[f"policy={tiny_model_dir}", "server.template.enable_thinking=true"]
+    )
+    argv = make_server(run, tmp_path)._argv()
+    assert json.loads(argv[argv.index("--default-chat-template-kwargs") + 1]) == {"enable_thinking": True}

@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
         app,
         "serve",
         examples=[
-            ("lamer-graph serve --policy examples/policies/minesweeper-4x4-3 --port 8000", "Serve until Ctrl-C."),
+            ("lamer-graph serve --policy examples/policies/minesweeper-warmstart --port 8000", "Serve until Ctrl-C."),
             ("lamer-graph play --base-url http://127.0.0.1:8000/v1", "In another terminal: play against it."),
             (
                 "lamer-graph serve --policy DIR --adapter policy-v0007=runs/first/adapters/0007",

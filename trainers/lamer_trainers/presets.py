@@ -77,7 +77,8 @@ def _large(policy: str, env: str) -> dict[str, Any]:
         # Adapters want a larger rate than the paper's full fine-tuning: ten times it, the usual ratio.
         "optimise": {**_PAPER, "learning_rate": 1e-5},
         "lora": {"rank": 32, "alpha": 64},
-        "server": {"dtype": "bfloat16", "max_model_len": 4096},
+        # The paper's agents answer without thinking aloud; templates that know no such switch ignore it.
+        "server": {"dtype": "bfloat16", "max_model_len": 4096, "template": {"enable_thinking": False}},
         "validation": {"tasks": 128, "every": 10},
     }
 

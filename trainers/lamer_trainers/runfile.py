@@ -77,12 +77,14 @@ class Lora(_Closed):
 class Server(_Closed):
     """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
 
-    `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype).
+    `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype);
+    `template` are arguments of the model's chat template, e.g. `{enable_thinking: false}`.
     """
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_model_len: Positive | None = None
     tolerance: Annotated[float, Field(gt=0)] | None = None
+    template: dict[str, bool | int | str] = {}
 
 
 class Validate(_Closed):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -149,6 +150,8 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
     assert run.lora is not None
     rank = next((size for size in LORA_RANKS if size >= run.lora.rank), LORA_RANKS[-1])
     extra = [] if run.server.dtype == "auto" else ["--dtype", run.server.dtype]
+    if run.server.template:
+        extra += ["--default-chat-template-kwargs", json.dumps(run.server.template)]
     return VllmServer(
         run.policy,
         max_adapters=run.pipeline + 2,
