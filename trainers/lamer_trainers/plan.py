@@ -83,7 +83,7 @@ class Device:
 DeviceName = Literal["cpu", "a100", "h100", "h200"]
 _SHARE = 0.4
 DEVICES: dict[str, Device] = {
-    "cpu": Device(7e10, 2e10, "one CPU core, as measured with the preset minesweeper-cpu"),
+    "cpu": Device(7e10, 2e10, "one CPU core, about what the preset minesweeper-cpu gets"),
     "a100": Device(312e12 * _SHARE, 2.0e12 * _SHARE, "one A100 at 40% of its data sheet"),
     "h100": Device(989e12 * _SHARE, 3.35e12 * _SHARE, "one H100 at 40% of its data sheet"),
     "h200": Device(989e12 * _SHARE, 4.8e12 * _SHARE, "one H200 at 40% of its data sheet"),

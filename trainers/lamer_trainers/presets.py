@@ -1,7 +1,7 @@
 """Run files that come with the project, by name.
 
 What must stay true: each is a complete run file that `runfile.load_run` accepts. The `-cpu` ones train on two cores
-from a shipped warm start; the others carry the paper's hyper-parameters (arXiv 2512.16848, appendix) and need a GPU.
+from a shipped warm start; the others carry the paper's hyper-parameters (arXiv 2512.16848) and need a GPU.
 The RL baseline of a preset is the same preset with `RL_BASELINE` applied.
 """
 
@@ -74,7 +74,7 @@ def _large(policy: str, env: str) -> dict[str, Any]:
             "prompt_style": "standard",
             "max_tokens": 1024,
         },
-        # Adapters want a larger rate than the paper's full fine-tuning: ten times it, the usual ratio.
+        # Adapters want a larger rate than the paper's full fine-tuning: ten times it, untried here.
         "optimise": {**_PAPER, "learning_rate": 1e-5},
         "lora": {"rank": 32, "alpha": 64},
         # The paper's agents answer without thinking aloud; templates that know no such switch ignore it.
