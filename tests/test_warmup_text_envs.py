@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import islice
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_an_alfworld_teacher_goes_where_its_memory_saw_the_thing() -> None:
     followed = 0
     for task in islice(env.seeds("train"), 20):
         start = env.reset(task)
-        thing = env.compact(start).split("; ")[0].split(" ")[1]
+        thing = env.compact(start).split("; ")[-1].split(" ")[1]
         goal = next(action for action in env.admissible(start) if action.startswith("go to "))
         place = goal.removeprefix("go to ")
         memory = (Remembered("reflection", f"see {thing} 1 in {place}", 1),)
@@ -160,11 +161,48 @@ def test_an_alfworld_teacher_goes_where_its_memory_saw_the_thing() -> None:
 
 def test_what_an_alfworld_text_tells_is_read_from_outcomes_and_notes() -> None:
     told = (
-        "go to fridge 1: closed; open fridge 1: has pan 1, pot 2; go to desk 1: has nothing; no pot in shelf 1, bed 2"
+        "go to fridge 1: closed; open fridge 1: has pan 1 and pot 2; go to desk 1: has nothing; no pot in shelf 1 and bed 2"
     )
     known = Known("pot").read([told, "see pot 3 in sofa 1"])
     assert known.at == {"pot 2": "fridge 1", "pot 3": "sofa 1"}
     assert known.without == ["desk 1", "shelf 1", "bed 2"]
+
+
+def test_an_alfworld_name_is_the_same_single_token_wherever_it_is_read_or_written() -> None:
+    env = make("alfworld")
+    teacher, tokenizer = AlfworldTeacher(env), _tokenizer("alfworld")
+    taken = 0
+    for row in rows(teacher, 400, seed=5):
+        found = re.fullmatch(r"<action>take ([a-z]+ [0-9]) from ([a-z]+ [0-9]+)</action>", row.answer)
+        if found is None:
+            continue
+        prompt = tokenizer(row.messages[-1]["content"], add_special_tokens=False)["input_ids"]
+        answer = tokenizer(row.answer, add_special_tokens=False)["input_ids"]
+        for name in found.groups():
+            (token,) = tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
+            assert token in prompt
+            assert token in answer
+        taken += 1
+    assert taken > 10
+
+
+def test_the_prompts_own_tokens_are_learnt_where_reading_is_asked_for(
+    teacher: Teacher, tokenizer: Any, taught: list[Row]
+) -> None:
+    def nats(reading: float) -> float:
+        """Mean negative log-probability of a prompt token after a short fit, counted over whole unpadded prompts."""
+        model = build_model(tokenizer, teacher.pieces(), seed=0, hidden=64, layers=2, feed_forward=128)
+        config = FitConfig(batch=32, learning_rate=3e-3, rise_steps=5, reading=reading)
+        fit(model, tokenizer, taught, config, seed=0, progress=str)
+        lost: list[torch.Tensor] = []
+        for row in taught[:16]:
+            ids = torch.tensor([tokenizer.apply_chat_template(row.messages, tokenize=True, return_dict=False)])
+            with torch.inference_mode():
+                logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            lost.append(-logprobs.gather(-1, ids[0, 1:, None])[:, 0])
+        return float(torch.cat(lost).mean())
+
+    assert nats(2.0) < nats(0.0) - 0.3
 
 
 def test_a_webshop_teacher_never_reopens_a_product_that_memory_names_as_wrong() -> None:

@@ -54,13 +54,38 @@ def page(h: House, state: dict[str, Any]) -> str:
 
 
 def short(h: House, state: dict[str, Any]) -> str:
-    """The page in as few words as carry it; the commands are left to the reader."""
-    parts = [f"{h.kind} {h.thing} {h.target}"]
+    """The page in as few words as carry it.
+
+    Places are listed whole, the present one too, so that the list reads the same all the way. What the next command names
+    stands last and in fixed places, for the sake of small readers: what lies here (things that the task is about at the
+    end), what can be done with it, what is carried, the place, the task.
+    """
     here = h.reach.get(state["at"], ())
-    parts += [f"at {h.receptacles[r].name} {_glance(h, state, r)}" for r in here] or ["at start"]
-    parts.append(f"hold {carried(h, state)}")
-    parts.append("done" if state["won"] else f"go {h.go(state['at'])[1]}")
+    places = [r.name for r in h.receptacles if r.place is not None]
+    parts = ["done"] if state["won"] else [" ".join(["go", *places])]
+    # Where several receptacles share a place each is named with its contents; the first of them is "the place".
+    parts += [f"{h.receptacles[r].name} {_seen(h, state, r)}" for r in here[1:]]
+    parts += [_seen(h, state, r) for r in here[:1]]
+    if not state["won"]:
+        verbs = dict.fromkeys(command.partition(" ")[0] for command in local_commands(h, state))
+        parts.append(" ".join(["can", *(verbs or ["nothing"])]))
+    parts.append(f"hold {_held(h, state)}")
+    parts.append(f"at {h.receptacles[here[0]].name}" if here else "at start")
+    parts.append(f"{h.kind} {h.thing} {'with' if h.kind == 'look' else 'to'} {h.target}")
     return "; ".join(parts)
+
+
+def _seen(h: House, state: dict[str, Any], r: int) -> str:
+    if _closed(h, state, r):
+        return "closed"
+    wanted = {h.thing, h.target}
+    listed = sorted(_listed(h, state, r), key=lambda name: name.partition(" ")[0] in wanted)
+    return " ".join(["has", *(listed or ["nothing"])])
+
+
+def _held(h: House, state: dict[str, Any]) -> str:
+    name, _, marks = carried(h, state).partition(" (")
+    return f"{marks[:-1]} {name}" if marks else name
 
 
 def event(h: House, after: dict[str, Any], command: str | None, valid: bool) -> str:
@@ -73,7 +98,7 @@ def event(h: House, after: dict[str, Any], command: str | None, valid: bool) -> 
     if verb in ("go", "look"):
         here = h.reach.get(after["at"], ())
         names = len(here) > 1 or verb == "look"
-        seen = ", ".join((f"{h.receptacles[r].name} " if names else "") + _glance(h, after, r) for r in here)
+        seen = "; ".join((f"{h.receptacles[r].name} " if names else "") + _glance(h, after, r) for r in here)
     elif verb in ("open", "examine") and h.names.get(rest, -1) >= 0:
         seen = _glance(h, after, h.names[rest])
     elif verb in ("examine", "inventory"):
@@ -115,7 +140,7 @@ def _sight(h: House, state: dict[str, Any], r: int) -> str:
 
 
 def _glance(h: House, state: dict[str, Any], r: int) -> str:
-    return "closed" if _closed(h, state, r) else "has " + (", ".join(_listed(h, state, r)) or "nothing")
+    return "closed" if _closed(h, state, r) else "has " + (" and ".join(_listed(h, state, r)) or "nothing")
 
 
 def _and(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Fitting a tiny policy to scripted rows with TRL's SFTTrainer, plus an unlikelihood term for forbidden answers.
 
-What must stay true: only answer tokens are trained on, the end token included; the result is the same for the same
-rows, seed and number of threads.
+What must stay true: only answer tokens are trained on, the end token included (the prompt's too where `reading` asks
+for it); the result is the same for the same rows, seed and number of threads.
 
 Differences from plain SFT:
 - Batches are padded on the left, so that all answers end at the last column and logits are computed for them alone.
@@ -9,6 +9,8 @@ Differences from plain SFT:
   term is the unlikelihood of Welleck et al., arXiv 1908.04319, eq. 4, with p(forbidden) the probability of all tokens
   that would turn the answer into a forbidden one, summed: what matters is that a cell known to be a mine is not opened
   at all. Imitation alone stops at some 10 % here, and RL then never finds out that memory is worth reading.
+- `FitConfig.reading` adds the prompt's own tokens, for environments in words: answers there repeat names of the prompt,
+  and a model comes to copy from the many names that recur in prompts much sooner than from the few in answers.
 - `compute_loss` is overridden whole, because TRL's never builds the logits that the second term needs, and
   `_send_telemetry`, because its switch is read when huggingface_hub is imported, which may have happened long before.
 """
@@ -47,6 +49,9 @@ class FitConfig:
     learning_rate: float = 1.2e-3
     rise_steps: int = 50
     unlikelihood: float = 1.25
+    reading: float = 0.0
+    """Weight of predicting the prompt's own tokens, in nats a token: names that recur in it teach a model to copy long
+    before answers alone would."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,15 +116,18 @@ class LeftCollator:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "forbidden": forbidden}
 
 
-def answer_logprobs(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Log-probabilities (B, K, V) of the next token at each of the last K columns of a `LeftCollator` batch."""
+def answer_logprobs(model: Any, inputs: dict[str, torch.Tensor], whole: bool = False) -> torch.Tensor:
+    """Log-probabilities (B, K, V) of the next token at each of the last K columns of a `LeftCollator` batch.
+
+    `whole`: of every column but the first, (B, T - 1, V).
+    """
     mask = inputs["attention_mask"]
     outputs = model(
         input_ids=inputs["input_ids"],
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         use_cache=False,
-        logits_to_keep=inputs["labels"].shape[1] + 1,
+        logits_to_keep=0 if whole else inputs["labels"].shape[1] + 1,
     )
     logprobs: torch.Tensor = outputs.logits[:, :-1].float().log_softmax(-1)
     return logprobs
@@ -129,6 +137,7 @@ class WarmupTrainer(SFTTrainer):
     """SFTTrainer with the loss of this module's head. `unlikelihood` weighs its second term."""
 
     unlikelihood: float = 1.0
+    reading: float = 0.0
 
     def _send_telemetry(self) -> None:
         """Nothing is sent; the environment variable that says so is read before a host may have set it."""
@@ -138,7 +147,9 @@ class WarmupTrainer(SFTTrainer):
     ) -> Any:
         labels = inputs["labels"]
         rows = len(labels)
-        logprobs = answer_logprobs(model, inputs)
+        logprobs = answer_logprobs(model, inputs, whole=self.reading > 0)
+        read = self._reading_loss(logprobs, inputs) if self.reading > 0 else 0.0
+        logprobs = logprobs[:, -labels.shape[1] :]
         taught = labels != IGNORE
         imitation = -(logprobs.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * taught).sum() / rows
         wrong = (logprobs.exp() * inputs["forbidden"]).sum(-1)
@@ -146,8 +157,16 @@ class WarmupTrainer(SFTTrainer):
         concerned = inputs["forbidden"].any(-1).any(-1).sum().clamp(min=1)
         self._metrics["train"]["imitation"].append(float(imitation.detach()))
         self._metrics["train"]["forbidden"].append(float((wrong.sum() / concerned).detach()))
-        loss = imitation / 2 + self.unlikelihood * avoidance
+        loss = imitation / 2 + self.unlikelihood * avoidance + self.reading * read
         return (loss, {"logprobs": logprobs}) if return_outputs else loss
+
+
+    def _reading_loss(self, logprobs: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean negative log-probability of the prompts' tokens after the first."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        prompt = (mask[:, 1:] * mask[:, :-1]).bool()
+        prompt[:, -inputs["labels"].shape[1] :] &= inputs["labels"] == IGNORE
+        return -logprobs.gather(-1, ids[:, 1:, None])[..., 0][prompt].mean()
 
 
 class _Report(TrainerCallback):
@@ -221,7 +240,7 @@ def fit(
             callbacks=[_Report(progress, len(rows), config.batch)],
         )
         trainer.remove_callback(PrinterCallback)  # it prints what `progress` says better
-        trainer.unlikelihood = config.unlikelihood
+        trainer.unlikelihood, trainer.reading = config.unlikelihood, config.reading
         trainer.train()
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise RuntimeError("the fit ended in non-finite parameters; use a smaller learning rate")

@@ -60,8 +60,8 @@ def _board(env: str, turns: int) -> dict[str, Any]:
     }
 
 
-def _large(policy: str, env: str) -> dict[str, Any]:
-    """The paper's setting: 16 tasks an update, 8 trials each, 7 turns, rank-32 adapters on a vLLM of the run's own."""
+def _large(policy: str, env: str, turns: int = 7) -> dict[str, Any]:
+    """The paper's setting: 16 tasks an update, 8 trials each, rank-32 adapters on a vLLM of the run's own."""
     return {
         "policy": policy,
         "collect": {
@@ -69,7 +69,7 @@ def _large(policy: str, env: str) -> dict[str, Any]:
             "tasks": 16,
             "trials": 8,
             "max_episodes": 3,
-            "max_turns": 7,
+            "max_turns": turns,
             "contents": "reflection",
             "prompt_style": "standard",
             "max_tokens": 1024,
@@ -103,7 +103,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
+    "alfworld-cpu": {
+        "policy": "examples/policies/alfworld-warmstart",
+        "collect": {**_board("alfworld", 10), "max_tokens": 32},
+        "optimise": _SMALL,
+        "validation": _CHOICE,
+    },
     "minesweeper-qwen3-4b": _large("Qwen/Qwen3-4B", "minesweeper:6x6-3"),
     "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
+    "alfworld-qwen3-4b": _large("Qwen/Qwen3-4B", "alfworld", turns=10),
     "minesweeper-llama31-8b": _large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
 }

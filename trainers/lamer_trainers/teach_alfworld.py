@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lamer_envs.alfworld import Alfworld
+from lamer_envs.alfworld_world import KINDS
 from lamer_envs.alfworld_catalogue import LAMP_PLACES, LAMPS, PLACES, THINGS, fits
 from lamer_envs.alfworld_world import House, house, local_commands
 from lamer_envs.base import State
 from lamer_graph.prompts import Remembered
 from lamer_memory import Contents
 from lamer_trainers.teachers import Attempt, Choice, Row, Teacher
-from lamer_trainers.tiny import Piece, spaced
+from lamer_trainers.tiny import Piece
 
 SKILL = 0.7
 CARE = 0.6
@@ -29,7 +30,9 @@ SLIP = 0.04
 TRUE, VAGUE = 0.5, 0.25
 """Shares of reflections that say truly what was seen, and that say nothing of use; the others name a wrong place."""
 VAGUE_REMARKS = ("be quicker", "look in more places", "open what is closed")
-WALKS_KEPT = 0.3
+WALKS_KEPT = 0.6
+STRAYS = 0.1
+"""How often a walk does not go on in the order of the list."""
 EVERYWHERE = frozenset(
     f"go to {name} {n}"
     for name, place in PLACES.items()
@@ -40,10 +43,14 @@ MOST_LISTED = 6
 """Places that a remark lists as searched in vain, the last ones."""
 COPIES = 3
 VERBS = ("go to", "open", "close", "take", "move", "examine", "use", "heat", "cool", "clean", "look", "inventory")
+BETWEEN = (" from", " to", " with", " in", " and", ": has", " has", ": closed", " closed", ": nothing happens", ": task done",
+           " nothing", " (on)", " (hot)", " (cool)", " (clean)", "go", "; has", "; closed", "; can", "; hold", "; at", "; at start", "see",
+           " see", "no", " no")  # fmt: skip
+"""What stands between names."""
 TREATMENTS = {"heat": ("h", "hot"), "cool": ("c", "cool"), "clean": ("w", "clean")}
-SEEN = re.compile(r"(?:go to|open|examine) ([a-z]+ [0-9]+): (closed|has ([a-z0-9, ()]+))")
+SEEN = re.compile(r"(?:go to|open|examine) ([a-z]+ [0-9]+): (closed|has ([a-z0-9 ()]+))")
 SEE = re.compile(r"see ([a-z]+) ([0-9]+) in ([a-z]+ [0-9]+)")
-NONE_IN = re.compile(r"no ([a-z]+) in ([a-z]+ [0-9]+(?:, [a-z]+ [0-9]+)*)")
+NONE_IN = re.compile(r"no ([a-z]+) in ([a-z]+ [0-9]+(?: and [a-z]+ [0-9]+)*)")
 
 
 @dataclass
@@ -59,7 +66,7 @@ class Known:
         """Take in outcomes, trajectories and notes, oldest first."""
         for text in texts:
             for place, _, listed in SEEN.findall(text):
-                names = [name for name in listed.split(", ") if name]
+                names = [name for name in listed.split(" and ") if name]
                 own = [name for name in names if name.split(" ")[0] == self.wanted]
                 self.at |= dict.fromkeys(own, place)
                 if names and not own:
@@ -68,7 +75,7 @@ class Known:
                 if thing == self.wanted:
                     self.at[f"{thing} {number}"] = place
             for thing, places in NONE_IN.findall(text):
-                for place in places.split(", ") if thing == self.wanted else ():
+                for place in places.split(" and ") if thing == self.wanted else ():
                     self._empty(place)
         return self
 
@@ -84,27 +91,19 @@ class AlfworldTeacher(Teacher):
     skill = SKILL
 
     def pieces(self) -> list[Piece]:
-        found = [piece for text in VAGUE_REMARKS for piece in spaced(text)]
-        found += [piece for verb in VERBS for piece in spaced(verb, verb, before=("", " ", "\n", "; "))]
-        found += [Piece("\n" + kind) for kind in ("pick", "pick2")]
-        found += [
-            Piece(text) for text in (" has", ": has", " closed", ": closed", "; at", "; at start", "; hold", "; go")
-        ]
-        found += [Piece(text) for text in ("; hold nothing", " nothing", " from", " to", " with", " in", "see", " see")]
-        found += [Piece(text) for text in ("no", " no", ": nothing happens", "nothing happens", ": task done", " (on)")]
-        found += [Piece(f" ({mark})", (mark,)) for mark in ("hot", "cool", "clean")]
+        # A name always carries the space before it, so that the token that is read is the one to write.
+        found = [Piece(text) for remark in VAGUE_REMARKS for text in (remark, f" {remark}")]
+        found += [Piece(text) for text in BETWEEN]
+        found += [Piece(f"{before}{verb}", (verb,)) for verb in VERBS for before in ("", " ")]
+        found += [Piece(f"; {kind}", ("task", kind)) for kind in KINDS]
+        found += [Piece(f" {mark}", (mark,)) for mark in ("hot", "cool", "clean")]
         for name in (*THINGS, *LAMPS):
-            found.append(Piece(" " + name, (name,)))
-            for n in range(1, COPIES + 1):
-                found += spaced(f"{name} {n}", name, f"copy {n}", before=(" ", ", "))
+            found.append(Piece(f" {name}", (name,)))
+            found += [Piece(f" {name} {n}", ("thing", name, f"copy {n}")) for n in range(1, COPIES + 1)]
         for name, place in PLACES.items():
             most = max(1, *(high for _, high in place.counts.values()))
-            found.append(Piece(" " + name, (name,)))
-            for low in range(1, most + 1):
-                found += spaced(f"{name} {low}", name, f"place {low}", before=(" ", ", "))
-                for high in range(low + 1, most + 1):
-                    parts = [f"place {n}" for n in range(low, high + 1)]
-                    found += spaced(f"{name} {low}-{high}", name, *parts, before=(" ", ", "))
+            found.append(Piece(f" {name}", (name,)))
+            found += [Piece(f" {name} {n}", ("place", name, f"place {n}")) for n in range(1, most + 1)]
         return found
 
     def trial(self, start: State, contents: Contents, rng: random.Random) -> Iterator[Row]:
@@ -119,7 +118,10 @@ class AlfworldTeacher(Teacher):
         h, state = house(attempt.state["house"]), attempt.state
         action, forbidden = self._sensible(h, attempt, rng)
         if not attempt.skilled and rng.random() >= CARE:
-            others = [command for command in self._anything(h, state) if command not in forbidden]
+            # Any verb, then the first thing that it can be done to: what was drawn freely could not be read off the page.
+            first = {command.partition(" ")[0]: command for command in reversed(local_commands(h, state))}
+            anything = [*first.values(), self._go(h, state, [r.name for r in h.receptacles], rng)]
+            others = [command for command in anything if command not in forbidden]
             action = rng.choice(others or [action])
         if not action.startswith("go to "):
             return Choice(action)  # what is forbidden are ways to go, not going as such
@@ -192,13 +194,22 @@ class AlfworldTeacher(Teacher):
         if away:
             return f"go to {away[-1]}", forbidden
         unseen = [r for r in h.receptacles if r.name not in vain and r.name not in here]
-        likely = [r.name for r in unseen if _likely(r.type, wanted)]
+        likely = [r.name for r in unseen if attempt.skilled and _likely(r.type, wanted)]
         return self._go(h, state, likely or [r.name for r in unseen], rng), forbidden
 
     def _go(self, h: House, state: State, places: Sequence[str], rng: random.Random) -> str:
+        """To the next of these places in the order of the household's list, round and round; sometimes to any of them.
+
+        An order is what a small policy can read off the list; a free choice among twenty names it has to guess.
+        """
         going = h.go(state["at"])[0]
-        able = [f"go to {place}" for place in places if f"go to {place}" in going]
-        return rng.choice(able or going)
+        able = [command for command in going if command.removeprefix("go to ") in set(places)] or going
+        here = [h.receptacles[r].name for r in h.reach.get(state["at"], ())]
+        if not here or rng.random() < STRAYS:
+            return rng.choice(able)
+        order = [f"go to {r.name}" for r in h.receptacles if r.place is not None]
+        at = order.index(f"go to {here[0]}")
+        return next(command for command in order[at:] + order[:at] if command in able)
 
     # -- reflections --------------------------------------------------------------------------------------------------
 
@@ -212,7 +223,7 @@ class AlfworldTeacher(Teacher):
             if known.at:
                 name, place = next(iter(known.at.items()))
                 return f"see {name} in {place}"
-            return f"no {h.thing} in {', '.join(known.without[-MOST_LISTED:])}"
+            return f"no {h.thing} in {' and '.join(known.without[-MOST_LISTED:])}"
         return f"see {h.thing} 1 in {rng.choice([r.name for r in h.receptacles])}"
 
     def instructive(self, attempt: Attempt) -> bool:
@@ -244,7 +255,7 @@ class AlfworldTeacher(Teacher):
             found = rng.choice(pool) if rng.random() < 0.5 else ""
             vain = [place for place in vain if place != found]
             if rng.random() < 0.4:
-                pieces = [f"go to {place}: has {', '.join(rng.sample(others, min(len(others), rng.randint(1, 3))))}"
+                pieces = [f"go to {place}: has {' and '.join(rng.sample(others, min(len(others), rng.randint(1, 3))))}"
                           for place in vain]  # fmt: skip
                 pieces += [f"go to {found}: has {h.thing} 1"] if found else []
                 rng.shuffle(pieces)
@@ -252,7 +263,7 @@ class AlfworldTeacher(Teacher):
             elif found:
                 memory.append(Remembered("reflection", f"see {h.thing} 1 in {found}", episode))
             elif vain:
-                memory.append(Remembered("reflection", f"no {h.thing} in {', '.join(vain)}", episode))
+                memory.append(Remembered("reflection", f"no {h.thing} in {' and '.join(vain)}", episode))
         return memory, episodes + 1
 
 

@@ -103,7 +103,8 @@ class Teacher(ABC):
         """Play one turn of the attempt; True if the episode is over."""
         before = attempt.state
         step = self.env.step(before, action)
-        attempt.turns.append(Turn(self.env.observe(before), action, self.env.outcome(before, action, step)))
+        # Compact prompts tell a turn by its outcome alone: the page that was read is not drawn again for them.
+        attempt.turns.append(Turn("", action, self.env.outcome(before, action, step)))
         attempt.actions.append(action)
         attempt.state, attempt.won = step.state, step.success
         return step.done or len(attempt.turns) >= self.env.max_turns

@@ -98,7 +98,13 @@ RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
     ),
     Alfworld: (
         AlfworldTeacher,
-        Recipe(rows=120_000, rows_per_minute=11_000, gates=TEXT_GATES, fit=TEXT_FIT, copying=0.5),
+        Recipe(
+            rows=120_000,
+            rows_per_minute=9_000,
+            gates=TEXT_GATES,
+            fit=FitConfig(batch=32, learning_rate=2e-3, reading=3.0),
+            copying=0.5,
+        ),
     ),
     Webshop: (
         WebshopTeacher,
