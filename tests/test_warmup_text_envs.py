@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,7 @@ from lamer_graph.prompts import ACTION_TAG, REMARK_TAG, Remembered, extract
 from lamer_trainers.fitting import IGNORE, FitConfig, LeftCollator, answer_logprobs, encode, fit
 from lamer_trainers.gates import held_out_drills
 from lamer_trainers.teach_alfworld import AlfworldTeacher, Known
-from lamer_trainers.teach_webshop import WebshopTeacher, wrong_products
+from lamer_trainers.teach_webshop import SORTS, WebshopTeacher, wrong_products
 from lamer_trainers.teachers import Attempt, Row, Teacher, rows
 from lamer_trainers.tiny import build_model, build_tokenizer
 from lamer_trainers.warmup import teacher_of
@@ -189,6 +190,42 @@ def test_a_praised_product_is_not_wrong_even_if_it_was_bought_in_vain() -> None:
     assert wrong_products([bought]) == {"B123456789"}
     assert wrong_products([bought, "take B123456789 with s, black"]) == set()
     assert wrong_products(["bought B123456789: score 1.00"]) == set()
+
+
+def test_names_of_a_shop_are_the_same_single_tokens_in_prompts_and_answers() -> None:
+    teacher, tokenizer = teacher_of(make("webshop"))[0], _tokenizer("webshop")
+    checked = 0
+    for row in rows(teacher, 300, seed=8):
+        thing = row.answer.removeprefix("<action>click[").removesuffix("]</action>")
+        prompt = row.messages[-1]["content"]
+        if thing == row.answer or thing not in prompt:
+            continue
+        answer = tokenizer(row.answer, add_special_tokens=False)["input_ids"]
+        assert len(answer) == 5, row.answer
+        assert answer[2] in tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        checked += 1
+    assert checked > 50
+
+
+def test_a_pointing_start_makes_what_can_be_clicked_likely_before_any_fit() -> None:
+    teacher, tokenizer = teacher_of(make("webshop"))[0], _tokenizer("webshop")
+    asked = [r for r in rows(teacher, 300, seed=8) if r.answer.startswith("<action>click[B")][:30]
+    shares = []
+    for pointing in ((), SORTS):
+        model = build_model(tokenizer, teacher.pieces(), seed=0, layers=2, spread=0.1, pointing=pointing)
+        assert model.num_parameters() <= MOST_PARAMETERS
+        shares.append(sum(_listed_share(model, tokenizer, row) for row in asked) / len(asked))
+    assert shares[0] < 0.01
+    assert shares[1] > 0.05
+
+
+def _listed_share(model: Any, tokenizer: Any, row: Row) -> float:
+    """Probability, right after `click[`, of all product ids of the prompt."""
+    prompt = tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer([prompt + "<action>click["], add_special_tokens=False, return_tensors="pt")["input_ids"]
+    named = tokenizer.convert_tokens_to_ids(sorted(set(re.findall("B[0-9A-Z]{9}", prompt))))
+    with torch.inference_mode():
+        return float(model(input_ids=ids).logits[0, -1].softmax(-1)[named].sum())
 
 
 @pytest.mark.parametrize("copying", [0.0, 0.5])

@@ -60,8 +60,8 @@ def _board(env: str, turns: int) -> dict[str, Any]:
     }
 
 
-def _large(policy: str, env: str) -> dict[str, Any]:
-    """The paper's setting: 16 tasks an update, 8 trials each, 7 turns, rank-32 adapters on a vLLM of the run's own."""
+def _large(policy: str, env: str, turns: int = 7, window: int = 4096) -> dict[str, Any]:
+    """The paper's setting: 16 tasks an update, 8 trials each, rank-32 adapters on a vLLM of the run's own."""
     return {
         "policy": policy,
         "collect": {
@@ -69,7 +69,7 @@ def _large(policy: str, env: str) -> dict[str, Any]:
             "tasks": 16,
             "trials": 8,
             "max_episodes": 3,
-            "max_turns": 7,
+            "max_turns": turns,
             "contents": "reflection",
             "prompt_style": "standard",
             "max_tokens": 1024,
@@ -78,7 +78,7 @@ def _large(policy: str, env: str) -> dict[str, Any]:
         "optimise": {**_PAPER, "learning_rate": 1e-5},
         "lora": {"rank": 32, "alpha": 64},
         # The paper's agents answer without thinking aloud; templates that know no such switch ignore it.
-        "server": {"dtype": "bfloat16", "max_model_len": 4096, "template": {"enable_thinking": False}},
+        "server": {"dtype": "bfloat16", "max_model_len": window, "template": {"enable_thinking": False}},
         "validation": {"tasks": 128, "every": 10},
     }
 
@@ -106,4 +106,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "minesweeper-qwen3-4b": _large("Qwen/Qwen3-4B", "minesweeper:6x6-3"),
     "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
     "minesweeper-llama31-8b": _large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
+    # Pages of results are long, and a prompt holds those of the whole episode: half as many calls at a time fit a GPU.
+    "webshop-qwen3-4b": {
+        **_large("Qwen/Qwen3-4B", "webshop:1000", turns=12, window=8_192),
+        "concurrency": 64,
+    },
 }

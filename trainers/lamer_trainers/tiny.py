@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 PAD, END, USER, ANSWER = "<|pad|>", "<|end|>", "<|user|>", "<|answer|>"
@@ -28,6 +29,12 @@ CHAT_TEMPLATE = (
 )
 CONTEXT = 4096
 """Positions of the model. Real prompts stay below 200 tokens; the rest is room for what users try."""
+
+FAR_THETA = 1e8
+"""RoPE's base where attention is to find things by what they are, however far away they stand."""
+POINTED, MATCHED, SORTS_KEPT, LOUDNESS = 3.0, 0.1, 0.2, 2.0
+"""Start of a pointing model: how strongly its last and its other layers pass on what they attend to, how much of a
+thing's sort is passed on with it, and the scale of the last norm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +104,20 @@ def build_model(
     heads: int = 4,
     feed_forward: int = 384,
     copying: float = 0.0,
+    spread: float = 0.02,
+    pointing: Sequence[str] = (),
 ) -> Qwen3ForCausalLM:
     """An untrained float32 Qwen3 with tied embeddings, deterministic for a seed.
 
     `copying` > 0 starts every attention layer near "look at tokens like mine and pass them on": queries equal keys,
     and values times outputs are `copying` times the identity (after Trockman and Kolter, arXiv 2305.09828, who found
     this shape in trained models). Tasks whose answers are words of the prompt are then learned from far fewer rows.
+
+    `spread` is the standard deviation of embeddings at the start. They are the output's weights too: at 0.02 a token
+    that was found in the prompt has to grow its embedding before it can be answered with any confidence.
+
+    `pointing` names parts that are sorts of things (products, options), and starts the model near "answer with a thing
+    of the prompt that is of the sort due here"; see `_start_pointing`. Its output weights are not tied.
 
     A piece's embedding starts as the sum of its parts' vectors, so that `(1, 2)`, `(1, 2)=3` and `mine at (1, 2)` are
     known to concern one cell, and cells of a row to share it, before any training.
@@ -119,8 +134,8 @@ def build_model(
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_position_embeddings=CONTEXT,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": FAR_THETA if pointing else 10_000.0},
+        tie_word_embeddings=not pointing,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -134,6 +149,9 @@ def build_model(
             _start_copying(model, copying)
         embeddings: Any = model.get_input_embeddings()
         weight: torch.Tensor = embeddings.weight
+        if spread != config.initializer_range:
+            with torch.no_grad():
+                weight *= spread / config.initializer_range
         vectors: dict[str, torch.Tensor] = {}
         for piece in [*COMMON_PIECES, *pieces]:
             if not piece.parts:
@@ -142,8 +160,10 @@ def build_model(
             with torch.no_grad():
                 for part in piece.parts:
                     if part not in vectors:
-                        vectors[part] = torch.randn(hidden) * config.initializer_range
+                        vectors[part] = torch.randn(hidden) * spread
                     weight[token] += vectors[part]
+        if pointing:
+            _start_pointing(model, torch.stack([vectors[part] for part in pointing]))
     defaults: Any = GenerationConfig
     model.generation_config = defaults(
         do_sample=True, temperature=1.0, top_p=1.0, top_k=0, eos_token_id=tokenizer.eos_token_id,
@@ -164,3 +184,34 @@ def _start_copying(model: Qwen3ForCausalLM, strength: float) -> None:
             torch.nn.init.orthogonal_(turned)
             attention.v_proj.weight.copy_(turned * strength**0.5)
             attention.o_proj.weight.copy_(turned.T * strength**0.5)
+
+
+def _start_pointing(model: Qwen3ForCausalLM, sorts: torch.Tensor) -> None:
+    """Start the last layer as a pointer: it looks for tokens of the present token's sort and answers with them.
+
+    `sorts` (S, H) are the vectors that things of a sort share. Queries are keys of what lies in the span of the sorts,
+    so that `click[`, which shares vectors with products and options, looks at those of the page. What is attended to
+    is passed on rotated, and the output's weights are the embeddings rotated alike: a token is answered if attention
+    brought it, not because it is the present one, which the residual stream carries unrotated and which a model with
+    tied weights would say again. Sorts are passed on damped, or every product would be as likely as those of the page.
+    The layers before start by looking at tokens like their own, which finds what is named twice.
+    """
+    import torch
+
+    decoder: Any = model.model
+    with torch.no_grad():
+        width = sorts.shape[1]
+        basis = torch.linalg.qr(sorts.T).Q
+        within = basis @ basis.T
+        turn = torch.nn.init.orthogonal_(torch.empty(width, width))
+        head: Any = model.lm_head
+        head.weight.copy_(decoder.embed_tokens.weight @ turn.T)
+        decoder.norm.weight.fill_(LOUDNESS)
+        passed_last = turn @ (torch.eye(width) - (1 - SORTS_KEPT) * within)
+        for layer in decoder.layers:
+            attention, last = layer.self_attn, layer is decoder.layers[-1]
+            values = torch.nn.init.orthogonal_(torch.empty(width, width))
+            strength = POINTED if last else MATCHED
+            attention.v_proj.weight.copy_(values * strength**0.5)
+            attention.o_proj.weight.copy_((passed_last if last else torch.eye(width)) @ values.T * strength**0.5)
+            attention.q_proj.weight.copy_(attention.k_proj.weight @ (within if last else torch.eye(width)))
