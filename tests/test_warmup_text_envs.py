@@ -160,9 +160,8 @@ def test_an_alfworld_teacher_goes_where_its_memory_saw_the_thing() -> None:
 
 
 def test_what_an_alfworld_text_tells_is_read_from_outcomes_and_notes() -> None:
-    told = (
-        "go to fridge 1: closed; open fridge 1: has pan 1 and pot 2; go to desk 1: has nothing; no pot in shelf 1 and bed 2"
-    )
+    told = "go to fridge 1: closed; open fridge 1: has pan 1 and pot 2; go to desk 1: has nothing"
+    told += "; no pot in shelf 1 and bed 2"
     known = Known("pot").read([told, "see pot 3 in sofa 1"])
     assert known.at == {"pot 2": "fridge 1", "pot 3": "sofa 1"}
     assert known.without == ["desk 1", "shelf 1", "bed 2"]
@@ -227,6 +226,21 @@ def test_a_praised_product_is_not_wrong_even_if_it_was_bought_in_vain() -> None:
     assert wrong_products([bought]) == {"B123456789"}
     assert wrong_products([bought, "take B123456789 with s, black"]) == set()
     assert wrong_products(["bought B123456789: score 1.00"]) == set()
+
+
+def test_names_of_a_shop_are_the_same_single_tokens_in_prompts_and_answers() -> None:
+    teacher, tokenizer = teacher_of(make("webshop"))[0], _tokenizer("webshop")
+    checked = 0
+    for row in rows(teacher, 300, seed=8):
+        thing = row.answer.removeprefix("<action>click[").removesuffix("]</action>")
+        prompt = row.messages[-1]["content"]
+        if thing == row.answer or thing not in prompt:
+            continue
+        answer = tokenizer(row.answer, add_special_tokens=False)["input_ids"]
+        assert len(answer) == 5, row.answer
+        assert answer[2] in tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        checked += 1
+    assert checked > 50
 
 
 @pytest.mark.parametrize("copying", [0.0, 0.5])

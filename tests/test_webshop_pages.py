@@ -14,6 +14,9 @@ from webshop_data import data, row, values
 
 from lamer_envs import MAX_ACTION_CHARS, make
 from lamer_envs.webshop import Webshop
+from lamer_envs.webshop_brief import brief
+from lamer_envs.webshop_goals import NO_LIMIT
+from lamer_envs.webshop_pages import PER_PAGE
 
 
 @pytest.fixture(autouse=True)
@@ -354,6 +357,36 @@ def test_compact_pages_are_shorter_and_keep_what_decides(big: Webshop) -> None:
     assert short < 0.85 * full
 
 
+def test_a_brief_says_all_that_the_instruction_says_and_nothing_else(big: Webshop) -> None:
+    for position in range(0, len(big.shop.goals), 7):
+        goal = big.shop.goals.goal(position)
+        found = brief(goal["instruction_text"])
+        assert found is not None
+        limit = None if goal["price_upper"] == NO_LIMIT else goal["price_upper"]
+        assert found == (goal["query"], tuple(goal["attributes"]), tuple(goal["goal_options"]), limit)
+    assert brief("i want a long red scarf that is hand knitted") is None
+
+
+def test_compact_rows_tell_what_fits_the_wish_and_end_with_the_id(big: Webshop) -> None:
+    state = big.reset(next(big.seeds("val")))
+    goal = big.goal(state)
+    wish = brief(goal["instruction_text"])
+    assert wish is not None
+    shown = big.step(state, f"search[{goal['query']}]").state
+    rows = big.compact(shown).splitlines()[2:]
+    hits = [big.shop.catalogue.product(at) for at in big.shop.search(goal["query"])[:PER_PAGE]]
+    assert len(rows) == len(hits)
+    for line, item in zip(rows, hits, strict=True):
+        told, asin = line.split(": ")
+        assert asin == item.asin
+        words = told.split(", ")
+        assert {each for each in words if each in wish.qualities} == {
+            each for each in goal["attributes"] if each in item.title.lower()
+        }
+        assert ("too dear" in words) == (float(item.tag.split(" ")[0][1:]) > goal["price_upper"])
+        assert ("other kind" in words) == (goal["query"] not in item.title.lower())
+
+
 def test_compact_pages_cut_long_texts_and_keep_the_options_that_are_asked_for() -> None:
     product = row(
         "B1", "wool " * 100, full_description="warm " * 500,
@@ -381,8 +414,8 @@ def test_outcomes_say_what_a_turn_did(env: Webshop) -> None:
         state = step.state
     assert told == [
         "found 2", "results page 2", "results page 1", "at B00SCARF01", "read reviews", "at B00SCARF01",
-        "chose color red", "at B00SCARF01", "results page 1", "at the search page", "found 2", "at B00SCARF01",
-        "chose size long", "bought B00SCARF01, size long: score 0.75",
+        "chose red", "at B00SCARF01", "results page 1", "at the search page", "found 2", "at B00SCARF01",
+        "chose long", "bought B00SCARF01, long: score 0.75",
     ]  # fmt: skip
 
 

@@ -56,9 +56,9 @@ def page(h: House, state: dict[str, Any]) -> str:
 def short(h: House, state: dict[str, Any]) -> str:
     """The page in as few words as carry it.
 
-    Places are listed whole, the present one too, so that the list reads the same all the way. What the next command names
-    stands last and in fixed places, for the sake of small readers: what lies here (things that the task is about at the
-    end), what can be done with it, what is carried, the place, the task.
+    Places are listed whole, the present one too, so that the list reads the same all the way. What the next command
+    names stands last and in fixed places, for the sake of small readers: what lies here (things that the task is about
+    at the end), what can be done with it, what is carried, the place, the task.
     """
     here = h.reach.get(state["at"], ())
     places = [r.name for r in h.receptacles if r.place is not None]

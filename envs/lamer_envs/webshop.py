@@ -250,16 +250,16 @@ class Webshop(Env):
         if not step.valid:
             return "invalid"
         if step.done:
-            chosen = "".join(f", {name} {value}" for name, value in after["options"].items())
+            chosen = "".join(f", {value}" for value in after["options"].values())
             return f"bought {after['product']}{chosen}: score {after['score']:.2f}"
         if after["page"] == "results":
             if after["query"] != before["query"] or not (self.parse(action) or "").startswith("click["):
                 return f"found {len(self.shop.search(after['query']))}"
             return f"results page {after['number']}"
         if after["page"] == "item":
-            news = {name: value for name, value in after["options"].items() if before["options"].get(name) != value}
+            news = [value for name, value in after["options"].items() if before["options"].get(name) != value]
             if before["product"] == after["product"] and news:
-                return "chose " + ", ".join(f"{name} {value}" for name, value in news.items())
+                return f"chose {', '.join(news)}"
             return f"at {after['product']}"
         return f"at the {after['page']} page" if after["page"] == "search" else f"read {after['page']}"
 

@@ -8,10 +8,12 @@ by ` [SEP] `. Options that were chosen are not part of a page: who chose them ha
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from lamer_envs.base import State
+from lamer_envs.webshop_brief import Brief, brief
 from lamer_envs.webshop_catalogue import Product
 from lamer_envs.webshop_search import HITS
 
@@ -23,6 +25,8 @@ SUB_PAGES = {"description": "Description", "features": "Features", "reviews": "R
 
 TITLE_CUT, TEXT_CUT, VALUES_CUT = 80, 300, 8
 """What compact pages keep of a title, of a sub-page's text (characters) and of one option's values."""
+BRIEF_VALUES_CUT = 3
+"""Of one option's values, where the instruction has a brief."""
 
 
 class Link(NamedTuple):
@@ -112,32 +116,54 @@ def sub_page(item: Product, page: str) -> list[str]:
 
 
 def compact(view: View) -> str:
-    """The page in few words. Long titles and texts are cut, and of long option lists those values are kept that the
-    instruction speaks of; everything that was cut is marked with `..`."""
-    state, item = view.state, view.item
+    """The page in few words. What was cut is marked with `..`.
+
+    Where the instruction has a brief, products are told in its words: which of the wanted qualities the shown text
+    has, another kind, a price above the limit; the id comes last, after what is known of it. Of other texts, long
+    titles are cut. Of long option lists those values are kept that the instruction speaks of.
+    """
+    state, item, wish = view.state, view.item, brief(view.instruction)
     page = state["page"]
-    goal = f"Goal {view.instruction}\n"
+    goal = f"Goal {wish or view.instruction}\n"
     if page == "search":
         return f"{goal}Search page"
     if page == "results":
         pages = max(1, -(-view.total // PER_PAGE))
-        rows = [f"{each.asin} {each.tag} {_cut(each.title, TITLE_CUT)}" for each in view.listed]
-        return "\n".join([f"{goal}Results {state['number']}/{pages}", *rows])
+        return "\n".join([f"{goal}Results {state['number']}/{pages}", *(_row(each, wish) for each in view.listed)])
     assert item is not None
     if page == "done":
         return f"Bought {item.asin} score {state['score']:.2f}"
     if page == "item":
-        wish = view.instruction.lower()
-        rows = [f"{name}: {', '.join(_values(values, wish))}" for name, values in item.options.items()]
-        return "\n".join([f"{goal}Item {item.asin} {item.tag} {_cut(item.title, TITLE_CUT)}", *rows])
-    return f"{goal}{SUB_PAGES[page]} of {item.asin}\n{_cut(' '.join(sub_page(item, page)), TEXT_CUT)}"
+        text = view.instruction.lower()
+        rows = [f"{name}: {', '.join(_values(values, wish, text))}" for name, values in item.options.items()]
+        return "\n".join([f"{goal}Item {_row(item, wish)}", *rows])
+    told = " ".join(sub_page(item, page))
+    said = _cut(told, TEXT_CUT) if wish is None else ", ".join(_found(told, wish)) or "nothing"
+    return f"{goal}{SUB_PAGES[page]} of {item.asin}\n{said}"
 
 
-def _values(values: Sequence[str], wish: str) -> list[str]:
-    if len(values) <= VALUES_CUT:
+def _row(item: Product, wish: Brief | None) -> str:
+    """A product in one line."""
+    if wish is None:
+        return f"{_cut(item.title, TITLE_CUT)}, {item.tag}: {item.asin}"
+    kind = [] if wish.kind in item.title.lower() else ["other kind"]
+    price = re.match(r"\$([0-9.]+)", item.tag)
+    dear = ["too dear"] if price and wish.limit is not None and float(price[1]) > wish.limit else []
+    return f"{', '.join([*kind, *_found(item.title, wish), *dear]) or '..'}: {item.asin}"
+
+
+def _found(text: str, wish: Brief) -> list[str]:
+    """The wanted qualities that a text speaks of."""
+    return [quality for quality in wish.qualities if quality in text.lower()]
+
+
+def _values(values: Sequence[str], wish: Brief | None, text: str) -> list[str]:
+    kept = VALUES_CUT if wish is None else BRIEF_VALUES_CUT
+    if len(values) <= kept:
         return list(values)
-    kept = set(sorted(range(len(values)), key=lambda at: (values[at] not in wish, at))[:VALUES_CUT])
-    return [*(value for at, value in enumerate(values) if at in kept), f"..{len(values) - VALUES_CUT} more"]
+    asked = [value in text for value in values] if wish is None else [value in wish.options for value in values]
+    places = set(sorted(range(len(values)), key=lambda at: (not asked[at], at))[:kept])
+    return [*(value for at, value in enumerate(values) if at in places), f"..{len(values) - kept} more"]
 
 
 def _cut(text: str, size: int) -> str:

@@ -160,7 +160,6 @@ class WarmupTrainer(SFTTrainer):
         loss = imitation / 2 + self.unlikelihood * avoidance + self.reading * read
         return (loss, {"logprobs": logprobs}) if return_outputs else loss
 
-
     def _reading_loss(self, logprobs: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Mean negative log-probability of the prompts' tokens after the first."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]

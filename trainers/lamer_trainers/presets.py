@@ -60,7 +60,7 @@ def _board(env: str, turns: int) -> dict[str, Any]:
     }
 
 
-def _large(policy: str, env: str, turns: int = 7) -> dict[str, Any]:
+def _large(policy: str, env: str, turns: int = 7, window: int = 4096) -> dict[str, Any]:
     """The paper's setting: 16 tasks an update, 8 trials each, rank-32 adapters on a vLLM of the run's own."""
     return {
         "policy": policy,
@@ -78,7 +78,7 @@ def _large(policy: str, env: str, turns: int = 7) -> dict[str, Any]:
         "optimise": {**_PAPER, "learning_rate": 1e-5},
         "lora": {"rank": 32, "alpha": 64},
         # The paper's agents answer without thinking aloud; templates that know no such switch ignore it.
-        "server": {"dtype": "bfloat16", "max_model_len": 4096, "template": {"enable_thinking": False}},
+        "server": {"dtype": "bfloat16", "max_model_len": window, "template": {"enable_thinking": False}},
         "validation": {"tasks": 128, "every": 10},
     }
 
@@ -113,4 +113,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
     "alfworld-qwen3-4b": _large("Qwen/Qwen3-4B", "alfworld", turns=10),
     "minesweeper-llama31-8b": _large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
+    # Pages of results are long, and a prompt holds those of the whole episode: half as many calls at a time fit a GPU.
+    "webshop-qwen3-4b": {
+        **_large("Qwen/Qwen3-4B", "webshop:1000", turns=12, window=8_192),
+        "concurrency": 64,
+    },
 }

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lamer_envs.alfworld import Alfworld
-from lamer_envs.alfworld_world import KINDS
 from lamer_envs.alfworld_catalogue import LAMP_PLACES, LAMPS, PLACES, THINGS, fits
-from lamer_envs.alfworld_world import House, house, local_commands
+from lamer_envs.alfworld_world import KINDS, House, house, local_commands
 from lamer_envs.base import State
 from lamer_graph.prompts import Remembered
 from lamer_memory import Contents
@@ -43,9 +42,23 @@ MOST_LISTED = 6
 """Places that a remark lists as searched in vain, the last ones."""
 COPIES = 3
 VERBS = ("go to", "open", "close", "take", "move", "examine", "use", "heat", "cool", "clean", "look", "inventory")
-BETWEEN = (" from", " to", " with", " in", " and", ": has", " has", ": closed", " closed", ": nothing happens", ": task done",
-           " nothing", " (on)", " (hot)", " (cool)", " (clean)", "go", "; has", "; closed", "; can", "; hold", "; at", "; at start", "see",
-           " see", "no", " no")  # fmt: skip
+BETWEEN = (
+    *(
+        " from",
+        " to",
+        " with",
+        " in",
+        " and",
+        ": has",
+        " has",
+        ": closed",
+        " closed",
+        ": nothing happens",
+        ": task done",
+    ),
+    *(" nothing", " (on)", " (hot)", " (cool)", " (clean)", "go", "; has", "; closed", "; can", "; hold", "; at"),
+    *("; at start", "see", " see", "no", " no"),
+)
 """What stands between names."""
 TREATMENTS = {"heat": ("h", "hot"), "cool": ("c", "cool"), "clean": ("w", "clean")}
 SEEN = re.compile(r"(?:go to|open|examine) ([a-z]+ [0-9]+): (closed|has ([a-z0-9 ()]+))")
@@ -118,7 +131,7 @@ class AlfworldTeacher(Teacher):
         h, state = house(attempt.state["house"]), attempt.state
         action, forbidden = self._sensible(h, attempt, rng)
         if not attempt.skilled and rng.random() >= CARE:
-            # Any verb, then the first thing that it can be done to: what was drawn freely could not be read off the page.
+            # Any verb, then the first thing it can be done to: what was drawn freely could not be read off the page.
             first = {command.partition(" ")[0]: command for command in reversed(local_commands(h, state))}
             anything = [*first.values(), self._go(h, state, [r.name for r in h.receptacles], rng)]
             others = [command for command in anything if command not in forbidden]

@@ -9,35 +9,22 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
-from string import Formatter
+from collections.abc import Iterable
 
 from lamer_envs.base import State
 from lamer_envs.webshop import Webshop
 from lamer_envs.webshop_catalogue import Product
 from lamer_envs.webshop_goals import Goal
-from lamer_envs.webshop_lexicon import (
-    BRAND_ENDS,
-    BRAND_STARTS,
-    BULLETS,
-    CHOICES,
-    CLOSINGS,
-    KINDS,
-    MODELS,
-    OPENINGS,
-    PRICES,
-    QUALITIES,
-    REVIEWS,
-    WANTS,
-)
+from lamer_envs.webshop_lexicon import CHOICES, KINDS, QUALITIES
 from lamer_envs.webshop_pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, listed_slice
 from lamer_envs.webshop_players import click, right_options
 from lamer_envs.webshop_reward import score
+from lamer_envs.webshop_search import HITS
 from lamer_graph.prompts import Remembered
 from lamer_trainers.teachers import Attempt, Choice, Teacher
-from lamer_trainers.tiny import Piece, spaced
+from lamer_trainers.tiny import Piece
 
-SKILL = 0.25
+SKILL = 0.5
 CARE = 0.4
 """How often a careless episode does the sensible thing."""
 KEPT = 0.5
@@ -52,8 +39,15 @@ EVERY_VALUE = tuple(dict.fromkeys(value for choice in CHOICES.values() for value
 MOST_NAMED = 3
 IDS = 2_000
 """Products, of the catalogue's first, whose ids are one token each; a larger shop's others are read byte by byte."""
-DEAREST = 500
-"""Up to which price in dollars the whole part is one token."""
+DEAREST = 1_000
+"""Up to which limit in dollars, in steps of ten, a price is one token."""
+LEADING = {"search[": "kind", "not ": "product", "take ": "product", " with ": "option"}
+"""Tokens of answers and what comes after them: their embeddings start alike, so that the right sort is likely early."""
+SCORES = (": score ", " score ")
+WORDS = ("]", "Goal ", "\nSearch page", "\nResults", "\nItem ", ": ", "Bought ", "bought ", "at ", "chose ",
+         "at the search page", "other kind", "too dear", "..", "nothing", " not ", " take ")  # fmt: skip
+"""Fixed parts of pages, outcomes, actions and remarks. Names of things have no separator in their tokens, so that each
+is the same token wherever it stands."""
 NOT = re.compile(r"not (B[0-9A-Z]{9})")
 TAKE = re.compile(r"take (B[0-9A-Z]{9}) with ([^;]*)")
 BOUGHT = re.compile(r"bought (B[0-9A-Z]{9})[^;]*: score (0\.[0-9]+)")
@@ -67,44 +61,24 @@ class WebshopTeacher(Teacher):
 
     def pieces(self) -> list[Piece]:
         catalogue = self.env.shop.catalogue
-        found = [Piece(catalogue.product(at).asin) for at in range(min(len(catalogue), IDS))]
-        found += [piece for text in VAGUE_REMARKS for piece in spaced(text)]
-        found += [Piece(text) for text in ("search[", "click[", "]", "Goal", "\nSearch page", "\nResults", "\nItem ")]
+        found = [Piece(catalogue.product(at).asin, ("product",)) for at in range(min(len(catalogue), IDS))]
+        found += [Piece(kind.phrase, ("kind",)) for kind in KINDS]
+        found += [Piece(value, ("quality",)) for quality in QUALITIES.values() for value in quality.values]
+        found += [Piece(value, ("option",)) for value in EVERY_VALUE]
+        found += [Piece(f"\n{name}: ") for name in dict.fromkeys(choice.name for choice in CHOICES.values())]
+        found += [Piece(button.lower()) for button in (*SUB_PAGES.values(), BUY, BACK, NEXT, PREVIOUS)]
         found += [
-            Piece(text) for text in ("found 50", "found", "at ", "at the search page", "chose", "bought ", "Bought ")
+            piece for page, title in SUB_PAGES.items() for piece in (Piece(f"read {page}"), Piece(f"\n{title} of "))
         ]
-        found += [
-            Piece(text) for text in (" score", ": score", "results page", "not ", " not ", "take ", " take ", " with")
-        ]
-        found += [
-            Piece(text) for text in (" and", " by", " -", " dollars", " to", ", in", " a", " an", " (", "):", ")", ":")
-        ]
-        found += [Piece(text) for page in SUB_PAGES for text in (f"read {page}", f"\n{SUB_PAGES[page]} of ")]
-        found += [Piece(key) for key in (*map(str.lower, SUB_PAGES.values()), BUY.lower(), BACK.lower(), NEXT.lower(),
-                                         PREVIOUS.lower())]  # fmt: skip
         found += [Piece(f" {page}/{pages}") for page in range(1, 7) for pages in range(1, 6)]
-        found += [Piece(f" {part / 100:.2f}", ("score",)) for part in range(101)]
-        found += [Piece(f".{cents:02}") for cents in range(100)]
-        found += [Piece(f" ${price}", ("price", f"tens {price // 10}")) for price in range(DEAREST)]
-        found += [Piece(f" {price}.00", ("price", f"tens {price // 10}")) for price in range(10, DEAREST, 10)]
-        found += [
-            Piece(f" {brand}", (start, end)) for start in BRAND_STARTS for end in BRAND_ENDS for brand in [start + end]
-        ]
-        found += [piece for model in MODELS for piece in spaced(model, model, before=(" ", ", "))]
-        found += [Piece(f" {number}") for number in range(1, 170)]
-        for kind in KINDS:
-            found += spaced(kind.phrase, kind.phrase, before=("", " "))
-        for value in dict.fromkeys(value for quality in QUALITIES.values() for value in quality.values):
-            found += spaced(value, value, before=("", " ", ", "))
-            found.append(Piece(f" {value[0].upper()}{value[1:]}", (value,)))
-        for name in dict.fromkeys(choice.name for choice in CHOICES.values()):
-            found += [Piece(text, (name,)) for text in (f" {name}", f", {name}", f"\n{name}:")]
-        for value in dict.fromkeys(value for choice in CHOICES.values() for value in choice.values):
-            found += spaced(value, value, before=("", " ", ", "))
-        told = [*WANTS, *PRICES, *OPENINGS, *CLOSINGS, *BULLETS, *(body for _, _, body in REVIEWS)]
-        told += [quality.sentence for quality in QUALITIES.values()]
-        found += [piece for text in told for fixed in _fixed(text) for piece in spaced(fixed)]
-        return found
+        found += [Piece(f"found {count}") for count in range(HITS + 1)]
+        found += [Piece(f"results page {page}") for page in range(1, 10)]
+        found += [Piece(f"..{count} more") for count in range(1, 20)]
+        found += [Piece(f"${limit}") for limit in range(10, DEAREST, 10)]
+        found += [Piece(f"{before}{part / 100:.2f}", ("score",)) for part in range(101) for before in SCORES]
+        found += [Piece(text, (what, what)) for text, what in LEADING.items()]
+        found += [Piece("click[", ("product", "option", "click", "click"))]
+        return [*found, *map(Piece, (*WORDS, *VAGUE_REMARKS))]
 
     # -- play ---------------------------------------------------------------------------------------------------------
 
@@ -151,8 +125,8 @@ class WebshopTeacher(Teacher):
         praised = [item for item in free if item.asin in _praised(texts)]
         if praised:
             return Choice(_open(praised[0]), forbidden)
-        if careless:
-            return Choice(_open(rng.choice(free)), forbidden)
+        if careless:  # the first, not any: what was drawn freely could not be read off the page
+            return Choice(_open(free[0]), forbidden)
         return Choice(_open(max(free, key=lambda item: _fit(item, goal))), forbidden)
 
     def _listed(self, state: State) -> list[Product]:
@@ -245,9 +219,3 @@ def _fit(item: Product, goal: Goal) -> tuple[bool, int, bool]:
     price = re.match(r"\$([0-9.]+)", item.tag)
     affordable = price is None or float(price[1]) <= goal["price_upper"]
     return goal["query"] in title, sum(quality in title for quality in goal["attributes"]), affordable
-
-
-def _fixed(template: str) -> Sequence[str]:
-    """The parts of a template between its fields."""
-    parts = (text.strip(" ") for text, _, _, _ in Formatter().parse(template))
-    return [text for text in parts if len(text) > 2 and text.isascii()]

@@ -97,12 +97,16 @@ def build_model(
     heads: int = 4,
     feed_forward: int = 384,
     copying: float = 0.0,
+    spread: float = 0.02,
 ) -> Qwen3ForCausalLM:
     """An untrained float32 Qwen3 with tied embeddings, deterministic for a seed.
 
     `copying` > 0 starts every attention layer near "look at tokens like mine and pass them on": queries equal keys,
     and values times outputs are `copying` times the identity (after Trockman and Kolter, arXiv 2305.09828, who found
     this shape in trained models). Tasks whose answers are words of the prompt are then learned from far fewer rows.
+
+    `spread` is the standard deviation of embeddings at the start. They are the output's weights too: at 0.02 a token
+    that was found in the prompt has to grow its embedding before it can be answered with any confidence.
 
     A piece's embedding starts as the sum of its parts' vectors, so that `(1, 2)`, `(1, 2)=3` and `mine at (1, 2)` are
     known to concern one cell, and cells of a row to share it, before any training.
@@ -134,6 +138,9 @@ def build_model(
             _start_copying(model, copying)
         embeddings: Any = model.get_input_embeddings()
         weight: torch.Tensor = embeddings.weight
+        if spread != config.initializer_range:
+            with torch.no_grad():
+                weight *= spread / config.initializer_range
         vectors: dict[str, torch.Tensor] = {}
         for piece in [*COMMON_PIECES, *pieces]:
             if not piece.parts:
@@ -142,7 +149,7 @@ def build_model(
             with torch.no_grad():
                 for part in piece.parts:
                     if part not in vectors:
-                        vectors[part] = torch.randn(hidden) * config.initializer_range
+                        vectors[part] = torch.randn(hidden) * spread
                     weight[token] += vectors[part]
     defaults: Any = GenerationConfig
     model.generation_config = defaults(
