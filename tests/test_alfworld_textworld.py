@@ -21,7 +21,7 @@ from lamer_envs.checker import check_env
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 for module in ("textworld", "fast_downward", "alfworld"):
-    pytest.importorskip(module, reason="the extra `alfworld` is not installed: make test-textworld", exc_type=ImportError)
+    pytest.importorskip(module, reason="no extra `alfworld` here: make test-textworld", exc_type=ImportError)
 
 TURNS = 20
 ODD = ("go to nowhere 1", "take apple 1", "use fridge 1", "examine", "put it down", "heat fridge 1 with fridge 1")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("openenv", reason="the extra `openenv` is not installed: make test-openenv")
+pytest.importorskip("openenv", reason="no extra `openenv` here: make test-openenv")
 
 from openenv.core import GenericEnvClient
 from pydantic import ValidationError
