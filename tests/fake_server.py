@@ -1,6 +1,7 @@
 """A small HTTP server with vLLM's shape and chosen faults, for tests of what a client does when a server misbehaves.
 
-It plays like `scripted.random_player`: the answer depends on the request's seed alone, so runs repeat.
+It plays like `scripted.random_player` unless it is given another `player`: the answer depends on the request's seed
+alone, so runs repeat.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from scripted import random_player
+from scripted import Answer, random_player
 
 from lamer_graph.types import Sampling
 
@@ -23,7 +24,8 @@ WORD_TOKENS = 4
 
 
 class FakeServer(ThreadingHTTPServer):
-    """`fault` is one of the names below and may be changed while it runs; `calls` counts chat completions."""
+    """`fault` is one of the names below and may be changed while it runs, and so may its `player`;
+    `calls` counts chat completions."""
 
     daemon_threads = True
     FAULTS = ("401", "500", "hang", "no token ids", "another model", "garbage", "chat 500", "chat hang")
@@ -34,6 +36,7 @@ class FakeServer(ThreadingHTTPServer):
         self.delay = delay
         self.context = context
         self.calls = 0
+        self.player: Answer = random_player
         self.answer: str | None = None
         self.stopping = threading.Event()
 
@@ -91,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.calls += 1
         time.sleep(self.server.delay)
-        text = self.server.answer or random_player(body["messages"], Sampling(seed=body["seed"]))
+        text = self.server.answer or self.server.player(body["messages"], Sampling(seed=body["seed"]))
         choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "stop"}
         answer = {"model": MODEL, "choices": [choice]}
         if self.server.fault == "another model":
