@@ -48,7 +48,8 @@ class Batches:
     """Plays `config.tasks` new tasks of the split per update, `config.trials` trials each, into `folder/update-..`.
 
     `on_trial` gets every logged line, `concurrency` trials are played at a time, samples may be `pipeline` versions
-    old, `remember` bounds a memory of other tasks. Raises TrainingConfigError for sampling whose logprobs cannot be trained on.
+    old, `remember` bounds a memory of other tasks. Raises TrainingConfigError for sampling whose logprobs cannot be
+    trained on.
     """
 
     def __init__(
