@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 RANKINGS = 64
 """Latest queries whose rankings are kept."""
+DECIMALS = 9
+"""Similarities that differ by less are equal: what is beyond is the noise of adding up."""
 
 
 class Snapshot(MemoryBackend):
@@ -117,7 +119,8 @@ class _Exact:
             if self._vectors is None:
                 self._vectors = np.asarray(self._embedder.embed([storable(about(record)) for record in self._records]))
             # Row by row, so that equal rows score equally wherever they stand (a matrix product does not promise that).
-            scores = (self._vectors * np.asarray(self._embedder.embed([storable(query)])[0])).sum(axis=1)
+            target = np.asarray(self._embedder.embed([storable(query)])[0])
+            scores = (self._vectors * target).sum(axis=1).round(DECIMALS)
             places = np.argsort(-scores, kind="stable")
             while len(self._rankings) >= RANKINGS:
                 del self._rankings[next(iter(self._rankings))]

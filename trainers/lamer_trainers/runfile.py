@@ -209,7 +209,7 @@ class RunFile(_Closed):
             )
         if self.collect.scope == "trial" and self.remember != Remember():
             raise TrainingConfigError(
-                "`remember` bounds a memory of other tasks, which collect.scope 'trial' has not: use collect.scope=tasks"
+                "`remember` bounds a memory of other tasks, and scope 'trial' has none: use collect.scope=tasks"
             )
 
 
