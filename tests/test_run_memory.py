@@ -120,6 +120,24 @@ def test_the_graph_sees_the_same_memory_as_the_bulk_driver(tmp_path: Path, earli
     assert foreign(tmp_path / "True") != []
 
 
+def test_a_prompt_stays_within_its_bounds_and_other_tasks_go_first(tmp_path: Path, earlier: Path) -> None:
+    settings = config(scope="tasks", split="test", store=str(earlier), k=20, max_chars=16, tasks=4, max_tokens=64)
+    roomy = ScriptedPolicy(random_player)
+    run(settings, tmp_path / "roomy", roomy)
+    sizes = [sum(len(message["content"]) for message in messages) for messages in roomy.seen]
+    cramped = ScriptedPolicy(random_player, window=min(sizes) + 64 + 100)
+    run(settings, tmp_path / "cramped", cramped)
+    cut = [messages for messages in cramped.seen if "memories left out" in messages[-1]["content"]]
+    assert cut
+    for messages in cramped.seen:
+        assert sum(len(message["content"]) for message in messages) <= min(sizes) + 100
+        assert all(len(line) <= 16 for line in memory_lines(messages[-1]["content"]))
+    assert any("# From other tasks" in messages[-1]["content"] for messages in cut)
+    assert all(
+        "your reflection:" in text for text in (messages[-1]["content"] for messages in cut) if "Attempt 2 of" in text
+    )
+
+
 def test_every_read_is_timed(earlier: Path) -> None:
     assert check(earlier).ok
     seconds = [read["seconds"] for trial in read_trials(earlier) for read in trial["memory_reads"]]
