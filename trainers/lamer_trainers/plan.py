@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,9 +259,11 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
     found: list[int] = []
     shortest: list[int] = []
     seeds = env.seeds(collect.split)
+    memory: list[Remembered] = []
     for _ in range(PLAYED):
         start = env.reset(next(seeds))
-        memory: list[Remembered] = []
+        others = [replace(record, own=False) for record in memory] if collect.scope == "tasks" else []
+        memory = (others * collect.k)[: collect.k]
         for episode in range(1, collect.max_episodes + 1):
             turns: list[Turn] = []
             state, over = start, False

@@ -96,8 +96,22 @@ class Validate(_Closed):
     patience: Positive | None = None
 
 
+class Remember(_Closed):
+    """With `collect.scope: tasks`: how much of what earlier updates left the next one begins with.
+
+    Of records about one task whose texts overlap by `near` or more (None: equal ones only) one stays; over `budget` the
+    oldest unsuccessful ones go first (see `lamer_memory.hygiene`).
+    """
+
+    budget: Positive = 1000
+    near: Annotated[float, Field(gt=0, le=1)] | None = 0.9
+
+
 class RunFile(_Closed):
     """A training run: `policy` is a folder in Hugging Face format.
+
+    With `collect.scope: tasks` a memory goes on from update to update: what an update sees of other tasks is what the
+    updates before it left (at first what `collect.store` holds), fixed before its first trial; `remember` bounds it.
 
     `pipeline` batches are collected ahead while the trainer updates, with weights that are at most so many updates old.
     `logs` are folders of logged runs to train on instead of collecting: `collect.tasks` groups an update, each as large
@@ -111,6 +125,7 @@ class RunFile(_Closed):
     lora: Lora | None = None
     server: Server | None = None
     pipeline: Count = 0
+    remember: Remember = Remember()
     validation: Validate | None = None
     save_every: Positive = 10
     concurrency: Positive = 128
@@ -121,6 +136,7 @@ class RunFile(_Closed):
         """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
         o = self.optimise
         self._check_sampling_side()
+        self._check_memory_side()
         return LamerConfig(
             output_dir=str(folder),
             use_cpu=bool(cpu),
@@ -185,6 +201,17 @@ class RunFile(_Closed):
                 "which weighs every token by their ratio"
             )
 
+    def _check_memory_side(self) -> None:
+        """Raises TrainingConfigError for a memory that training cannot have."""
+        if self.collect.scope == "tasks" and self.collect.visible == "live":
+            raise TrainingConfigError(
+                "collect.visible 'live' would show the trials of a group each other's answers: leave it frozen"
+            )
+        if self.collect.scope == "trial" and self.remember != Remember():
+            raise TrainingConfigError(
+                "`remember` bounds a memory of other tasks, and scope 'trial' has none: use collect.scope=tasks"
+            )
+
 
 def load_run(source: str | Path | None = None, *, preset: str | None = None, changes: Iterable[str] = ()) -> RunFile:
     """The run of a YAML file or a preset, with `section.key=value` changes (values in YAML) applied.
@@ -209,6 +236,9 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
         run = RunFile.model_validate(data)
     except ValidationError as error:
         raise TrainingConfigError(_explain(error)) from None
+    if run.collect.store:  # a relative path in a run's configuration is taken from that run's folder, here it is ours
+        store = str(Path(run.collect.store).resolve())
+        run = run.model_copy(update={"collect": run.collect.model_copy(update={"store": store})})
     run.trainer_config(Path(), cpu=True)
     return run
 
@@ -273,6 +303,7 @@ def _fields(sections: tuple[int | str, ...]) -> list[str]:
         "optimise": Optimise,
         "lora": Lora,
         "server": Server,
+        "remember": Remember,
         "validation": Validate,
     }
     return list((known[str(sections[0])] if sections else RunFile).model_fields)

@@ -26,7 +26,7 @@ from lamer_trainers.ahead import Ahead, PipelinedCollector, waits
 from lamer_trainers.batches import Batches, Collected
 from lamer_trainers.offline import LoggedCollector
 from lamer_trainers.online import OnlineCollector
-from lamer_trainers.runfile import RunFile
+from lamer_trainers.runfile import Remember, RunFile
 from lamer_trainers.samples import Trial
 from lamer_trainers.sync import TOLERANCE, AdapterSync
 
@@ -50,10 +50,13 @@ class ServedCollector:
         pipeline: int = 0,
         updates: int | None = None,
         concurrency: int = 128,
+        remember: Remember | None = None,
         on_trial: Callable[[Json], None] | None = None,
     ) -> None:
         self.sync = sync
-        self.batches = Batches(config, folder, concurrency=concurrency, on_trial=on_trial, pipeline=pipeline)
+        self.batches = Batches(
+            config, folder, concurrency=concurrency, remember=remember, on_trial=on_trial, pipeline=pipeline
+        )
         self.summary: CollectSummary | None = None
         self.metrics: dict[str, float] = {}
         self._ahead = Ahead(self._collect, most=pipeline, end=updates) if pipeline else None
@@ -115,7 +118,9 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, batches: Path) -
         if run.logs:
             collector = LoggedCollector(run, policy)
         elif run.server is None and run.pipeline == 0:
-            collector = OnlineCollector(policy, run.collect, batches, concurrency=run.concurrency)
+            collector = OnlineCollector(
+                policy, run.collect, batches, concurrency=run.concurrency, remember=run.remember
+            )
         elif run.server is None:
             collector = PipelinedCollector(
                 policy,
@@ -124,6 +129,7 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, batches: Path) -
                 pipeline=run.pipeline,
                 updates=run.optimise.updates,
                 concurrency=run.concurrency,
+                remember=run.remember,
             )
         else:
             server = stack.enter_context(make_server(run, folder / SERVER))
@@ -139,6 +145,7 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, batches: Path) -
                 pipeline=run.pipeline,
                 updates=run.optimise.updates,
                 concurrency=run.concurrency,
+                remember=run.remember,
             )
         stack.callback(collector.release)
         yield collector
