@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collect import CollectConfig
+from lamer_graph.serve import vllm_flavour
 from lamer_graph.shipped import shipped_policies
 from lamer_trainers.config import LamerConfig, OldLogprobs
 from lamer_trainers.credit import Variant
@@ -79,7 +80,15 @@ class Server(_Closed):
 
     `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype);
     `template` are arguments of the model's chat template, e.g. `{enable_thinking: false}`.
+
+    On CUDA: `apart` keeps the server in memory all the time, on `devices` (its CUDA_VISIBLE_DEVICES) or beside the
+    trainer; `colocated` has the two take turns on the trainer's device, the server asleep while the trainer updates.
+    `gpu_memory` is the share of the device that vLLM takes (None: vLLM's own).
     """
+
+    placement: Literal["apart", "colocated"] = "apart"
+    devices: Annotated[str, Field(pattern=r"^\d+(,\d+)*$")] | None = None
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] | None = None
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_model_len: Positive | None = None
@@ -172,10 +181,25 @@ class RunFile(_Closed):
                 "weighs every token by the ratio of the two"
             )
         if self.server is not None and self.lora is None:
-            raise TrainingConfigError(
-                "a running vLLM takes adapters, not weights (on the CPU it reloads weights wrongly without an error): "
-                "train an adapter with lora.rank=.., or drop `server` to sample in process"
+            why = (
+                "its answers do not say which weights made them, so no call could be proved"
+                if vllm_flavour() == "gpu"
+                else "on the CPU it reloads weights wrongly without an error"
             )
+            raise TrainingConfigError(
+                f"a running vLLM takes adapters, not weights ({why}): train an adapter with lora.rank=.., or drop "
+                "`server` to train all weights and sample in process"
+            )
+        if self.server is not None and self.server.placement == "colocated":
+            if self.pipeline:
+                raise TrainingConfigError(
+                    "colocated server and trainer take turns, so nothing is collected ahead: set pipeline=0, or "
+                    "server.placement=apart"
+                )
+            if self.server.devices is not None:
+                raise TrainingConfigError(
+                    "a colocated server is on the trainer's device: drop server.devices, or set server.placement=apart"
+                )
         apart = "`server`" if self.server is not None else "`pipeline`" if self.pipeline else None
         if apart and self.deterministic:
             raise TrainingConfigError(f"deterministic holds for sampling in process, in turns: drop it or {apart}")
