@@ -186,7 +186,7 @@ def test_the_plan_counts_what_a_device_holds_at_once_by_placement(cli: Cli) -> N
     def made(*changes: str) -> Plan:
         return plan(load_run(preset="minesweeper-qwen3-4b", changes=["pipeline=0", *changes]))
 
-    both, turns, two = made(), made("server.placement=colocated"), made("server.devices='1'")
+    both, turns, two = made(), made("server.placement=colocated"), made("server.devices=1")
     assert [one.placement for one in (both, turns, two)] == ["apart", "colocated", "apart"]
     assert both.peak_gib == pytest.approx(both.trainer_gib + both.server_gib)
     assert two.peak_gib == max(two.trainer_gib, two.server_gib)

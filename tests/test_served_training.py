@@ -312,7 +312,7 @@ def test_placement_reaches_the_servers_command_and_environment(tiny_model_dir: P
         server = make_server(run, tmp_path)
         return server._argv(), server._environment()
 
-    argv, environment = made("server.devices='1'", "server.gpu_memory=0.4")
+    argv, environment = made("server.devices=1", "server.gpu_memory=0.4")
     assert argv[argv.index("--gpu-memory-utilization") + 1] == "0.4"
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     assert "--enable-sleep-mode" not in argv

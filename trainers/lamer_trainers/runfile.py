@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collect import CollectConfig
@@ -75,6 +75,11 @@ class Lora(_Closed):
     alpha: Positive = 64
 
 
+def _as_text(value: object) -> object:
+    """A single device number, which YAML reads as a number."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 class Server(_Closed):
     """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
 
@@ -87,7 +92,7 @@ class Server(_Closed):
     """
 
     placement: Literal["apart", "colocated"] = "apart"
-    devices: Annotated[str, Field(pattern=r"^\d+(,\d+)*$")] | None = None
+    devices: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^\d+(,\d+)*$")] | None = None
     gpu_memory: Annotated[float, Field(gt=0, le=1)] | None = None
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
