@@ -139,6 +139,19 @@ def test_a_run_leaves_a_policy_metrics_and_every_trial(tiny_model_dir, tmp_path)
     assert LocalPolicy(done.folder).version == "policy"
 
 
+def test_validations_without_progress_end_the_run_and_best_and_last_are_kept(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("lamer_trainers.loop._Watch._validate", lambda self, update: [0.1, 0.5 if update == 1 else 0.4])
+    run = small(
+        tiny_model_dir, "validation.tasks=2", "validation.every=1", "validation.patience=2", "optimise.updates=9"
+    )
+    done = train(run, tmp_path / "run")
+    assert (done.updates, done.best, done.best_update) == (3, 0.5, 1)
+    best, last = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tmp_path / "run" / "best", done.folder)
+    )
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+
+
 def test_an_adapter_is_trained_and_loads_with_plain_peft(tiny_model_dir, tmp_path):
     from peft import PeftModel
 

@@ -276,6 +276,7 @@ def _plan_table(run: RunFile, made: Plan) -> Any:
         "parameters": f"{made.parameters:,}, "
         + ("all trained" if run.lora is None else f"with an adapter of {made.trained_parameters:,}, which is trained"),
         "memory": f"trainer {made.trainer_gib:.1f} GiB, sampler {made.server_gib:.1f} GiB",
+        "placement": f"{made.placement}, {made.peak_gib:.1f} GiB on the fullest device ({made.peak_says})",
         "time an update": f"collect {span(made.collect_seconds, '{:,.1f}')} s, "
         f"train {span(made.train_seconds, '{:,.1f}')} s on {made.device_says}",
         "whole run": f"{made.updates} updates in {span(made.hours, '{:,.1f}')} h, validation not counted",

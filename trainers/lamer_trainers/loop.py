@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from lamer_trainers.errors import CheckpointError, TrainingConfigError
 from lamer_trainers.offline import LoggedCollector, check_logs
 from lamer_trainers.runfile import RunFile
 from lamer_trainers.saving import saving
-from lamer_trainers.served import Collector, collecting
+from lamer_trainers.served import Collector, check_placement, collecting
 from lamer_trainers.trainer import LamerTrainer
 
 Json = dict[str, Any]
@@ -146,6 +147,9 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
             check_source(Path(run.collect.store))
     if run.server is not None and vllm_flavour() is None:
         raise TrainingConfigError(f"`server` needs vLLM: {INSTALL_HINT}")
+    if run.server is not None:
+        cuda = torch.cuda.is_available() and vllm_flavour() == "gpu"
+        check_placement(run.server, cuda=cuda, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     run.trainer_config(folder, cpu=True)
     _compare(folder, run, resume)
     if run.logs:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collect import CollectConfig
+from lamer_graph.serve import vllm_flavour
 from lamer_graph.shipped import shipped_policies
 from lamer_trainers.config import LamerConfig, OldLogprobs
 from lamer_trainers.credit import Variant
@@ -74,12 +75,25 @@ class Lora(_Closed):
     alpha: Positive = 64
 
 
+def _as_text(value: object) -> object:
+    """A single device number, which YAML reads as a number."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 class Server(_Closed):
     """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
 
     `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype);
     `template` are arguments of the model's chat template, e.g. `{enable_thinking: false}`.
+
+    On CUDA: `apart` keeps the server in memory all the time, on `devices` (its CUDA_VISIBLE_DEVICES) or beside the
+    trainer; `colocated` has the two take turns on the trainer's device, the server asleep while the trainer updates.
+    `gpu_memory` is the share of the device that vLLM takes (None: vLLM's own).
     """
+
+    placement: Literal["apart", "colocated"] = "apart"
+    devices: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^\d+(,\d+)*$")] | None = None
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] | None = None
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_model_len: Positive | None = None
@@ -188,10 +202,25 @@ class RunFile(_Closed):
                 "weighs every token by the ratio of the two"
             )
         if self.server is not None and self.lora is None:
-            raise TrainingConfigError(
-                "a running vLLM takes adapters, not weights (on the CPU it reloads weights wrongly without an error): "
-                "train an adapter with lora.rank=.., or drop `server` to sample in process"
+            why = (
+                "its answers do not say which weights made them, so no call could be proved"
+                if vllm_flavour() == "gpu"
+                else "on the CPU it reloads weights wrongly without an error"
             )
+            raise TrainingConfigError(
+                f"a running vLLM takes adapters, not weights ({why}): train an adapter with lora.rank=.., or drop "
+                "`server` to train all weights and sample in process"
+            )
+        if self.server is not None and self.server.placement == "colocated":
+            if self.pipeline:
+                raise TrainingConfigError(
+                    "colocated server and trainer take turns, so nothing is collected ahead: set pipeline=0, or "
+                    "server.placement=apart"
+                )
+            if self.server.devices is not None:
+                raise TrainingConfigError(
+                    "a colocated server is on the trainer's device: drop server.devices, or set server.placement=apart"
+                )
         apart = "`server`" if self.server is not None else "`pipeline`" if self.pipeline else None
         if apart and self.deterministic:
             raise TrainingConfigError(f"deterministic holds for sampling in process, in turns: drop it or {apart}")
