@@ -10,7 +10,7 @@ PACKAGES := lamer_graph memory envs trainers
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format bench doctor readme constraints clean distclean
+.PHONY: help setup quickstart test test-slow test-openenv test-textworld test-extras lint format bench doctor readme constraints clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,6 +26,22 @@ test: setup ## the default test suite
 
 test-slow: setup ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# OpenEnv needs another mcp than vLLM; TextWorld's planner is built from source. So each has an environment of its own.
+test-openenv: .venv-openenv/ready ## server and client of OpenEnv, all environments over loopback
+	@.venv-openenv/bin/python -m pytest tests/test_envs_openenv.py tests/test_cli_serve_env.py $(ARGS)
+
+test-textworld: .venv-alfworld/ready ## ALFWorld's rules beside the real TextWorld's (needs a C++ compiler and cmake)
+	@.venv-alfworld/bin/python -m pytest -m slow tests/test_alfworld_textworld.py $(ARGS)
+
+test-extras: test-openenv test-textworld ## both
+
+.venv-%/ready: pyproject.toml
+	@for tool in $(if $(filter alfworld,$*),cmake make c++); do command -v $$tool >/dev/null || { \
+	  echo "TextWorld's planner is built from source and $$tool is missing: apt install cmake make g++"; exit 2; }; done
+	@python=$$(cd scripts && python3 -c 'import setup; print(setup.find_python())') && $$python -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip install -q -e '.[$*,test]'
+	@touch $@
 
 lint: setup ## ruff, mypy --strict, the import contracts
 	$(BIN)/ruff check .
@@ -51,7 +67,7 @@ constraints: setup ## write what is installed now to constraints/cpu.txt
 
 clean: ## remove caches
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+	find . -path "./.venv*" -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
-distclean: clean ## remove caches and .venv
-	rm -rf .venv *.egg-info
+distclean: clean ## remove caches and the virtual environments
+	rm -rf .venv .venv-* *.egg-info

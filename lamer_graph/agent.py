@@ -34,7 +34,7 @@ from lamer_graph.prompts import PromptStyle, Strategy
 from lamer_graph.recording import TrialRecorder
 from lamer_graph.trial import EpisodeRecord, EpisodeState, Harness, Json, TrialState
 from lamer_graph.types import Sampling
-from lamer_memory import MemoryConfig
+from lamer_memory import MemoryConfig, MemoryRecord
 
 RECURSION_MARGIN = 5
 """Supersteps of the inner graph beyond one per turn."""
@@ -290,6 +290,9 @@ class _Nodes:
         ):
             pass
         update, after = self._ended(state, played)
+        if lessons := trial.lessons(self.h, after):
+            self.h.backend.put(trial.namespace_of(self.h, _namespace(), after), lessons)
+            update, after = self._taught(update, after, lessons)
         if trial.is_over(self.h, after):
             calls.forget(self.h, after, _namespace())
             if "recorder" in context:
@@ -304,6 +307,9 @@ class _Nodes:
         ):
             pass
         update, after = self._ended(state, played)
+        if lessons := trial.lessons(self.h, after):
+            await self.h.backend.aput(trial.namespace_of(self.h, _namespace(), after), lessons)
+            update, after = self._taught(update, after, lessons)
         if trial.is_over(self.h, after):
             await calls.aforget(self.h, after, _namespace())
             if "recorder" in context:
@@ -314,6 +320,12 @@ class _Nodes:
         update = trial.ended(self.h, state, played["progress"])
         _emit(trial.episode_event(len(state["episodes"]), update["episodes"][-1]))
         return update, cast(TrialState, {**state, **update})
+
+    @staticmethod
+    def _taught(update: Json, after: TrialState, lessons: Sequence[MemoryRecord]) -> tuple[Json, TrialState]:
+        """The update, and the state after it, with the lessons' write noted."""
+        written = trial.taught(after, lessons)
+        return {**update, **written}, cast(TrialState, {**after, **written})
 
     def act(self, state: _InnerState) -> Command[str]:
         now = cast(EpisodeState, {**state["setup"], **state["progress"]})

@@ -26,12 +26,12 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.policy import Policy
 from lamer_graph.prompts import PromptStyle, Strategy
 from lamer_graph.recording import TrialRecorder
-from lamer_graph.run_memory import check_memory, open_run_memory
+from lamer_graph.run_memory import HASHING, Heritage, check_memory, memory_config, open_run_memory
 from lamer_graph.runlog import RunLog
 from lamer_graph.trial import Harness, Json, make_harness, task_id_of
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_graph.write_behind import WriteBehind
-from lamer_memory import InContextMemory, MemoryBackend, MemoryConfig
+from lamer_memory import InContextMemory, MemoryBackend, Outcomes
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -46,7 +46,9 @@ class CollectConfig(BaseModel):
     `backend` names what keeps the memory: "in-context", "chroma" (a folder of the run), "chroma:http://host:port" or
     "store:postgresql://..". With `scope="tasks"` it may be filled from `store` first, which is an earlier run's folder
     or a Chroma directory (taken from the run's own folder if relative); `visible="frozen"` then shows what was there
-    before the run's first trial, "live" also what its other trials have written (see `run_memory`).
+    before the run's first trial, "live" also what its other trials have written (see `run_memory`). `outcomes` chooses
+    among their records by what they came to (see `MemoryConfig`); `embedder` says what Chroma compares them by
+    ("hashing", "minilm" or "URL#MODEL", see `lamer_memory.embedders`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +68,8 @@ class CollectConfig(BaseModel):
     max_chars: Positive = 2000
     store: str = ""
     visible: Literal["frozen", "live"] = "frozen"
+    outcomes: Outcomes = "any"
+    embedder: str = HASHING
     prompt_style: PromptStyle = "standard"
     strategy: Strategy = "lamer"
     history: Positive | None = None
@@ -80,6 +84,9 @@ class CollectConfig(BaseModel):
     def _plain(self, plain: SerializerFunctionWrapHandler) -> Json:
         # What says nothing is left out, so that a run of before these fields is still the same run.
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
+        unsaid |= {
+            key for key in ("outcomes", "embedder") if getattr(self, key) == type(self).model_fields[key].default
+        }
         return {key: value for key, value in plain(self).items() if key not in unsaid}
 
     @classmethod
@@ -102,7 +109,7 @@ class CollectConfig(BaseModel):
         check_memory(self)
         if self.shuffle_reflections and self.contents not in ("reflection", "both"):
             raise ConfigError(f"shuffle_reflections needs memory with reflections, not '{self.contents}'")
-        memory = MemoryConfig(self.contents, self.backend, self.scope, self.k, self.max_chars)
+        memory = memory_config(self)
         harness = make_harness(
             policy,
             make(self.env),
@@ -165,6 +172,7 @@ async def collect(
     shard: Shard = WHOLE,
     through_graph: bool = False,
     write_behind: bool = True,
+    heritage: Heritage | None = None,
     on_trial: Callable[[Json], None] | None = None,
 ) -> CollectSummary:
     """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
@@ -172,6 +180,7 @@ async def collect(
     `through_graph` plays them through the LangGraph agent instead of the bulk driver: the same trials, at more CPU per
     turn (see `make bench`); reflections cannot be shuffled there. `write_behind` lets a trial play on while its records
     are on their way to a store, and know them without reading; without it every write and read is waited for.
+    `heritage` is what the memory begins with, for a run that goes on from another (see `run_memory`).
     SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
     and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
     """
@@ -184,7 +193,7 @@ async def collect(
         config.harness(policy, none_yet)
     log = RunLog.create(folder, config.model_dump(mode="json"), resume=resume)
     try:
-        memory = await asyncio.to_thread(open_run_memory, config, Path(folder))
+        memory = await asyncio.to_thread(open_run_memory, config, Path(folder), heritage)
         try:
             h = config.harness(policy, memory.backend)
             return await _collect(

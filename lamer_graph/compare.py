@@ -34,7 +34,7 @@ from lamer_graph.stats import (
 )
 from lamer_graph.trial import Json
 
-OF_MEMORY = frozenset({"contents", "backend", "scope", "k", "max_chars", "store", "visible"})
+OF_MEMORY = frozenset({"contents", "backend", "scope", "k", "max_chars", "store", "visible", "outcomes", "embedder"})
 """Fields of a run's configuration that may differ between compared runs."""
 
 

@@ -75,6 +75,13 @@ async def play_trial(
             _update(state, trial.ended(h, state, episode))
             episode = None
             if trial.is_over(h, state):
+                if lessons := trial.lessons(h, state):
+                    place = trial.namespace_of(h, namespace, state)
+                    if behind is None:
+                        await h.backend.aput(place, lessons)
+                    else:
+                        pending.append(behind.put(place, lessons))
+                    _update(state, trial.taught(state, lessons))
                 break
             if h.reflects:
                 reply = await calls.call(h.policy, trial.ask_reflection(h, state))

@@ -14,6 +14,7 @@ from lamer_envs import make
 from lamer_graph.collect import CollectConfig, CollectSummary, collect
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.policy import Policy
+from lamer_graph.run_memory import Heritage
 from lamer_graph.runlog import read_config, read_trials
 from lamer_graph.stats import Instances, Summary, summarise
 from lamer_graph.trial import Json
@@ -47,10 +48,13 @@ async def evaluate(
     *,
     concurrency: int = 64,
     resume: bool = False,
+    heritage: Heritage | None = None,
     on_trial: Callable[[Json], None] | None = None,
 ) -> tuple[Evaluation, CollectSummary]:
     """Collect the run (see `collect`) and read its log. Raises what `collect` and `report` raise."""
-    done = await collect(config, policy, folder, concurrency=concurrency, resume=resume, on_trial=on_trial)
+    done = await collect(
+        config, policy, folder, concurrency=concurrency, resume=resume, heritage=heritage, on_trial=on_trial
+    )
     return report(folder), done
 
 

@@ -4,14 +4,19 @@ What must stay true: a run has a memory of its own (a folder of the run, or a na
 cannot read each other; a store that it is filled from is only read. What its trials may see of other tasks is written
 down before the first trial, so a resumed run and every worker process see the same, and the trials of a group nothing
 of each other. With `visible="live"` they see what earlier ones wrote, in whatever order they are played.
+
+A run that goes on from another one (`Heritage`, for training) begins with what that one began with and what its
+finished trials wrote: its log says which these are, so nothing of a trial that was lost is inherited, nor any twice.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -20,13 +25,16 @@ from uuid import uuid4
 import orjson
 
 from lamer_graph.errors import ConfigError, RunLogError
-from lamer_graph.runlog import RUN_FILE, read_config, write_atomic
-from lamer_memory import FrozenView, MemoryBackend, MemoryConfig, open_backend
+from lamer_graph.runlog import RUN_FILE, read_config, read_trials, write_atomic
+from lamer_memory import FrozenView, MemoryBackend, MemoryConfig, MemoryRecord, open_backend
 from lamer_memory.base import Namespace
 from lamer_memory.chroma_client import DATABASE_FILE, MARK_FILE
 from lamer_memory.config import check_backend
+from lamer_memory.embedders import CachedEmbedder, Embedder, EndpointEmbedder, open_embedder
 from lamer_memory.frozen import visible_now
-from lamer_memory.hygiene import all_namespaces, read_all
+from lamer_memory.hygiene import all_namespaces, plan, read_all
+from lamer_memory.recall import TRIAL_KEY
+from lamer_memory.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from lamer_graph.collect import CollectConfig
@@ -35,6 +43,9 @@ MEMORY_FOLDER = "memory"
 NOTE_FILE = "memory.json"
 NOTE_VERSION = 1
 OWN: Namespace = ("lamer",)
+BEFORE = "before"
+"""Label below a run's namespace of what it inherited."""
+HASHING = "hashing"
 COPY_BATCH = 200
 PROBE_SECONDS = 3.0
 
@@ -51,19 +62,40 @@ class RunMemory(NamedTuple):
         self.opened.close()
 
 
+class Heritage(NamedTuple):
+    """How much of its `store` a run that goes on from it begins with: what `lamer_memory.hygiene.plan` keeps, `budget`
+    records at most and no near-duplicates by `near`."""
+
+    budget: int
+    near: float | None
+
+
 def check_memory(config: CollectConfig, workers: int = 1) -> None:
     """Refuse what cannot work, by name. Raises ConfigError, MemoryConfigError and, without its library, the backend's
     MemoryBackendError."""
     check_backend(config.backend)
-    MemoryConfig(config.contents, config.backend, config.scope, config.k, config.max_chars)
+    memory_config(config)
     name, _, place = config.backend.partition(":")
     if config.scope == "tasks" and name == "in-context":
         raise ConfigError(
             "backend 'in-context' and scope 'tasks' exclude each other: it ends with its process and cannot tell which "
             "tasks are alike; use backend 'chroma' (or 'store'), or scope 'trial'"
         )
+    if config.embedder != HASHING:
+        open_embedder(config.embedder)
+        if name != "chroma":
+            raise ConfigError(
+                f"embedder '{config.embedder}' and backend '{config.backend}' exclude each other: only Chroma ranks "
+                "by vectors; use backend 'chroma'"
+            )
+        if urlsplit(config.embedder).password:
+            raise ConfigError("the address of an embedder may not hold a password, it would be logged")
     if config.scope == "trial":
-        for given, what in ((config.store, f"store '{config.store}'"), (config.visible == "live", "visible 'live'")):
+        for given, what in (
+            (config.store, f"store '{config.store}'"),
+            (config.visible == "live", "visible 'live'"),
+            (config.embedder != HASHING, f"embedder '{config.embedder}'"),
+        ):
             if given:
                 raise ConfigError(f"{what} and scope 'trial' exclude each other: other tasks are not seen; use 'tasks'")
     if name == "store" and not place:
@@ -77,27 +109,39 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
         )
 
 
+def memory_config(config: CollectConfig) -> MemoryConfig:
+    """What a run's configuration says of memory. Raises MemoryConfigError."""
+    return MemoryConfig(
+        config.contents, config.backend, config.scope, config.k, config.max_chars, outcomes=config.outcomes
+    )
+
+
 def probe_memory(config: CollectConfig) -> None:
     """Open the memory's backend for a moment, but not the run's folder: is its library there, does its server answer?
 
-    Raises what `check_memory` and the backend raise, within a few seconds.
+    Raises what `check_memory`, the backend and its embedder raise, within a few seconds.
     """
     check_memory(config)
-    patience = {"retry_s": PROBE_SECONDS} if config.backend.startswith("chroma") else {}
+    patience: dict[str, Any] = {}
+    if config.backend.startswith("chroma"):
+        embedder = open_embedder(config.embedder)
+        if isinstance(embedder, EndpointEmbedder):
+            embedder = EndpointEmbedder(embedder.base_url, embedder.model, retry_s=PROBE_SECONDS)
+        embedder.embed(["?"])
+        patience = {"retry_s": PROBE_SECONDS, "embedder": embedder}
     open_backend(config.backend, **patience).close()
 
 
-def open_run_memory(config: CollectConfig, folder: Path) -> RunMemory:
+def open_run_memory(config: CollectConfig, folder: Path, heritage: Heritage | None = None) -> RunMemory:
     """The memory of the run in `folder`: made and filled by whoever comes first, the same for everyone after.
+
+    With a `heritage` the run goes on from its store, and its trials see of other tasks that alone (see `Snapshot`).
 
     Raises ConfigError (an impossible combination, a store that is none), RunLogError for a damaged note of a run, and
     the memory's own errors.
     """
     check_memory(config)
-    if config.backend == "chroma":
-        backend = open_backend(f"chroma:{folder / MEMORY_FOLDER}")
-    else:
-        backend = open_backend(config.backend)
+    backend = _open(config, folder)
     try:
         if backend.persistent and config.contents != "none":
             # What is loaded for the first question (embedder, index) is loaded now, or fails now, and not in mid-play.
@@ -107,12 +151,15 @@ def open_run_memory(config: CollectConfig, folder: Path) -> RunMemory:
         with _locked(folder):
             note = _read_note(folder)
             if note is None:
-                note = _prepare(config, folder, backend)
+                note = _prepare(config, folder, backend, heritage)
                 write_atomic(folder / NOTE_FILE, orjson.dumps(note))
+        namespace = tuple(note["namespace"])
+        if heritage is not None:
+            snapshot = Snapshot(backend, namespace, (*namespace, BEFORE), _embedder_of(config))
+            return RunMemory(snapshot, namespace, note["copied"], backend)
     except BaseException:
         backend.close()
         raise
-    namespace = tuple(note["namespace"])
     seen = backend
     if config.scope == "tasks" and config.visible == "frozen":
         seen = FrozenView(backend, namespace, note["visible"])
@@ -125,17 +172,69 @@ def copied_of(folder: Path) -> int:
     return 0 if note is None else int(note["copied"])
 
 
-def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend) -> dict[str, Any]:
-    # A copy that was cut short leaves no note and is made again: the same keys, under a new name where others are.
+def drop_run_memory(config: CollectConfig, folder: Path) -> None:
+    """Forget all that the run in `folder` remembers, if it is there; the run's log stays. It is not to be played on."""
+    note = _read_note(folder)
+    if note is None:
+        return
+    (folder / NOTE_FILE).unlink()
+    if _is_shared(config.backend):
+        with closing(_open(config, folder)) as backend:
+            for namespace in (tuple(note["namespace"]), (*note["namespace"], BEFORE)):
+                backend.delete(namespace)
+    else:
+        shutil.rmtree(folder / MEMORY_FOLDER, ignore_errors=True)
+
+
+def _open(config: CollectConfig, folder: Path) -> MemoryBackend:
+    place = f"chroma:{folder / MEMORY_FOLDER}" if config.backend == "chroma" else config.backend
+    embedder = _embedder_of(config)
+    return open_backend(place) if embedder is None else open_backend(place, embedder=embedder)
+
+
+def _embedder_of(config: CollectConfig) -> Embedder | None:
+    """What turns texts into vectors for this run, None where the backend does not rank by them."""
+    return _embedder(config.embedder) if config.backend.partition(":")[0] == "chroma" else None
+
+
+@lru_cache(maxsize=2)
+def _embedder(name: str) -> Embedder:
+    """One per process: a model is loaded once for all runs, and a text that several runs ask about embedded once."""
+    return CachedEmbedder(open_embedder(name))
+
+
+def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, heritage: Heritage | None) -> dict[str, Any]:
+    # What was cut short leaves no note and is made again: the same keys, under a new name where others are.
     namespace = (*OWN, uuid4().hex) if _is_shared(config.backend) else OWN
-    copied = _copy(folder / config.store, backend, namespace) if config.store else 0
+    store = folder / config.store if config.store else None
     frozen = config.scope == "tasks" and config.visible == "frozen"
+    if heritage is None:
+        records = [] if store is None else _read_store(store, config.embedder).all
+        _put(backend, namespace, records)
+        visible = visible_now(backend, namespace) if frozen else None
+    else:
+        records = [] if store is None else _inherited(heritage, store, config.embedder)
+        _put(backend, (*namespace, BEFORE), records)
+        visible = None
     return {
         "schema_version": NOTE_VERSION,
         "namespace": list(namespace),
-        "copied": copied,
-        "visible": visible_now(backend, namespace) if frozen else None,
+        "copied": len(records),
+        "visible": visible,
     }
+
+
+def _inherited(heritage: Heritage, source: Path, embedder: str) -> list[MemoryRecord]:
+    """What a run that goes on from the store at `source` begins with, the oldest first."""
+    records = _read_store(source, embedder)
+    if (source / RUN_FILE).exists():
+        finished = {trial["trial_id"] for trial in read_trials(source) if trial["error"] is None}
+        own = [record for record in records.own if record.metadata.get(TRIAL_KEY) in finished]
+        # Trials that are played together write in whatever order they come to it.
+        records = _Stored(records.before, sorted(own, key=lambda record: record.key))
+    newest_first = list({record.key: record for record in records.all}.values())[::-1]
+    gone = set(plan((), newest_first, budget=heritage.budget, near=heritage.near).keys)
+    return [record for record in reversed(newest_first) if record.key not in gone]
 
 
 def check_source(source: Path) -> tuple[str, Namespace]:
@@ -149,6 +248,8 @@ def check_source(source: Path) -> tuple[str, Namespace]:
     name, prefix = f"chroma:{source}", cast(Namespace, ())
     if (source / RUN_FILE).exists():
         note, name = _read_note(source), str(read_config(source).get("backend", ""))
+        if note is None and _is_shared(name):
+            raise ConfigError(f"the run {source} has no memory at {name} (any more); {what}")
         prefix = OWN if note is None else tuple(note["namespace"])
         if name == "chroma":
             name = f"chroma:{source / MEMORY_FOLDER}"
@@ -161,17 +262,41 @@ def check_source(source: Path) -> tuple[str, Namespace]:
     return name, prefix
 
 
-def _copy(source: Path, backend: MemoryBackend, namespace: Namespace) -> int:
-    """Put all that the store at `source` holds into `namespace`, the oldest first; how many records."""
+def _open_source(source: Path, embedder: str) -> tuple[MemoryBackend, Namespace]:
+    """The store at `source`, and the namespace that counts there; `embedder` is a directory's that is no run's."""
     name, prefix = check_source(source)
-    copied = 0
-    with closing(open_backend(name)) as other:
-        for space in all_namespaces(other, prefix):
-            records = read_all(other, space)[::-1]
-            for first in range(0, len(records), COPY_BATCH):
-                backend.put(namespace, records[first : first + COPY_BATCH])
-            copied += len(records)
-    return copied
+    if name.partition(":")[0] != "chroma":
+        return open_backend(name), prefix
+    if (source / RUN_FILE).exists():
+        embedder = str(read_config(source).get("embedder", HASHING))
+    return open_backend(name, embedder=_embedder(embedder)), prefix
+
+
+class _Stored(NamedTuple):
+    """What a store holds, the oldest first: what a run there had inherited, and what was written since."""
+
+    before: list[MemoryRecord]
+    own: list[MemoryRecord]
+
+    @property
+    def all(self) -> list[MemoryRecord]:
+        return self.before + self.own
+
+
+def _read_store(source: Path, embedder: str) -> _Stored:
+    """All that the store at `source` holds. Raises ConfigError and what opening it raises."""
+    backend, prefix = _open_source(source, embedder)
+    found = _Stored([], [])
+    with closing(backend):
+        for space in all_namespaces(backend, prefix):
+            part = found.before if space == (*prefix, BEFORE) else found.own
+            part += read_all(backend, space)[::-1]
+    return found
+
+
+def _put(backend: MemoryBackend, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+    for first in range(0, len(records), COPY_BATCH):
+        backend.put(namespace, records[first : first + COPY_BATCH])
 
 
 def _is_shared(backend: str) -> bool:

@@ -6,8 +6,9 @@ line or in a log. The server reports `processed_logprobs`, those of the sampling
 divides by, and takes every sampling number from the request (`--generation-config vllm`).
 
 Weights are replaced by adapters under new names (`load_adapter`): reloading full weights is silently wrong on the CPU.
-A restart brings back every adapter that was loaded. With a key, vLLM guards `/v1/*`; `/health`, `/metrics` and
-`/tokenize` stay open, so put a proxy in front of a server that strangers can reach.
+A restart brings back every adapter that was loaded. A server that can sleep has vLLM's development routes open to
+everybody on this machine, whatever the key, so it listens on loopback alone. With a key, vLLM guards `/v1/*`;
+`/health`, `/metrics` and `/tokenize` stay open, so put a proxy in front of a server that strangers can reach.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class VllmServer:
     Use it as a context manager, sync or async. `port=0` takes a free one. `adapters` maps names to PEFT folders that
     are loaded at start; `max_adapters` more can be alive at a time (0 switches LoRA off). The log goes to
     `run_dir/server.log` (a temporary folder if None). `on_progress` gets a line of text about once a second during the
-    start. `extra_args` are vLLM's own and come last, so they win.
+    start. `devices` is the server's CUDA_VISIBLE_DEVICES (None: the caller's). With `can_sleep` it gives its device's
+    memory away between `sleep` and `wake`, which needs CUDA. `extra_args` are vLLM's own and come last, so they win.
 
     Raises ConfigError for what is asked (before anything is started) and ServeError for what happens.
     """
@@ -90,6 +92,8 @@ class VllmServer:
         run_dir: str | Path | None = None,
         max_model_len: int | None = None,
         start_timeout: float = 600.0,
+        devices: str | None = None,
+        can_sleep: bool = False,
         extra_args: Sequence[str] = (),
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -99,6 +103,8 @@ class VllmServer:
             raise ConfigError(f"model name {self.model_name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
         if host not in _LOOPBACK and not api_key:
             raise ConfigError(f"serving on {host} needs an API key: others could use the model and load adapters")
+        if can_sleep and host not in _LOOPBACK:
+            raise ConfigError(f"a server that can sleep has unguarded routes: serve it on 127.0.0.1, not on {host}")
         if max_adapters < 0 or not 0 <= port < 65536 or start_timeout <= 0:
             raise ConfigError("max_adapters must be >= 0, port 0 to 65535 and start_timeout > 0")
         self.adapters = {name: self._adapter(name, path) for name, path in (adapters or {}).items()}
@@ -110,6 +116,8 @@ class VllmServer:
         self._run_dir = Path(run_dir).absolute() if run_dir is not None else None
         self._max_model_len = max_model_len
         self._start_timeout = start_timeout
+        self._devices = devices
+        self._can_sleep = can_sleep
         self._extra_args = list(extra_args)
         self._on_progress = on_progress
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -266,7 +274,25 @@ class VllmServer:
             del self.adapters[name]
             self._tell(argv=self._argv())
 
+    def sleep(self) -> None:
+        """Move the weights off the device and drop the cache, once what is asked for is answered (vLLM's level 1).
+
+        Raises ServeError.
+        """
+        self._sleeping("/sleep?level=1&mode=wait", "sleeping")
+
+    def wake(self) -> None:
+        """Take the device's memory again; a server that is awake stays so. Raises ServeError."""
+        self._sleeping("/wake_up", "awake")
+
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _sleeping(self, path: str, wanted: str) -> None:
+        if not self._can_sleep:
+            raise ServeError("this server was started without can_sleep")
+        said = self._post(path, {})
+        if f'"{wanted}"' not in said:
+            raise ServeError(f"vLLM is not {wanted} after {path}: {_one_line(said)}")
 
     def _adapter(self, name: str, path: str | Path) -> Path:
         """The adapter's folder, if it can be served under that name on this model. Raises ConfigError."""
@@ -302,6 +328,8 @@ class VllmServer:
         if self._max_adapters:
             argv += ["--enable-lora", "--max-loras", str(self._max_adapters)]
             argv += ["--max-lora-rank", str(self._max_lora_rank)]
+        if self._can_sleep:
+            argv += ["--enable-sleep-mode"]
         if self.adapters:
             argv += ["--lora-modules"]
             argv += [json.dumps({"name": name, "path": str(path)}) for name, path in self.adapters.items()]
@@ -327,6 +355,10 @@ class VllmServer:
             env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         if isinstance(self.model, Path):
             env["HF_HUB_OFFLINE"] = "1"
+        if self._devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = self._devices
+        if self._can_sleep:
+            env["VLLM_SERVER_DEV_MODE"] = "1"  # or there is no route to put it to sleep
         if self._api_key:
             env["VLLM_API_KEY"] = self._api_key
         return env
@@ -350,7 +382,8 @@ class VllmServer:
         if self._supervisor is process and self._dead is None:
             self._dead = "lost its supervisor"
 
-    def _post(self, path: str, body: dict[str, object]) -> None:
+    def _post(self, path: str, body: dict[str, object]) -> str:
+        """What vLLM answered. Raises ServeError."""
         if not self.alive:
             raise ServeError(f"vLLM is not running: {self._dead or 'start it first'}")
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
@@ -360,6 +393,7 @@ class VllmServer:
             raise ServeError(f"vLLM at {self._root} did not take {path}: {type(error).__name__}") from None
         if response.status_code != 200:
             raise ServeError(f"vLLM refused {path} ({response.status_code}): {_one_line(response.text)}")
+        return response.text
 
     def _log_tail(self) -> str:
         """The last telling lines of the log, for an error text."""

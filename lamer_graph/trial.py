@@ -31,6 +31,7 @@ from lamer_graph.prompts import (
 )
 from lamer_graph.types import Completion, Message, Sampling, stable_seed
 from lamer_memory import MemoryBackend, MemoryConfig, MemoryRecord
+from lamer_memory.base import Kind
 from lamer_memory.recall import ABOUT_KEY, TRIAL_KEY, kinds, make_record, trial_namespace
 
 MAX_TEXT_CHARS = 20_000
@@ -395,29 +396,60 @@ def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:
 
 
 def memories(h: Harness, s: TrialState) -> list[MemoryRecord]:
-    """What is to be remembered of the episode that has just failed, under deterministic keys."""
-    episode = len(s["episodes"]) - 1
-    texts: dict[str, str] = {}
-    wanted = kinds(h.memory.contents)
-    if "trajectory" in wanted:
-        turns = _played(s["episodes"][-1]["turns"], s["outcomes"])
-        texts["trajectory"] = h.prompts.trajectory(turns, s["last_observation"], h.memory.max_chars)
-    if "reflection" in wanted and s.get("reflection"):
-        texts["reflection"] = s["reflection"] or ""
+    """What is to be remembered of the episode that has just failed, under deterministic keys.
+
+    Its metadata say what was played (`env`) and how hard it was (`spec`, with the environment's parameters), its
+    `success` what the episode came to; see `lessons` for what its trial comes to.
+    """
+    texts = {kind: _text_of(h, s, kind) for kind in kinds(h.memory.contents)}
+    return [
+        _record_of(h, s, len(s["episodes"]) - 1, kind, text)
+        for kind, text in texts.items()
+        if text or kind == "trajectory"
+    ]
+
+
+def lessons(h: Harness, s: TrialState) -> list[MemoryRecord]:
+    """What a solved trial leaves to other tasks' (with scope "tasks"): the trajectory that won, and its reflections
+    once more, now as ones that led to a success. Deterministic keys, so writing them again changes nothing."""
+    if h.memory.scope != "tasks" or not s["success"]:
+        return []
+    last, found = len(s["episodes"]) - 1, list[MemoryRecord]()
+    for kind in kinds(h.memory.contents):
+        if kind == "trajectory":
+            found.append(_record_of(h, s, last, kind, _text_of(h, s, kind)))
+        else:
+            found += [_record_of(h, s, number, kind, text) for number, text in enumerate(s["reflections"]) if text]
+    return found
+
+
+def _text_of(h: Harness, s: TrialState, kind: Kind) -> str:
+    """What the last episode leaves, in words."""
+    if kind == "reflection":
+        return s.get("reflection") or ""
+    turns = _played(s["episodes"][-1]["turns"], s["outcomes"])
+    return h.prompts.trajectory(turns, s["last_observation"], h.memory.max_chars)
+
+
+def _record_of(h: Harness, s: TrialState, episode: int, kind: Kind, text: str) -> MemoryRecord:
     metadata = {"env": h.env.name, "spec": h.env.spec}
     if h.memory.scope == "tasks":  # a later trial looks for its like by how its own task first looks
         metadata[ABOUT_KEY] = h.env.observe(s["start"])
-    return [
-        make_record(s["trial_id"], s["task_id"], episode, kind, texts[kind], s["success"], metadata)
-        for kind in wanted
-        if kind in texts
-    ]
+    return make_record(s["trial_id"], s["task_id"], episode, kind, text, s["success"], metadata)
+
+
+def taught(s: TrialState, records: Sequence[MemoryRecord]) -> Json:
+    """The update after `lessons` were written."""
+    return {"writes": [*s["writes"], _write(s, records)]}
+
+
+def _write(s: TrialState, records: Sequence[MemoryRecord]) -> Json:
+    return {"episode": len(s["episodes"]) - 1, "keys": [record.key for record in records]}
 
 
 def remembered(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> Json:
     """The update after `records` were written. A backend that dies with the process has its records kept here too."""
-    write = {"episode": len(s["episodes"]) - 1, "keys": [record.key for record in records]}
-    update: Json = {"writes": [*s["writes"], write], "reflection": None}
+    update: Json = {"writes": [*s["writes"], _write(s, records)], "reflection": None}
     if s.get("reflection") is not None:
         update["reflections"] = [*s["reflections"], s["reflection"]]
     if not h.backend.persistent:

@@ -1,6 +1,7 @@
 """A small HTTP server with vLLM's shape and chosen faults, for tests of what a client does when a server misbehaves.
 
-It plays like `scripted.random_player`: the answer depends on the request's seed alone, so runs repeat.
+It plays like `scripted.random_player` unless it is given another `player`: the answer depends on the request's seed
+alone, so runs repeat.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from scripted import random_player
+from scripted import Answer, random_player
 
 from lamer_graph.types import Sampling
 
@@ -23,10 +24,14 @@ WORD_TOKENS = 4
 
 
 class FakeServer(ThreadingHTTPServer):
-    """`fault` is one of the names below and may be changed while it runs; `calls` counts chat completions."""
+    """`fault` is one of the names below and may be changed while it runs, and so may its `player`; `calls` counts chat
+    completions.
+
+    `events` are what it was told besides, in order, with a `chat` for every run of completions; `adapters` are loaded.
+    """
 
     daemon_threads = True
-    FAULTS = ("401", "500", "hang", "no token ids", "another model", "garbage", "chat 500", "chat hang")
+    FAULTS = ("401", "500", "hang", "no token ids", "another model", "garbage", "chat 500", "chat hang", "insomnia")
 
     def __init__(self, fault: str = "", *, delay: float = 0.0, context: int = 8192) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -34,7 +39,11 @@ class FakeServer(ThreadingHTTPServer):
         self.delay = delay
         self.context = context
         self.calls = 0
+        self.player: Answer = random_player
         self.answer: str | None = None
+        self.adapters: set[str] = set()
+        self.asleep = False
+        self.events: list[str] = []
         self.stopping = threading.Event()
 
     @property
@@ -77,23 +86,42 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
+    def _told(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Sleep and adapters, answered as vLLM 0.32 does."""
+        server = self.server
+        server.events.append(path)
+        if path == "/v1/load_lora_adapter":
+            server.adapters.add(body["lora_name"])
+        elif path == "/v1/unload_lora_adapter":
+            server.adapters.remove(body["lora_name"])
+        else:
+            server.asleep = path.startswith("/sleep") or server.fault == "insomnia"
+        return {"status": "sleeping" if server.asleep else "awake"}
+
     def do_GET(self) -> None:
         if not self._broken(chat=False):
-            self._send({"data": [{"id": MODEL, "max_model_len": self.server.context}]})
+            names = (MODEL, *self.server.adapters)
+            self._send({"data": [{"id": name, "max_model_len": self.server.context} for name in names]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self._broken(chat=True):
+            return
+        if "messages" not in body:
+            self._send(self._told(self.path, body))
             return
         prompt = sum(len(message["content"]) for message in body["messages"]) // WORD_TOKENS
         if self.path == "/tokenize":
             self._send({"count": prompt})
             return
         self.server.calls += 1
+        event = "chat asleep" if self.server.asleep else "chat"
+        if self.server.events[-1:] != [event]:
+            self.server.events.append(event)
         time.sleep(self.server.delay)
-        text = self.server.answer or random_player(body["messages"], Sampling(seed=body["seed"]))
+        text = self.server.answer or self.server.player(body["messages"], Sampling(seed=body["seed"]))
         choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "stop"}
-        answer = {"model": MODEL, "choices": [choice]}
+        answer = {"model": body["model"] if body["model"] in self.server.adapters else MODEL, "choices": [choice]}
         if self.server.fault == "another model":
             answer["model"] = "somebody-else"
         if self.server.fault != "no token ids":

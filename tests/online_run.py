@@ -15,12 +15,20 @@ from lamer_trainers.online import OnlineCollector
 from lamer_trainers.trainer import LamerTrainer
 
 
-def make_run(model_dir, folder, on_trial=None):
+def make_run(model_dir, folder, on_trial=None, scope="trial"):
     """A trainer of three updates with two optimiser steps each, saved after every update; repeatable bit for bit."""
     torch.set_num_threads(1)
     policy = LocalPolicy(model_dir, deterministic=True)
     collect = CollectConfig(
-        env="minesweeper:4x4-3", tasks=2, trials=2, max_episodes=2, max_turns=1, prompt_style="compact", max_tokens=3
+        env="minesweeper:4x4-3",
+        tasks=2,
+        trials=2,
+        max_episodes=2,
+        max_turns=1,
+        prompt_style="compact",
+        max_tokens=3,
+        scope=scope,
+        backend="in-context" if scope == "trial" else "chroma",
     )
     source = OnlineCollector(policy, collect, Path(folder) / "collected", concurrency=4, on_trial=on_trial)
     args = config(
@@ -37,4 +45,4 @@ def make_run(model_dir, folder, on_trial=None):
 
 
 if __name__ == "__main__":
-    make_run(Path(sys.argv[1]), Path(sys.argv[2]), on_trial=lambda _: time.sleep(0.5)).train()
+    make_run(Path(sys.argv[1]), Path(sys.argv[2]), on_trial=lambda _: time.sleep(0.5), scope=sys.argv[3]).train()

@@ -213,10 +213,10 @@ def test_two_things_of_one_name_are_refused() -> None:
 
 
 def test_a_problem_of_unreasonable_size_is_refused_quickly() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert f"at most {MAX_PROBLEM_CHARS}" in refusal("(" * (MAX_PROBLEM_CHARS + 1))
     refusal("(define " + "(x)" * 100_000)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from alfworld_problems import kitchen, plain
+from alfworld_reading import TREATMENTS, Reading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +89,28 @@ def test_the_same_holds_for_a_household_in_the_official_form(seed: int, turns: i
     h = house(state["house"])
     valid = {command for command in conceivable(h) if ENV.step(state, command).valid}
     assert valid == set(ENV.admissible(state))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_commands_and_wins_are_those_of_a_second_reading_of_the_rules(kind: str) -> None:
+    env, wins, verbs = make("alfworld", types=kind), 0, set[str]()
+    for seed in range(25):
+        rng, state = random.Random(seed), env.reset(seed)
+        reading = Reading(house(state["house"]))
+        for _ in range(50):
+            offered = env.admissible(state)
+            assert set(offered) == reading.admissible(), state
+            plan = env.solve(state) if rng.random() < 0.35 else None
+            command = plan[0] if plan else rng.choice(offered)
+            verbs.add(command.partition(" ")[0])
+            step = env.step(state, command)
+            won = reading.do(command)
+            assert (step.valid, step.done, step.success, step.reward) == (True, won, won, 10.0 * won), (state, command)
+            state, wins = step.state, wins + won
+            if won:
+                break
+    assert wins >= 5
+    assert verbs >= {"go", "open", "close", "take", "move", "examine"} | {kind} & set(TREATMENTS)
 
 
 @settings(max_examples=200, deadline=None)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+import runpy
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from alfworld_problems import GOALS, kitchen, plain
 
 from lamer_envs import Env, EnvParameterError, InstanceError, State, make
+from lamer_envs.alfworld_data import KIND_OF_TASK
 from lamer_envs.alfworld_experts import Explorer, plan
 from lamer_envs.alfworld_world import KINDS, house
 from lamer_envs.checker import check_env
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 for module in ("textworld", "fast_downward", "alfworld"):
-    pytest.importorskip(module, reason="needs the extra: pip install 'lamer-graph[alfworld]'", exc_type=ImportError)
+    pytest.importorskip(module, reason="no extra `alfworld` here: make test-textworld", exc_type=ImportError)
 
 TURNS = 20
 ODD = ("go to nowhere 1", "take apple 1", "use fridge 1", "examine", "put it down", "heat fridge 1 with fridge 1")
@@ -86,6 +89,20 @@ def test_a_problem_with_plain_identifiers_plays_the_same(original: Env) -> None:
     instance = {"pddl_problem": plain()}
     for player in ("expert", "random"):
         play_both(native, original, native.load(instance), original.load(instance), player, random.Random(player))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_originals_own_goal_of_each_type_is_read_as_that_type(kind: str) -> None:
+    """ALFWorld's library of goals, from which the official problems were written; it has `#` for the `-` of types."""
+    spec = find_spec("alfworld")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    library = runpy.run_path(str(Path(spec.submodule_search_locations[0]) / "gen" / "goal_library.py"))["gdict"]
+    name = next(name for name, own in KIND_OF_TASK.items() if own == kind)
+    goal = library[name]["pddl"].format(obj="Mug", recep="SideTable", toggle="DeskLamp").replace("#", "-")
+    text = kitchen().partition("(:goal")[0] + goal  # the templates end with the bracket that ends the problem
+    h = house(make("alfworld").load({"pddl_problem": text})["house"])
+    assert (h.kind, h.thing, h.target) == (kind, "mug", "desklamp" if kind == "look" else "sidetable")
 
 
 def test_slicing_is_offered_where_the_original_offers_it(original: Env) -> None:

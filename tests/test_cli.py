@@ -13,6 +13,8 @@ import pytest
 from command_line import Cli, Outcome, ended, keys, started
 from fake_server import FakeServer
 
+from lamer_envs import make
+from lamer_envs.alfworld_world import house
 from lamer_graph.runlog import read_config, read_trials
 from lamer_graph.serve import INSTALL_HINT, vllm_flavour
 from lamer_graph.supervisor import descendants
@@ -39,6 +41,42 @@ def test_play_does_not_let_a_policy_steer_the_terminal(cli: Cli, server: FakeSer
     assert outcome.code == 0
     assert "[bold]I am the referee[/]" in outcome.out
     assert not {"\x1b", "\x07"} & set(outcome.out)
+
+
+@pytest.mark.parametrize("spec", ["minesweeper", "sokoban", "webshop:50", "alfworld"])
+def test_play_shows_an_experts_game_in_every_environment(cli: Cli, server: FakeServer, spec: str) -> None:
+    env = make(spec)
+    state = env.reset(next(env.seeds("test")))
+    plan = env.solve(state)
+    assert plan
+    coming = iter([plan[0], *plan])  # the first call only tries whether the server answers
+    server.player = lambda messages, sampling: f"<action>{next(coming)}</action>"
+    outcome = cli("play", "--env", spec, "--base-url", server.url)
+    assert outcome.code == 0, outcome.err
+    shown = " ".join(outcome.out.replace("\u2502", " ").split())
+    assert f"turn {len(plan)}" in shown
+    assert "won in" in shown
+    assert "solved in episode 1" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        (("--split", "ood"), {"cool", "pick2"}),
+        (("--split", "test"), {"pick", "look", "clean", "heat"}),
+        (("--tasks-type", "cool"), {"cool"}),
+        (("--tasks-type", "cool", "--split", "ood"), {"cool"}),
+    ],
+)
+def test_eval_plays_the_task_types_that_are_asked_for(
+    cli: Cli, server: FakeServer, tmp_path: Path, options: tuple[str, ...], kinds: set[str]
+) -> None:
+    server.answer = "<action>look</action>"
+    few = ("--tasks", "24", "--max-turns", "1", "--episodes", "1", "--memory", "none")
+    outcome = cli("eval", "--env", "alfworld", "--base-url", server.url, "--out", "e", *few, *options)
+    assert outcome.code == 0, outcome.err
+    env = make(read_config(tmp_path / "e")["env"])
+    assert {house(env.reset(trial["task"]["seed"])["house"]).kind for trial in read_trials(tmp_path / "e")} == kinds
 
 
 def test_eval_reports_intervals_and_the_sampling_they_were_made_with(

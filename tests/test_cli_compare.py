@@ -111,6 +111,20 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "eval in-context across tasks": (("eval", "--scope", "tasks", *SERVER), "'in-context' and scope 'tasks'"),
     "k alone": (("collect", "--out", "r", "--k", "2", *SERVER), "--k is about the memory of other tasks"),
+    "outcomes alone": (("eval", "--outcomes", "solved", *SERVER), "--outcomes is about the memory of other tasks"),
+    "embedder alone": (("collect", "--out", "r", "--embedder", "minilm", *SERVER), "--embedder is about the memory"),
+    "an embedder of a store that has none": (
+        ("eval", "--scope", "tasks", "--backend", "in-context", "--embedder", "minilm", *SERVER),
+        "use it with --backend chroma",
+    ),
+    "an unknown embedder": (
+        ("compare", "--backend", "chroma", "--scope", "trial,tasks", "--embedder", "minilmm", *SERVER),
+        "did you mean 'minilm'",
+    ),
+    "an embedder that is not there": (
+        ("compare", "--backend", "chroma", "--scope", "trial,tasks", "--embedder", f"{DEAD}/v1#m", *SERVER),
+        f"embeddings server {DEAD}/v1/embeddings",
+    ),
     "live alone": (("eval", "--live", *SERVER), "--live is about the memory of other tasks"),
     "warm alone": (("eval", "--warm", "3", *SERVER), "--warm is about the memory of other tasks"),
     "two fillings": (

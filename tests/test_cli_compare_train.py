@@ -81,16 +81,27 @@ def test_each_configuration_plays_with_the_policy_that_was_trained_with_its_memo
     assert "optimise.updates is 1 there, 2 here" in other.error_line
 
 
+def test_a_memory_of_other_tasks_is_trained_with_before_it_is_compared(
+    cli: Cli, run_file: Path, tmp_path: Path
+) -> None:
+    scope = ("--memory", "reflection", "--backend", "chroma", "--scope", "trial,tasks", "--k", "2", "--warm", "3")
+    outcome = cli("compare", "--train", "2", "--run", run_file, *GAME, *scope)
+    assert outcome.code == 0, outcome.err
+    assert [row["name"] for row in outcome.document["rows"]] == ["reflection/chroma", "reflection/chroma/tasks"]
+    folder = tmp_path / "c" / "reflection-chroma-tasks"
+    run = json.loads((folder / "training" / "run.json").read_text())["collect"]
+    assert (run["scope"], run["k"], run["store"]) == ("tasks", 2, "")
+    for seen in (folder / "training" / "collected" / "update-00001", folder):
+        reads = [trial["memory_reads"][0]["keys"] for trial in read_trials(seen)]
+        assert {len(keys) for keys in reads} == {2}
+
+
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no run file": (("--train", "1"), "--train needs a run file"),
     "two run files": (("--train", "1", "--run", "run.yaml", "--preset", "minesweeper-cpu"), "one of the two"),
     "no updates": (("--preset", "minesweeper-cpu"), "give --train N"),
     "a server": (("--train", "1", "--run", "run.yaml", "--base-url", "http://127.0.0.1:9"), "--base-url is a server"),
     "another game": (("--train", "1", "--run", "run.yaml", "--env", "sokoban"), "trains on minesweeper:4x4-3"),
-    "other tasks": (
-        ("--train", "1", "--run", "run.yaml", "--backend", "chroma", "--scope", "trial,tasks"),
-        "'trajectory/chroma/tasks' cannot be trained",
-    ),
     "unknown preset": (("--train", "1", "--preset", "minesweeper-gpu"), "did you mean 'minesweeper-cpu'"),
 }
 

@@ -26,7 +26,7 @@ def test_without_openenv_it_is_refused_with_the_way_to_install_it(
     assert "pip install 'lamer-graph[openenv]'" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openenv") is None, reason="the extra `openenv` is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("openenv") is None, reason="no extra `openenv` here: make test-openenv")
 def test_it_serves_until_it_is_interrupted() -> None:
     with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -40,7 +40,7 @@ def test_it_serves_until_it_is_interrupted() -> None:
         assert server.wait(timeout=30) == 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openenv") is None, reason="the extra `openenv` is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("openenv") is None, reason="no extra `openenv` here: make test-openenv")
 def test_other_machines_need_a_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LAMER_API_KEY", raising=False)
     with pytest.raises(SystemExit) as leave:

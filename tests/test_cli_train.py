@@ -10,11 +10,12 @@ import pytest
 import torch
 from command_line import Cli
 
+from lamer_graph.cli.train import update_line
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.shipped import card, is_policy
 from lamer_trainers.curves import draw, read_metrics, running_mean
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
-from lamer_trainers.plan import KNOWN, Shape, plan, shape_of
+from lamer_trainers.plan import KNOWN, Plan, Shape, plan, shape_of
 from lamer_trainers.presets import PRESETS, RL_BASELINE
 from lamer_trainers.runfile import load_run
 
@@ -76,6 +77,19 @@ def test_the_rl_baseline_is_the_same_preset_with_one_episode_and_the_same_number
     assert (rl["max_episodes"], rl["contents"]) == (1, "none")
     assert meta["tasks"] * meta["trials"] * meta["max_episodes"] == rl["tasks"] * rl["trials"] * rl["max_episodes"]
     assert {k for k in meta if meta[k] != rl[k]} == {"max_episodes", "contents", "trials"}
+
+
+def test_a_line_of_an_update_has_every_figure_that_the_run_has() -> None:
+    line = {"update": 3, "batch/pass@1": 0.25, "batch/pass@2": 0.5, "batch/reward": 1.25, "kl": 0.125, "entropy": 0.75}
+    line |= {"clip_ratio/region_mean": 0.0625, "batch/invalid": 0.375, "batch/anchor_group": 4.5}
+    line |= {"collect/calls_per_s": 1234, "train/tokens_per_s": 5678}
+    line |= {"time/collect": 7.5, "time/train": 8.5, "time/swap": 0.25, "advantage/zero": 0.5}
+    shown = update_line(line, 9).replace("[bold]", "").replace("[/]", "")
+    assert " ".join(shown.split()) == (
+        "3/9 @1 0.25 @2 0.50 reward 1.25 kl 0.125 entropy 0.75 clip 0.062 invalid 0.375 anchors 4.5 "
+        "1,234 calls/s 5,678 tok/s collect 7.5 s train 8.5 s swap 0.25 s"
+    )
+    assert "no signal" in update_line(line | {"advantage/zero": 1.0}, 9)
 
 
 def test_the_presets_are_listed(cli: Cli) -> None:
@@ -166,6 +180,21 @@ def test_a_longer_answer_and_a_slower_device_take_longer(tiny_model_dir: Path) -
     longer = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}", "collect.max_tokens=48"])
     assert plan(longer).hours[1] > plan(run).hours[1]
     assert plan(run, "cpu").hours[0] > plan(run, "a100").hours[0] > plan(run, "h100").hours[0]
+
+
+def test_the_plan_counts_what_a_device_holds_at_once_by_placement(cli: Cli) -> None:
+    def made(*changes: str) -> Plan:
+        return plan(load_run(preset="minesweeper-qwen3-4b", changes=["pipeline=0", *changes]))
+
+    both, turns, two = made(), made("server.placement=colocated"), made("server.devices=1")
+    assert [one.placement for one in (both, turns, two)] == ["apart", "colocated", "apart"]
+    assert both.peak_gib == pytest.approx(both.trainer_gib + both.server_gib)
+    assert two.peak_gib == max(two.trainer_gib, two.server_gib)
+    # In turns the trainer's 4 billion weights of 2 bytes stay, its activations and the server's memory do not meet.
+    assert two.peak_gib < turns.peak_gib < both.peak_gib
+    assert turns.peak_gib >= turns.server_gib + 4.02e9 * 2 / 2**30
+    shown = cli("train", "--preset", "minesweeper-qwen3-4b", "--dry-run", "pipeline=0", "server.placement=colocated")
+    assert f"colocated, {turns.peak_gib:.1f} GiB on the fullest device" in " ".join(shown.out.split())
 
 
 def test_a_window_that_is_too_short_is_noted() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("openenv", reason="the extra `openenv` needs a virtual environment of its own (mcp 1, not 2)")
+pytest.importorskip("openenv", reason="no extra `openenv` here: make test-openenv")
 
 from openenv.core import GenericEnvClient
 from pydantic import ValidationError

@@ -11,11 +11,14 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import get_runtime
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
+from scripted import ScriptedPolicy, random_player
 
-from lamer_memory import MemoryBackendError, MemoryClosedError, chroma_store
+from lamer_graph import create_lamer_agent
+from lamer_memory import MemoryBackendError, MemoryClosedError, MemoryConfig, chroma_store
 from lamer_memory.chroma import ChromaMemory
 from lamer_memory.chroma_store import ChromaStore
 from lamer_memory.embedders import HashingEmbedder
+from lamer_memory.store import StoreMemory
 
 EMBEDDER = HashingEmbedder()
 
@@ -247,3 +250,14 @@ def test_a_graph_remembers_in_it(store):
     app = graph.compile(store=store)
     app.invoke({"user": "ann", "text": "green tea"})
     assert app.invoke({"user": "bob", "text": "coffee"})["text"] == "green tea"
+
+
+def test_an_agents_memory_lives_in_the_store_that_its_graph_is_given(store):
+    memory = MemoryConfig("reflection", backend=StoreMemory(store), scope="tasks")
+    policy = ScriptedPolicy(random_player)
+    agent = create_lamer_agent(policy, "minesweeper:4x4-3", memory, prompt_style="compact", store=store)
+    results = [agent.invoke({"task": {"seed": seed}}) for seed in range(3)]
+    written = [text for result in results for text in result["reflections"]]
+    kept = memory.open().search(("lamer",), limit=100)
+    assert written
+    assert sorted(entry.record.text for entry in kept) == sorted(written)

@@ -24,6 +24,7 @@ from lamer_memory import (
     open_backend,
     own_records,
     record_key,
+    select_similar,
     similar_records,
     trial_namespace,
 )
@@ -51,6 +52,8 @@ def test_each_contents_is_a_configuration(contents):
         ({"backend": InContextMemory}, "a name or a MemoryBackend"),
         ({"backend": ""}, "a name or a MemoryBackend"),
         ({"contents": "none", "scope": "tasks"}, "'none' and scope 'tasks' exclude each other"),
+        ({"outcomes": "success", "scope": "tasks"}, "outcomes must be one of any, solved, failed, balanced"),
+        ({"outcomes": "solved"}, "outcomes 'solved' and scope 'trial' exclude each other"),
     ],
 )
 def test_a_senseless_configuration_is_refused_by_name(fields, message):
@@ -67,6 +70,7 @@ def test_equal_settings_have_equal_json_however_the_backend_is_given():
         "k": 5,
         "max_chars": 99,
     }
+    assert MemoryConfig("both", scope="tasks", outcomes="failed").to_json()["outcomes"] == "failed"
 
 
 def test_a_backend_object_is_opened_as_itself_and_a_name_anew():
@@ -162,6 +166,58 @@ def test_similar_records_are_k_of_other_trials():
     assert [record.text for record in found] == ["b 0 reflection", "b 1 reflection"]
     assert asyncio.run(asimilar_records(settings, memory, ("run",), "t", "query", episode=2)) == found
     assert similar_records(MemoryConfig(), memory, ("run",), "t", "query", episode=2) == []
+
+
+def told_apart(k: int, outcomes: str, rows: list[tuple[bool, bool]]) -> list[int]:
+    """The places of the records that are shown, written down as the words say it: `rows` are (success, ours)."""
+    others = [(place, success) for place, (success, ours) in enumerate(rows) if not ours]
+    solved = [place for place, success in others if success]
+    failed = [place for place, success in others if not success]
+    if outcomes == "balanced":
+        larger_half, smaller_half = (k + 1) // 2, k // 2
+        while larger_half + smaller_half > 0 and len(solved) < larger_half:
+            larger_half, smaller_half = larger_half - 1, smaller_half + 1
+        while len(failed) < smaller_half:
+            larger_half, smaller_half = larger_half + 1, smaller_half - 1
+        return sorted(solved[:larger_half] + failed[:smaller_half])
+    return {"any": [place for place, _ in others], "solved": solved, "failed": failed}[outcomes][:k]
+
+
+@given(
+    st.integers(1, 6),
+    st.sampled_from(["any", "solved", "failed", "balanced"]),
+    st.lists(st.tuples(st.booleans(), st.booleans()), max_size=12),
+)
+def test_outcomes_choose_among_other_tasks_records_and_keep_their_order(k, outcomes, rows):
+    settings = MemoryConfig("reflection", scope="tasks", k=k, outcomes=outcomes)
+    records = [
+        make_record(f"t{place}", "mine" if ours else f"task {place}", 0, "reflection", str(place), success)
+        for place, (success, ours) in enumerate(rows)
+    ]
+    shown = [int(record.text) for record in select_similar(records, settings, "me", "mine")]
+    assert shown == told_apart(k, outcomes, rows)
+
+
+@given(
+    st.integers(1, 4),
+    st.sampled_from(["any", "solved", "failed", "balanced"]),
+    st.lists(st.booleans(), min_size=1, max_size=40),
+)
+def test_what_a_store_is_asked_for_suffices_for_the_choice(k, outcomes, successes):
+    """However many of the other outcome are newer: a store without vectors answers the newest first."""
+    settings = MemoryConfig("reflection", scope="tasks", k=k, outcomes=outcomes)
+    memory = InContextMemory()
+    records = [
+        make_record(f"t{place}", f"task {place}", 0, "reflection", str(place), success)
+        for place, success in enumerate(successes)
+    ]
+    memory.put(("run",), records)
+    found = similar_records(settings, memory, ("run",), "me", "query", task_id="mine")
+    assert found == asyncio.run(asimilar_records(settings, memory, ("run",), "me", "query", task_id="mine"))
+    newest_first = records[::-1]
+    if outcomes == "balanced":  # unranked answers of two searches: successes come first
+        newest_first = sorted(newest_first, key=lambda record: not record.success)
+    assert found == select_similar(newest_first, settings, "me", "mine")
 
 
 def test_a_long_text_is_cut_with_a_visible_mark():

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from lamer_memory import EmbedderError, MemoryConfigError
 from lamer_memory.chroma import ChromaMemory
-from lamer_memory.embedders import Embedder, EndpointEmbedder, HashingEmbedder, MiniLMEmbedder, open_embedder
+from lamer_memory.embedders import (
+    CachedEmbedder,
+    Embedder,
+    EndpointEmbedder,
+    HashingEmbedder,
+    MiniLMEmbedder,
+    open_embedder,
+)
 
 HASHING = HashingEmbedder()
 
@@ -34,6 +41,27 @@ def test_hashing_ranks_shared_wording_and_single_symbols():
     query, near, far, empty = HASHING.embed(["? 1 ?\n. . 2", "? 1 ?\n. . 3", "# @ $", ""])
     assert similarity(query, near) > 0.6 > 0.3 > similarity(query, far)
     assert similarity(query, empty) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), max_size=8), st.integers(1, 4))
+def test_a_cache_gives_the_same_vectors_and_asks_once_for_what_it_holds(batches, most):
+    asked: list[str] = []
+
+    class Asked(HashingEmbedder):
+        def embed(self, texts):
+            asked.extend(texts)
+            return super().embed(texts)
+
+    cached = CachedEmbedder(Asked(), most)
+    assert (cached.fingerprint, cached.dimensions) == (HASHING.fingerprint, HASHING.dimensions)
+    held: list[str] = []
+    for texts in batches:
+        before = len(asked)
+        assert cached.embed(texts) == HASHING.embed(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in held]
+        assert asked[before:] == new
+        held = [*held, *new][-most:]
 
 
 @pytest.fixture(scope="module")

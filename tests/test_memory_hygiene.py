@@ -60,6 +60,14 @@ def test_near_duplicates_are_found_whatever_their_case_and_spacing():
     assert hygiene.near_duplicates(newest_first, 0.6) == ["b/0/reflection", "a/0/reflection"]
 
 
+def test_the_same_words_about_another_task_are_no_duplicate():
+    corner, edge = {ABOUT_KEY: "a corner"}, {ABOUT_KEY: "an edge"}
+    newest_first = [record("d", LESSON, **corner), record("c", LESSON, **edge), record("b", LESSON, **corner)]
+    assert hygiene.duplicates(newest_first) == ["b/0/reflection"]
+    loud = [record("d", LESSON.upper(), **corner), *newest_first[1:]]
+    assert hygiene.near_duplicates(loud) == ["b/0/reflection"]
+
+
 texts = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=9).map(" ".join)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,24 +86,77 @@ def test_the_policy_waits_while_the_trainer_may_write(tiny_model_dir, tmp_path):
     assert answered.wait(10)
 
 
-def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one_bit_for_bit(tiny_model_dir, tmp_path, whole):
+def seen(folder):
+    """Per update and trial, the records that each episode saw."""
+    return [
+        {trial["trial_id"]: [read["keys"] for read in trial["memory_reads"]] for trial in read_trials(update)}
+        for update in sorted((folder / "collected").glob("update-*"))
+    ]
+
+
+@pytest.mark.parametrize("scope", ["trial", "tasks"])
+def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one_bit_for_bit(tiny_model_dir, tmp_path, request, scope):
     """kill -9 in the middle of the third collection, after the checkpoint of the second update."""
-    process = subprocess.Popen([sys.executable, SCRIPT, tiny_model_dir, tmp_path], stderr=subprocess.DEVNULL)
+    uninterrupted, expected = request.getfixturevalue("whole" if scope == "trial" else "whole_tasks")
+    process = subprocess.Popen([sys.executable, SCRIPT, tiny_model_dir, tmp_path, scope], stderr=subprocess.DEVNULL)
     partly = tmp_path / "collected" / "update-00002" / "trials.jsonl"
-    deadline = time.monotonic() + 120
-    while not (partly.exists() and partly.read_bytes().count(b"\n")):
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    deadline = time.monotonic() + 300
+    try:
+        while not (partly.exists() and partly.read_bytes().count(b"\n")):
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert partly.read_bytes().count(b"\n") < 4
-    trainer = make_run(tiny_model_dir, tmp_path)
+    trainer = make_run(tiny_model_dir, tmp_path, scope=scope)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     trainer.source.release()
     assert partly.read_bytes().count(b"\n") == 4
-    expected = whole[1].model.state_dict()
-    got = trainer.model.state_dict()
+    assert seen(tmp_path) == seen(uninterrupted)
+    got, expected = trainer.model.state_dict(), expected.model.state_dict()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def whole_tasks(tiny_model_dir, tmp_path_factory):
+    """The same with a memory of other tasks."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole-tasks")
+    trainer = make_run(tiny_model_dir, folder, scope="tasks")
+    trainer.train()
+    trainer.source.release()
+    return folder, trainer
+
+
+def written(folder):
+    """What the finished trials of an update wrote."""
+    return {key for trial in read_trials(folder) for write in trial["memory_writes"] for key in write["keys"]}
+
+
+def test_an_update_sees_what_the_updates_before_it_left_and_a_group_nothing_of_each_other(whole_tasks):
+    folder, _ = whole_tasks
+    wrote = [written(folder / "collected" / f"update-{update:05d}") for update in range(3)]
+    for update, trials in enumerate(seen(folder)):
+        before = set().union(*wrote[:update])
+        others = {
+            key for name, reads in trials.items() for keys in reads for key in keys if not key.startswith(f"{name}/")
+        }
+        assert others <= before
+        assert bool(others) == (update > 0)
+
+
+def test_records_of_updates_that_were_lost_are_lost_with_them(tiny_model_dir, tmp_path, whole_tasks):
+    """A run that goes back to its first checkpoint sees what it saw then, though later updates had written."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole_tasks[0], folder)
+    trainer = make_run(tiny_model_dir, folder, scope="tasks")
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    trainer.source.release()
+    assert len(list((folder / "collected").glob("abandoned-*-update-00002"))) == 1
+    assert seen(folder) == seen(whole_tasks[0])
+    got, expected = trainer.model.state_dict(), whole_tasks[1].model.state_dict()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 

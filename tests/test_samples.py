@@ -7,9 +7,10 @@ import math
 
 import pytest
 from log_samples import a_trial
-from training import make_trials
+from training import config, make_trials
 
 from lamer_trainers.advantages import anchored, gigpo, grpo, rloo
+from lamer_trainers.batch import read_batch
 from lamer_trainers.credit import cross_episode_returns
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
 from lamer_trainers.samples import (
@@ -230,6 +231,16 @@ def test_batch_normalisation_belongs_to_gigpo():
 @pytest.mark.parametrize(("name", "number"), [("policy-v0007", 7), ("policy-v12345", 12345), ("warm", None)])
 def test_a_version_says_its_number(name, number):
     assert version_number(name) == number
+
+
+def test_samples_that_are_too_old_or_from_the_future_are_refused_by_name(tmp_path):
+    trials = make_trials(4, version="policy-v0003")
+    options = config(tmp_path, max_staleness=1)
+    assert read_batch(trials, options, Limits(), 4).metrics["sampling/staleness_max"] == 1
+    with pytest.raises(TrainingDataError, match=r"trial .* was drawn by policy-v0003, 2 versions before update 5"):
+        read_batch(trials, options, Limits(), 5)
+    with pytest.raises(TrainingDataError, match="-1 versions before update 2; max_staleness is 1"):
+        read_batch(trials, options, Limits(), 2)
 
 
 def test_staleness_counts_versions():

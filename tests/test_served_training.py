@@ -16,23 +16,27 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from fake_server import FakeServer, fake_server
 from peft import LoraConfig, get_peft_model
 from tiny_random import build_tiny_random
 from training import config
 
+from lamer_graph import serve
 from lamer_graph.collect import CollectConfig
+from lamer_graph.errors import ConfigError, ServeError
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.policy import run_sync
 from lamer_graph.runlog import read_trials
 from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
 from lamer_graph.shipped import shipped_policy
 from lamer_graph.types import Sampling
+from lamer_trainers import runfile
 from lamer_trainers.ahead import Ahead
 from lamer_trainers.batches import Batches, Collected
 from lamer_trainers.errors import CheckpointError, TrainingConfigError, WeightSyncError
 from lamer_trainers.loop import train
-from lamer_trainers.runfile import RunFile, load_run
-from lamer_trainers.served import ServedCollector
+from lamer_trainers.runfile import RunFile, Server, load_run
+from lamer_trainers.served import ServedCollector, check_placement, make_server
 from lamer_trainers.sync import AdapterSync
 from lamer_trainers.trainer import LamerTrainer
 
@@ -250,6 +254,107 @@ def test_pipelining_in_process_samples_from_the_version_before(tiny_model_dir: P
     assert set(versions(tmp_path / "run" / "validation" / "update-00002")) == {"policy-v0002"}
 
 
+# -- in turns on one device, and on two -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pretended(server_of_the_fake: FakeServer, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """A VllmServer of a GPU machine, whose process does nothing and whose port is the fake's."""
+    monkeypatch.setattr(serve, "_claim_port", lambda host, port: server_of_the_fake.server_port)
+    monkeypatch.setattr(serve, "vllm_flavour", lambda: "gpu")
+    monkeypatch.setattr(VllmServer, "_argv", lambda self: ["/bin/sleep", "600"])
+    with VllmServer(tiny_model_dir, can_sleep=True) as server:
+        yield server
+
+
+@pytest.fixture
+def server_of_the_fake():
+    with fake_server() as running:
+        running.answer = "a"
+        yield running
+
+
+def test_a_colocated_server_is_awake_to_play_and_to_take_adapters_and_asleep_while_the_trainer_updates(
+    server_of_the_fake: FakeServer, pretended: VllmServer, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    fake = server_of_the_fake
+    sync = AdapterSync(pretended, adapted(tiny_model_dir).model, tmp_path / "adapters", tolerance=1e9)
+    source = ServedCollector(sync, COLLECT, tmp_path / "collected", colocated=True)
+    for step in range(2):
+        assert len(source.next_batch(step)) == 4
+        assert fake.asleep
+    with source.sampling(2) as validating:
+        assert not fake.asleep
+        assert validating.model == "policy-v0002"
+    load, unload, sleep = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sleep?level=1&mode=wait"
+    later = ["/wake_up", load, "chat", unload]
+    assert fake.events == ["/wake_up", load, "chat", sleep, *later, "chat", sleep, *later, sleep]
+
+
+def test_a_server_that_does_not_wake_or_was_not_made_to_sleep_is_one_clear_line(
+    server_of_the_fake: FakeServer, pretended: VllmServer, tiny_model_dir: Path
+) -> None:
+    server_of_the_fake.fault = "insomnia"
+    with pytest.raises(ServeError, match=r"vLLM is not awake after /wake_up: .*sleeping"):
+        pretended.wake()
+    server_of_the_fake.fault = "500"
+    with pytest.raises(ServeError, match=r"vLLM refused /sleep.* \(500\)"):
+        pretended.sleep()
+    with pytest.raises(ServeError, match="started without can_sleep"):
+        VllmServer(tiny_model_dir).sleep()
+    with pytest.raises(ConfigError, match=r"unguarded routes: serve it on 127\.0\.0\.1"):
+        VllmServer(tiny_model_dir, can_sleep=True, host="0.0.0.0", api_key="sk-1")
+
+
+def test_placement_reaches_the_servers_command_and_environment(tiny_model_dir: Path, tmp_path: Path) -> None:
+    def made(*changes: str) -> tuple[list[str], dict[str, str]]:
+        run = load_run(preset="minesweeper-qwen3-4b", changes=[f"policy={tiny_model_dir}", "pipeline=0", *changes])
+        server = make_server(run, tmp_path)
+        return server._argv(), server._environment()
+
+    argv, environment = made("server.devices=1", "server.gpu_memory=0.4")
+    assert argv[argv.index("--gpu-memory-utilization") + 1] == "0.4"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert "--enable-sleep-mode" not in argv
+    assert "VLLM_SERVER_DEV_MODE" not in environment
+    argv, environment = made("server.placement=colocated")
+    assert "--enable-sleep-mode" in argv
+    assert environment["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("server", "cuda", "visible", "message"),
+    [
+        ({"placement": "colocated"}, False, None, "server.placement=colocated need a CUDA device"),
+        ({"devices": "1", "gpu_memory": 0.5}, False, "0", "server.devices and server.gpu_memory need a CUDA device"),
+        ({"devices": "1"}, True, None, "the trainer sees all devices: start it with CUDA_VISIBLE_DEVICES"),
+        ({"devices": "0,1"}, True, "1", "alone on server.devices=0,1, but the trainer sees 1"),
+        ({"devices": "1"}, True, "0", None),
+        ({"placement": "colocated", "gpu_memory": 0.5}, True, None, None),
+        ({}, False, None, None),
+    ],
+)
+def test_a_placement_that_this_machine_cannot_have_is_refused(
+    server: dict[str, Any], cuda: bool, visible: str | None, message: str | None
+) -> None:
+    if message is None:
+        check_placement(Server(**server), cuda=cuda, visible=visible)
+        return
+    with pytest.raises(TrainingConfigError, match=message) as caught:
+        check_placement(Server(**server), cuda=cuda, visible=visible)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_colocated_run_on_a_machine_without_cuda_stops_before_any_work(tiny_model_dir: Path, tmp_path: Path) -> None:
+    if vllm_flavour() is None:
+        pytest.skip(INSTALL_HINT)
+    changes = [f"policy={tiny_model_dir}", "pipeline=0", "server.placement=colocated"]
+    with pytest.raises(TrainingConfigError, match="need a CUDA device"):
+        train(load_run(preset="minesweeper-qwen3-4b", changes=changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # -- collecting ahead -------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +424,10 @@ def test_a_resume_keeps_what_was_collected_ahead_by_weights_that_are_left(tiny_m
     ("changes", "message"),
     [
         (["server.dtype=auto"], r"takes adapters, not weights .*: train an adapter with lora\.rank"),
+        (["server.placement=colocated", "lora.rank=8", "pipeline=1"], r"take turns, .*: set pipeline=0"),
+        (["server={placement: colocated, devices: '1'}", "lora.rank=8"], "drop server.devices"),
+        (["server.devices=gpu1", "lora.rank=8"], r"server\.devices: "),
+        (["server.gpu_memory=1.5", "lora.rank=8"], r"server\.gpu_memory: .*less than or equal to 1"),
         (["server.dtype=auto", "lora.rank=8"], r"with `server` .* set optimise\.old_logprobs=recomputed"),
         (["pipeline=1"], r"with `pipeline` .* set optimise\.old_logprobs=recomputed"),
         (["pipeline=-1"], "pipeline: .*greater than or equal to 0"),
@@ -330,6 +439,18 @@ def test_what_cannot_be_served_or_pipelined_is_refused_before_any_work(changes: 
     with pytest.raises(TrainingConfigError, match=message) as caught:
         load_run(preset="minesweeper-cpu", changes=changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "reason"),
+    [("cpu", "on the CPU it reloads weights wrongly"), ("gpu", "its answers do not say which weights made them")],
+)
+def test_full_weights_with_a_server_are_refused_with_the_machines_own_reason(
+    monkeypatch: pytest.MonkeyPatch, flavour: str, reason: str
+) -> None:
+    monkeypatch.setattr(runfile, "vllm_flavour", lambda: flavour)
+    with pytest.raises(TrainingConfigError, match=f"{reason}.*drop `server` to train all weights"):
+        load_run(preset="minesweeper-cpu", changes=["server.dtype=auto"])
 
 
 # -- the whole loop, with a server of its own -------------------------------------------------------------------------
@@ -376,6 +497,41 @@ def test_a_killed_engine_comes_back_with_the_adapter_and_the_run_goes_on(tmp_pat
     check_whole(folder)
     log = (folder / "server" / "server.log").read_text()
     assert log.count("Application startup complete") == 2
+
+
+@pytest.mark.slow
+def test_turns_are_taken_through_the_routes_of_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU vLLM frees nothing, but pauses its scheduler: without waking, nothing would be answered."""
+    run = whole_run(pipeline=0)
+    assert run.server is not None
+    run = run.model_copy(update={"server": run.server.model_copy(update={"placement": "colocated"})})
+    argv = VllmServer._argv
+    monkeypatch.setattr(
+        VllmServer, "_argv", lambda self: [word for word in argv(self) if word != "--enable-sleep-mode"]
+    )
+    monkeypatch.setattr("lamer_trainers.loop.check_placement", lambda *_, **__: None)
+    train(run, tmp_path / "run")
+    check_whole(tmp_path / "run")
+    log = (tmp_path / "run" / "server" / "server.log").read_text()
+    assert log.count("wake up the engine") == 3
+    assert log.count("sleep mode is not supported on CPU") >= 3
+
+
+@pytest.mark.gpu
+def test_a_colocated_run_on_a_gpu_frees_the_device_and_samples_what_was_trained(tmp_path: Path) -> None:
+    run = whole_run(pipeline=0)
+    assert run.server is not None
+    placed = run.server.model_copy(update={"placement": "colocated", "gpu_memory": 0.3})
+    free: list[int] = []
+    folder = tmp_path / "run"
+    train(
+        run.model_copy(update={"server": placed}),
+        folder,
+        progress=lambda line: free.append(torch.cuda.mem_get_info()[0]),
+    )
+    check_whole(folder)
+    assert min(free) > 0.8 * torch.cuda.mem_get_info()[1]  # the server's 0.3 of the device were given away
+    assert all(line["swap/probe_error"] < 0.3 for line in map(json.loads, (folder / "metrics.jsonl").open()))
 
 
 @pytest.mark.slow

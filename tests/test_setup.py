@@ -122,5 +122,6 @@ def test_without_a_fitting_python_the_message_says_what_to_install(
 
 def test_make_lists_its_targets() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("setup", "quickstart", "test", "test-slow", "lint", "bench", "clean"):
+    tests = ("test", "test-slow", "test-openenv", "test-textworld", "test-extras")
+    for target in ("setup", "quickstart", *tests, "lint", "bench", "clean"):
         assert f"make {target} " in done.stdout

@@ -9,8 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lamer_graph.errors import ConfigError
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.runlog import read_trials
+from lamer_memory import ChromaMemory, MemoryConfigError, MemoryServerError
+from lamer_memory.hygiene import read_all
 from lamer_trainers.errors import CheckpointError, TrainingConfigError
 from lamer_trainers.loop import last_checkpoint, train
 from lamer_trainers.runfile import PRESETS, load_run
@@ -136,6 +139,19 @@ def test_a_run_leaves_a_policy_metrics_and_every_trial(tiny_model_dir, tmp_path)
     assert LocalPolicy(done.folder).version == "policy"
 
 
+def test_validations_without_progress_end_the_run_and_best_and_last_are_kept(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("lamer_trainers.loop._Watch._validate", lambda self, update: [0.1, 0.5 if update == 1 else 0.4])
+    run = small(
+        tiny_model_dir, "validation.tasks=2", "validation.every=1", "validation.patience=2", "optimise.updates=9"
+    )
+    done = train(run, tmp_path / "run")
+    assert (done.updates, done.best, done.best_update) == (3, 0.5, 1)
+    best, last = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tmp_path / "run" / "best", done.folder)
+    )
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+
+
 def test_an_adapter_is_trained_and_loads_with_plain_peft(tiny_model_dir, tmp_path):
     from peft import PeftModel
 
@@ -167,6 +183,78 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one_and_notes_each_update_once
     first = AutoModelForCausalLM.from_pretrained(whole.folder).state_dict()
     second = AutoModelForCausalLM.from_pretrained(resumed.folder).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+TASKS = ("collect.scope=tasks", "collect.backend=chroma")
+
+
+def foreign(folder):
+    """What the trials of a run saw of others."""
+    return {
+        key
+        for trial in read_trials(folder)
+        for read in trial["memory_reads"]
+        for key in read["keys"]
+        if not key.startswith(f"{trial['trial_id']}/")
+    }
+
+
+def written(folder):
+    return {key for trial in read_trials(folder) for write in trial["memory_writes"] for key in write["keys"]}
+
+
+def held(folder):
+    """What the memory of a run was filled with."""
+    memory = ChromaMemory(folder / "memory")
+    found = {record.key for record in read_all(memory, ("lamer", "before"))}
+    memory.close()
+    return found
+
+
+@pytest.mark.parametrize("pipeline", [0, 1])
+def test_a_memory_of_other_tasks_goes_on_from_update_to_update_within_its_budget(tiny_model_dir, tmp_path, pipeline):
+    changes = ["remember.budget=5", "optimise.updates=4", f"pipeline={pipeline}", "save_every=4"]
+    changes += ["validation.tasks=2", "validation.every=4", "optimise.old_logprobs=recomputed"]
+    train(small(tiny_model_dir, *TASKS, *changes), tmp_path / "run")
+    updates = [tmp_path / "run" / "collected" / f"update-{update:05d}" for update in range(4)]
+    for update, folder in enumerate(updates[3:], start=3):  # the memories before that are dropped with the checkpoint
+        assert held(folder) <= set().union(*map(written, updates[:update]))
+        assert len(held(folder)) == 5
+    assert not any((folder / "memory").exists() for folder in updates[:2])
+    for update, folder in enumerate(updates):
+        assert foreign(folder) <= set().union(*map(written, updates[:update]))
+        assert bool(foreign(folder)) == (update > 0)
+    read = tmp_path / "run" / "validation" / "update-00004"
+    assert set() != foreign(read) <= set().union(*map(written, updates))
+    assert not (read / "memory").exists()
+
+
+def test_a_run_may_begin_with_the_memory_of_another(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(small(tiny_model_dir, *TASKS, "optimise.updates=1"), tmp_path / "first")
+    first = tmp_path / "first" / "collected" / "update-00000"
+    changes = ["collect.store=first/collected/update-00000", "collect.split=val", "optimise.updates=1"]
+    train(small(tiny_model_dir, *TASKS, *changes), tmp_path / "second")
+    assert set() != foreign(tmp_path / "second" / "collected" / "update-00000") <= written(first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["collect.scope=tasks"], "backend 'in-context' and scope 'tasks' exclude each other"),
+        ([*TASKS, "collect.store=nowhere"], "nowhere is not a folder"),
+        ([*TASKS, "collect.backend=chroma:http://127.0.0.1:9"], "no Chroma server answers at http://127.0.0.1:9"),
+        (["collect.contents=none", *TASKS], "contents 'none' and scope 'tasks' exclude each other"),
+        ([*TASKS, "collect.visible=live"], "each other's answers: leave it frozen"),
+        (["remember.budget=10"], "`remember` bounds a memory of other tasks, and scope 'trial' has none"),
+        ([*TASKS, "remember.budget=0"], "remember.budget: .*greater than or equal to 1"),
+        ([*TASKS, "remember.budgets=9"], "unknown key 'remember.budgets'; did you mean 'budget'"),
+    ],
+)
+def test_a_memory_that_cannot_be_trained_with_is_refused_before_any_work(tiny_model_dir, tmp_path, changes, message):
+    with pytest.raises((TrainingConfigError, ConfigError, MemoryConfigError, MemoryServerError), match=message):
+        train(small(tiny_model_dir, *changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_holds_one_run(tiny_model_dir, tmp_path):

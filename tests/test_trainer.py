@@ -21,6 +21,7 @@ from training import (
     relative_error,
     train,
 )
+from transformers import TrainerCallback
 
 from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.trainer import LamerTrainer
@@ -229,6 +230,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser(tiny_model
     with pytest.raises(Exception, match="nothing was updated"):
         trainer.train()
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, before)
+
+
+def test_nothing_is_reported_or_pushed_unasked_and_asked_for_reports_get_every_update(tiny_model_dir, tmp_path):
+    plain = config(tmp_path)
+    assert (plain.push_to_hub, plain.report_to) == (False, [])
+    model, tokenizer = load(tiny_model_dir)
+    reported = []
+
+    class Reporter(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            reported.append(logs)
+
+    trials = Trials(make_trials(6, model=model))
+    train(tmp_path, model, tokenizer, trials, callbacks=[Reporter()], beta=0.1, logging_steps=1)
+    for name in ("loss", "kl", "entropy", "clip_ratio/region_mean", "batch/reward", "batch/pass@1", "batch/invalid"):
+        assert name in reported[0]
 
 
 def test_equal_rewards_are_warned_of(tiny_model_dir, tmp_path, caplog):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import random
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from webshop_data import data, row, values
 
 from lamer_envs import MAX_ACTION_CHARS, make
@@ -417,6 +420,56 @@ def test_outcomes_say_what_a_turn_did(env: Webshop) -> None:
         "chose red", "at B00SCARF01", "results page 1", "at the search page", "found 2", "at B00SCARF01",
         "chose long", "bought B00SCARF01, long: score 0.75",
     ]  # fmt: skip
+
+
+HOSTILE = (
+    """<script>alert(1)</script> "x' & [red]r[/red] [/] C:\\new\\[b] """
+    "\x1b[2J\x07 <img src=http://x.example/i onerror=a> \u202e\\"
+)
+
+
+class Tags(HTMLParser):
+    """Every tag of a page, its attributes, and the text a reader sees."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("thing", ["<script>", "description", "features", "reviews", "buy now"])
+def test_hostile_products_are_only_text_on_every_page_in_browsers_and_terminals(thing: str) -> None:
+    product = row(
+        "B1",
+        HOSTILE,
+        small_description=[HOSTILE],
+        full_description=HOSTILE,
+        customization_options={HOSTILE: values(HOSTILE), "</p>": values("'><b>")},
+    )
+    wish = {"instruction": HOSTILE, "instruction_attributes": [HOSTILE], "instruction_options": [HOSTILE]}
+    review = {"asin": "B1", "average_rating": HOSTILE, "reviews": [dict.fromkeys(("title", "score", "body"), HOSTILE)]}
+    env = make("webshop", data={**data(products=[product], human_instructions={"B1": [wish]}), "reviews": [review]})
+    state = env.reset(0)
+    for wanted in ("search[", "click[b1]", f"click[{thing}"):
+        action = next(action for action in env.admissible(state) if action.startswith(wanted))
+        state = env.step(state, action).state
+        page = Tags(env.render_html(state))
+        assert page.tags <= {"section", "p", "button"}
+        assert page.attributes == {"class"}
+        console = Console(record=True, width=2000, color_system=None, file=io.StringIO())
+        console.print(env.render(state), highlight=False)
+        for shown in (page.text, console.export_text()):
+            assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+            assert "[red]r[/red] [/] C:\\new\\[b]" in shown
 
 
 def test_pictures_escape_what_products_say() -> None:

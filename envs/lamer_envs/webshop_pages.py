@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rich.markup import escape
+
 from lamer_envs.base import State
 from lamer_envs.webshop_brief import Brief, brief
 from lamer_envs.webshop_catalogue import Product
@@ -177,11 +179,11 @@ def rich_text(view: View) -> str:
     """The page for a terminal, with rich markup, and what the state knows beyond the page: chosen options."""
     lines: list[str] = []
     for link, text in _marked(view):
-        safe = text.replace("\\", "\\\\").replace("[", "\\[")
+        safe = escape(_shown(text))
         lines.append(f"[cyan]<{safe}>[/]" if link is not None else safe)
     chosen = ", ".join(f"{name}: {value}" for name, value in view.state["options"].items())
     if chosen:
-        lines.append(f"[dim]chosen: {chosen.replace('[', chr(92) + '[')}[/]")
+        lines.append(f"[dim]chosen: {escape(_shown(chosen))}[/]")
     return "\n".join([f"[bold]{view.state['page']}[/]", *lines])
 
 
@@ -189,11 +191,18 @@ def html_text(view: View) -> str:
     """The page as a fragment of HTML, all text escaped."""
     rows = []
     for link, text in _marked(view):
-        safe = html.escape(text)
+        safe = html.escape(_shown(text))
         rows.append(f"<button class='{link.kind}'>{safe}</button>" if link else f"<p>{safe}</p>")
     chosen = ", ".join(f"{name}: {value}" for name, value in view.state["options"].items())
-    note = f"<p class='chosen'>{html.escape(chosen)}</p>" if chosen else ""
+    note = f"<p class='chosen'>{html.escape(_shown(chosen))}</p>" if chosen else ""
     return f"<section class='webshop {view.state['page']}'>{''.join(rows)}{note}</section>"
+
+
+def _shown(text: str) -> str:
+    """A text without control characters, which a terminal would obey and a browser may not get."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def _marked(view: View) -> list[tuple[Link | None, str]]:

@@ -167,7 +167,7 @@ def _planned(
         )
         check_memory(config, effort.workers)
         planned[made.name] = filled_by(config) if warm and made.scope == "tasks" else config
-    for config in {config.backend: config for config in planned.values()}.values():
+    for config in {(config.backend, config.embedder): config for config in planned.values()}.values():
         probe_memory(config)
     return planned
 

@@ -17,6 +17,7 @@ import typer
 
 from lamer_graph.cli.frame import Json, Ui, options
 from lamer_graph.cli.options import Player, Setting
+from lamer_graph.cli.running import WARM
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,18 +107,18 @@ def starts(run: RunFile, player: Player, setting: Setting) -> tuple[Player, Sett
 
 def trainings(run: RunFile, planned: Mapping[str, CollectConfig], folders: Mapping[str, Path]) -> dict[str, RunFile]:
     """The run file of each configuration. Raises ConfigError and what `lamer_trainers.loop.check` raises."""
+    from lamer_graph.compare import OF_MEMORY
     from lamer_trainers.loop import RUN, check
     from lamer_trainers.runfile import RunFile
 
     made = {}
     for name, config in planned.items():
-        if config.scope == "tasks":
-            raise ConfigError(
-                f"'{name}' cannot be trained: every update begins with an empty memory, so a policy would never see "
-                "another task's records in training; leave --scope tasks or --train out"
-            )
-        memory = {key: getattr(config, key) for key in ("contents", "backend", "scope", "k", "max_chars")}
+        memory = {key: getattr(config, key) for key in OF_MEMORY} | {"visible": "frozen"}
+        if config.store == WARM:  # is played by the trained policy, so the training begins without it
+            memory["store"] = ""
         plain = run.model_dump()
+        if config.scope == "trial":
+            del plain["remember"]
         one = RunFile.model_validate({**plain, "collect": {**plain["collect"], **memory}})
         check(one, folders[name] / FOLDER, resume=(folders[name] / FOLDER / RUN).exists())
         made[name] = one

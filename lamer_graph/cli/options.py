@@ -294,6 +294,23 @@ class Store:
             help="With scope tasks: how many records of other tasks are shown. Default: 3.",
         ),
     ] = None
+    outcomes: Annotated[
+        Literal["any", "solved", "failed", "balanced"],
+        typer.Option(
+            "--outcomes",
+            rich_help_panel=MEMORY,
+            help="With scope tasks: show only what led to a success, only what failed, or as much of both.",
+        ),
+    ] = "any"
+    embedder: Annotated[
+        str,
+        typer.Option(
+            "--embedder",
+            metavar="NAME",
+            rich_help_panel=MEMORY,
+            help="With scope tasks and Chroma: what tasks are compared by: hashing, minilm or URL#MODEL.",
+        ),
+    ] = "hashing"
     store: Annotated[
         Path | None,
         typer.Option(
@@ -332,6 +349,9 @@ class Store:
             if self.store is not None:
                 found["store"] = str(self.store.resolve())
             found["visible"] = "live" if self.live else "frozen"
+            found["outcomes"] = self.outcomes
+            if backend == "chroma":
+                found["embedder"] = self.embedder
         return found
 
     def check(self, backends: Collection[str], scopes: Collection[str], filled: bool = False) -> None:
@@ -342,6 +362,8 @@ class Store:
             )
         about_tasks = {
             "--k": self.k is not None,
+            "--outcomes": self.outcomes != "any",
+            "--embedder": self.embedder != "hashing",
             "--store": self.store is not None,
             "--live": self.live,
             "--warm": filled,
@@ -349,6 +371,8 @@ class Store:
         for name, given in about_tasks.items():
             if given and "tasks" not in scopes:
                 raise ConfigError(f"{name} is about the memory of other tasks: use it with --scope tasks")
+        if self.embedder != "hashing" and "chroma" not in backends:
+            raise ConfigError("--embedder is what Chroma compares tasks by: use it with --backend chroma")
         if filled and self.store is not None:
             raise ConfigError("--warm and --store exclude each other: what is the memory filled with?")
         if self.store is not None:

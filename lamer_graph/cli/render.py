@@ -150,7 +150,9 @@ def across_tasks(config: CollectConfig) -> str:
         return ""
     filled = f"filled from {config.store}" if config.store else "empty at first"
     seen = "as it was before the first trial" if config.visible == "frozen" else "live"
-    return f"memory of other tasks: {config.k} records, {filled}, {seen}; "
+    which = "" if config.outcomes == "any" else f"{config.outcomes} "
+    like = "" if config.embedder == "hashing" else f", compared by {config.embedder}"
+    return f"memory of other tasks: {config.k} {which}records{like}, {filled}, {seen}; "
 
 
 def facts(title: str, rows: Mapping[str, str]) -> Table:

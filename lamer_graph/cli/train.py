@@ -88,6 +88,10 @@ def register(app: typer.Typer) -> None:
         examples=[
             ("lamer-graph train --preset minesweeper-cpu --out runs/meta", "Meta-RL on two cores, in some minutes."),
             ("lamer-graph train --preset minesweeper-cpu --rl --out runs/rl", "The RL baseline: same episodes."),
+            (
+                "lamer-graph train --preset minesweeper-cpu collect.scope=tasks collect.backend=chroma",
+                "With what earlier tasks taught, a memory that goes on from update to update.",
+            ),
             ("lamer-graph train --preset minesweeper-qwen3-4b --dry-run", "What a run on a GPU would take."),
             ("lamer-graph train my.yaml optimise.learning_rate=1e-5", "A run file of one's own, with a change."),
             ("lamer-graph train --preset minesweeper-cpu --from-logs runs/first", "Off-line, from collected trials."),
@@ -154,6 +158,8 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     check(run, folder, resume=resume)
     ui.working()
     what = f"x {run.collect.trials} trials x up to {run.collect.max_episodes} episodes, memory {run.collect.contents}"
+    if run.collect.scope == "tasks":
+        what += f" and {run.collect.k} records of other tasks"
     if run.logs:
         what = f"as logged in {', '.join(run.logs)}"
     ui.print(
@@ -270,6 +276,7 @@ def _plan_table(run: RunFile, made: Plan) -> Any:
         "parameters": f"{made.parameters:,}, "
         + ("all trained" if run.lora is None else f"with an adapter of {made.trained_parameters:,}, which is trained"),
         "memory": f"trainer {made.trainer_gib:.1f} GiB, sampler {made.server_gib:.1f} GiB",
+        "placement": f"{made.placement}, {made.peak_gib:.1f} GiB on the fullest device ({made.peak_says})",
         "time an update": f"collect {span(made.collect_seconds, '{:,.1f}')} s, "
         f"train {span(made.train_seconds, '{:,.1f}')} s on {made.device_says}",
         "whole run": f"{made.updates} updates in {span(made.hours, '{:,.1f}')} h, validation not counted",

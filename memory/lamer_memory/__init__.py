@@ -7,7 +7,7 @@ What must stay true: `import lamer_memory` is light (no vector store, no model, 
 from typing import TYPE_CHECKING
 
 from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord, record_key
-from lamer_memory.config import Contents, MemoryConfig, Scope, backend_names, open_backend
+from lamer_memory.config import Contents, MemoryConfig, Outcomes, Scope, backend_names, open_backend
 from lamer_memory.errors import (
     EmbedderError,
     MemoryBackendError,
@@ -78,6 +78,7 @@ __all__ = [
     "MemoryRecord",
     "MetadataValue",
     "Namespace",
+    "Outcomes",
     "Scope",
     "ScoredRecord",
     "aown_records",

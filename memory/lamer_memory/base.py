@@ -22,7 +22,10 @@ MetadataValue = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecord:
-    """One remembered text: what happened in an episode (trajectory) or what was learned from it (reflection)."""
+    """One remembered text: what happened in an episode (trajectory) or what was learned from it (reflection).
+
+    `success` says of a trajectory that its episode was won, of a reflection that its trial was in the end.
+    """
 
     key: str
     task_id: str

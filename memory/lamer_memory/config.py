@@ -19,6 +19,7 @@ from lamer_memory.errors import MemoryBackendError, MemoryConfigError
 
 Contents = Literal["none", "trajectory", "reflection", "both"]
 Scope = Literal["trial", "tasks"]
+Outcomes = Literal["any", "solved", "failed", "balanced"]
 
 ENTRY_POINT_GROUP = "lamer_graph.memory"
 MIN_CHARS = 16
@@ -36,7 +37,8 @@ class MemoryConfig:
     """Contents x backend x scope. Raises MemoryConfigError where a field or a combination makes no sense.
 
     `contents` is what later episodes see of earlier ones; `scope="trial"` is the paper's (only this trial's own
-    episodes), `"tasks"` adds up to `k` records of other trials, the most similar first. `max_chars` bounds each
+    episodes), `"tasks"` adds up to `k` records of other trials, the most similar first: whatever they came to, or only
+    of `outcomes` "solved" or "failed", or as many of the one as of the other ("balanced"). `max_chars` bounds each
     recalled text. `backend` is a name for `open_backend` or an open backend, which the caller then closes.
     """
 
@@ -45,10 +47,12 @@ class MemoryConfig:
     scope: Scope = "trial"
     k: int = 3
     max_chars: int = 2000
+    outcomes: Outcomes = "any"
 
     def __post_init__(self) -> None:
         _check_choice("contents", self.contents, get_args(Contents))
         _check_choice("scope", self.scope, get_args(Scope))
+        _check_choice("outcomes", self.outcomes, get_args(Outcomes))
         _check_least("k", self.k, 1)
         _check_least("max_chars", self.max_chars, MIN_CHARS)
         if not isinstance(self.backend, MemoryBackend) and not (isinstance(self.backend, str) and self.backend):
@@ -57,6 +61,11 @@ class MemoryConfig:
             raise MemoryConfigError(
                 "memory contents 'none' and scope 'tasks' exclude each other: with nothing remembered there is nothing "
                 "to recall from other tasks; use scope 'trial', or contents 'trajectory', 'reflection' or 'both'"
+            )
+        if self.outcomes != "any" and self.scope == "trial":
+            raise MemoryConfigError(
+                f"memory outcomes '{self.outcomes}' and scope 'trial' exclude each other: they choose among other "
+                "tasks' records, which are not seen; use scope 'tasks'"
             )
 
     @classmethod
@@ -71,7 +80,10 @@ class MemoryConfig:
         return self.backend if isinstance(self.backend, MemoryBackend) else open_backend(self.backend)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-plain dict; a backend object appears under its registered name, or as "module:Class"."""
+        """A JSON-plain dict; a backend object appears under its registered name, or as "module:Class".
+
+        Outcomes that say nothing are left out, so that a configuration of before them is still the same.
+        """
         backend = self.backend if isinstance(self.backend, str) else _name_of(type(self.backend))
         return {
             "contents": self.contents,
@@ -79,6 +91,7 @@ class MemoryConfig:
             "scope": self.scope,
             "k": self.k,
             "max_chars": self.max_chars,
+            **({} if self.outcomes == "any" else {"outcomes": self.outcomes}),
         }
 
 

@@ -226,6 +226,36 @@ class EndpointEmbedder:
         return [unit(vector, self.base_url) for vector in vectors]
 
 
+class CachedEmbedder:
+    """`embedder`, which is not asked again for the latest `most` texts: one task is looked for many times."""
+
+    def __init__(self, embedder: Embedder, most: int = 2_000) -> None:
+        self._embedder = embedder
+        self._most = most
+        self._known: dict[str, Vector] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._embedder.fingerprint
+
+    @property
+    def dimensions(self) -> int:
+        return self._embedder.dimensions
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        with self._lock:
+            found = {text: self._known[text] for text in texts if text in self._known}
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        found.update(zip(missing, self._embedder.embed(missing) if missing else [], strict=True))
+        with self._lock:
+            for text in missing:
+                self._known[text] = found[text]
+            while len(self._known) > self._most:
+                del self._known[next(iter(self._known))]
+        return [found[text] for text in texts]
+
+
 def unit(vector: Sequence[float], source: str) -> Vector:
     """The vector scaled to length 1; raises EmbedderError, naming `source`, for one that has no direction."""
     length = math.sqrt(sum(number * number for number in vector))

@@ -1,7 +1,8 @@
 """Keeping a store useful as it grows: duplicates, a budget, statistics, export and import.
 
 What must stay true: what is forgotten follows rules that are stated here and nowhere else, and the pure functions
-decide everything: of equal or nearly equal texts of one kind the successful one stays, else the newest; over the budget
+decide everything: of equal or nearly equal texts of one kind about the same (a query finds a record by what it is
+about, so the same words about another task are no duplicate) the successful one stays, else the newest; over the budget
 the oldest unsuccessful record goes first, and a successful one only when no unsuccessful one is left. An import of an
 export gives the same records in the same order.
 
@@ -19,8 +20,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Protocol, cast, get_args
 
-from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, Namespace, ScoredRecord
+from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
 from lamer_memory.errors import MemoryBackendError, MemoryConfigError, MemoryImportError
+from lamer_memory.recall import ABOUT_KEY
 
 EVERYTHING = 1_000_000_000
 IMPORT_BATCH = 200
@@ -28,6 +30,7 @@ MAX_LINE_CHARS = 64_000_000
 """Longest line that an import reads: some times the longest text that anything here writes."""
 EXPORT_SCHEMA = 1
 SHINGLE_WORDS = 3
+Subject = tuple[Kind, MetadataValue]
 
 
 class ListsNamespaces(Protocol):
@@ -73,12 +76,12 @@ class Pruned:
 
 
 def duplicates(records: Sequence[MemoryRecord]) -> list[str]:
-    """Keys of all but one of the records with the same kind and text. `records` come newest first."""
+    """Keys of all but one of the records with the same kind, text and subject. `records` come newest first."""
     ranked = _best_first(records)
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[Subject, str]] = set()
     dropped = []
     for record in ranked:
-        content = (record.kind, record.text)
+        content = (_subject(record), record.text)
         if content in seen:
             dropped.append(record.key)
         seen.add(content)
@@ -95,19 +98,19 @@ def near_duplicates(records: Sequence[MemoryRecord], near: float = 0.9) -> list[
     ranked = _best_first(records)
     sets = [_shingles(record.text) for record in ranked]
     frequency = Counter(shingle for found in sets for shingle in found)
-    kept_with: dict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
+    kept_with: dict[tuple[Subject, tuple[str, ...]], list[int]] = defaultdict(list)
     dropped = []
     for place, record in enumerate(ranked):
         mine = sets[place]
         # Two sets that overlap enough share one of their rarest members: all but near x size of them, plus one.
         rare = sorted(mine, key=lambda shingle: (frequency[shingle], shingle))
         rare = rare[: len(rare) - math.ceil(near * len(rare)) + 1]
-        candidates = {other for shingle in rare for other in kept_with[record.kind, shingle]}
+        candidates = {other for shingle in rare for other in kept_with[_subject(record), shingle]}
         if any(_jaccard(mine, sets[other]) >= near for other in candidates):
             dropped.append(record.key)
         else:
             for shingle in rare:
-                kept_with[record.kind, shingle].append(place)
+                kept_with[_subject(record), shingle].append(place)
     return dropped
 
 
@@ -130,6 +133,11 @@ def plan(
     rest = _without(rest, similar)
     surplus = [] if budget is None else evictions(rest, budget)
     return Pruned(namespace, len(rest) - len(surplus), tuple(equal), tuple(similar), tuple(surplus))
+
+
+def _subject(record: MemoryRecord) -> Subject:
+    """Only records of one subject can be duplicates."""
+    return record.kind, record.metadata.get(ABOUT_KEY)
 
 
 def _best_first(records: Sequence[MemoryRecord]) -> list[MemoryRecord]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord, record_key
-from lamer_memory.config import Contents, MemoryConfig
+from lamer_memory.config import Contents, MemoryConfig, Outcomes
 
 CUT_MARK = " ...[cut]"
 TRIAL_KEY = "trial_id"
@@ -30,6 +30,14 @@ _KINDS: dict[Contents, tuple[Kind, ...]] = {
     "reflection": ("reflection",),
     "both": ("trajectory", "reflection"),
 }
+
+_SUCCESS: dict[Outcomes, tuple[bool, ...]] = {
+    "any": (True, False),
+    "solved": (True,),
+    "failed": (False,),
+    "balanced": (True, False),
+}
+"""Which values of a record's `success` an outcome admits."""
 
 
 def kinds(contents: Contents) -> tuple[Kind, ...]:
@@ -85,14 +93,27 @@ def select_own(
 def select_similar(
     records: Iterable[MemoryRecord], config: MemoryConfig, trial_id: str, task_id: str | None = None
 ) -> list[MemoryRecord]:
-    """Of `records`, the first `k` of other trials and other tasks than `task_id`, in the order given."""
+    """Of `records`, the first `k` of other trials and other tasks than `task_id`, in the order given.
+
+    Of `config.outcomes` only: "balanced" takes half of them (of an odd `k` the larger half) from the successful ones,
+    the others from the rest, and where one side has too few, more of the other.
+    """
     wanted = kinds(config.contents)
     others = [
         record
         for record in records
-        if record.kind in wanted and record.task_id != task_id and record.key != _key_in(trial_id, record)
+        if record.kind in wanted
+        and record.task_id != task_id
+        and record.key != _key_in(trial_id, record)
+        and record.success in _SUCCESS[config.outcomes]
     ]
-    return [_bounded(record, config.max_chars) for record in others[: config.k]]
+    if config.outcomes == "balanced":
+        sides = [[place for place, record in enumerate(others) if record.success is side] for side in (True, False)]
+        solved = min(len(sides[0]), max(config.k - config.k // 2, config.k - len(sides[1])))
+        chosen = sorted(sides[0][:solved] + sides[1][: config.k - solved])
+    else:
+        chosen = list(range(len(others)))[: config.k]
+    return [_bounded(others[place], config.max_chars) for place in chosen]
 
 
 def own_records(
@@ -131,12 +152,14 @@ def similar_records(
     """
     if config.scope != "tasks":
         return []
-    for search in _similar_searches(config, query, episode):
-        found = backend.search(namespace, **search)
-        picked = select_similar(_records(found), config, trial_id, task_id)
-        if _is_enough(picked, found, search, config):
-            break
-    return picked
+    everything: list[ScoredRecord] = []
+    for success in _searched(config):
+        for search in _similar_searches(config, query, episode, success):
+            found = backend.search(namespace, **search)
+            if _is_enough(found, search, config, trial_id, task_id):
+                break
+        everything += found
+    return select_similar(_records(_ranked(everything)), config, trial_id, task_id)
 
 
 async def asimilar_records(
@@ -152,12 +175,14 @@ async def asimilar_records(
     """`similar_records`, async."""
     if config.scope != "tasks":
         return []
-    for search in _similar_searches(config, query, episode):
-        found = await backend.asearch(namespace, **search)
-        picked = select_similar(_records(found), config, trial_id, task_id)
-        if _is_enough(picked, found, search, config):
-            break
-    return picked
+    everything: list[ScoredRecord] = []
+    for success in _searched(config):
+        for search in _similar_searches(config, query, episode, success):
+            found = await backend.asearch(namespace, **search)
+            if _is_enough(found, search, config, trial_id, task_id):
+                break
+        everything += found
+    return select_similar(_records(_ranked(everything)), config, trial_id, task_id)
 
 
 def _sees_nothing(config: MemoryConfig, episode: int) -> bool:
@@ -170,21 +195,35 @@ def _own_search(config: MemoryConfig, trial_id: str, episode: int) -> dict[str, 
     return {"limit": limit} if config.scope == "trial" else {"limit": limit, "filter": {TRIAL_KEY: trial_id}}
 
 
-def _similar_searches(config: MemoryConfig, query: str, episode: int) -> Iterator[dict[str, Any]]:
+def _searched(config: MemoryConfig) -> tuple[bool | None, ...]:
+    """What to ask for, one after the other: successes, failures, or (None) both at once."""
+    if config.outcomes == "any":
+        return (None,)
+    return _SUCCESS[config.outcomes]
+
+
+def _similar_searches(config: MemoryConfig, query: str, episode: int, success: bool | None) -> Iterator[dict[str, Any]]:
     """Wider and wider searches: the task's own records match it best and are dropped afterwards, however many."""
     wanted = kinds(config.contents)
-    filter = {"kind": wanted[0]} if len(wanted) == 1 else None
+    filter: dict[str, MetadataValue] = {"kind": wanted[0]} if len(wanted) == 1 else {}
+    if success is not None:
+        filter["success"] = success
     limit = config.k + len(wanted) * episode
     while limit <= MAX_SIMILAR:
-        yield {"query": query, "limit": limit, "filter": filter}
+        yield {"query": query, "limit": limit, "filter": filter or None}
         limit *= 4
-    yield {"query": query, "limit": MAX_SIMILAR, "filter": filter}
+    yield {"query": query, "limit": MAX_SIMILAR, "filter": filter or None}
 
 
 def _is_enough(
-    picked: Sequence[MemoryRecord], found: Sequence[ScoredRecord], search: Mapping[str, Any], config: MemoryConfig
+    found: Sequence[ScoredRecord], search: Mapping[str, Any], config: MemoryConfig, trial_id: str, task_id: str | None
 ) -> bool:
-    return len(picked) >= config.k or len(found) < search["limit"]
+    return len(found) < search["limit"] or len(select_similar(_records(found), config, trial_id, task_id)) >= config.k
+
+
+def _ranked(found: Sequence[ScoredRecord]) -> list[ScoredRecord]:
+    """The answers of several searches as one, the most similar first; unranked ones stay in their order."""
+    return sorted(found, key=lambda entry: -(entry.score or 0.0))
 
 
 def _records(found: Iterable[ScoredRecord]) -> Iterable[MemoryRecord]:

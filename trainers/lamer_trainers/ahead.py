@@ -25,6 +25,7 @@ from lamer_graph.collect import CollectConfig, CollectSummary
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.trial import Json
 from lamer_trainers.batches import Batches, Collected, version_name
+from lamer_trainers.runfile import Remember
 from lamer_trainers.samples import Trial
 
 
@@ -129,10 +130,13 @@ class PipelinedCollector:
         pipeline: int,
         updates: int | None = None,
         concurrency: int = 128,
+        remember: Remember | None = None,
         on_trial: Callable[[Json], None] | None = None,
     ) -> None:
         self.policy = policy
-        self.batches = Batches(config, folder, concurrency=concurrency, on_trial=on_trial, pipeline=pipeline)
+        self.batches = Batches(
+            config, folder, concurrency=concurrency, remember=remember, on_trial=on_trial, pipeline=pipeline
+        )
         self.summary: CollectSummary | None = None
         self.metrics: dict[str, float] = {}
         self._sampler = LocalPolicy(copy.deepcopy(policy.model), policy.tokenizer, version=version_name(0))

@@ -3,10 +3,15 @@
 What must stay true: update u's trials are those of tasks u * tasks to (u + 1) * tasks of the split, each logged once,
 whoever plays them and however often the run is killed. No trial of weights that were lost with a killed process is
 trained on: a batch that holds one is put aside.
+
+With scope "tasks" update u sees of other tasks what the memory of update u - 1 held and what its finished trials wrote,
+fixed before its first trial. Batches are collected one after the other, also ahead of the trainer, so this does not
+depend on `pipeline`; and since each has a memory of its own, what is put aside takes its records with it.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +20,11 @@ from typing import NamedTuple
 from lamer_graph.collect import CollectConfig, CollectSummary, collect
 from lamer_graph.errors import PolicyError
 from lamer_graph.policy import Policy
+from lamer_graph.run_memory import Heritage, drop_run_memory
 from lamer_graph.runlog import TRIALS_FILE, read_trials
 from lamer_graph.trial import Json
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.runfile import Remember
 from lamer_trainers.samples import Trial, version_number
 
 UPDATE_FOLDER = "update-{:05d}"
@@ -41,7 +48,8 @@ class Batches:
     """Plays `config.tasks` new tasks of the split per update, `config.trials` trials each, into `folder/update-..`.
 
     `on_trial` gets every logged line, `concurrency` trials are played at a time, samples may be `pipeline` versions
-    old. Raises TrainingConfigError for sampling whose logprobs cannot be trained on.
+    old, `remember` bounds a memory of other tasks. Raises TrainingConfigError for sampling whose logprobs cannot be
+    trained on.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class Batches:
         concurrency: int = 128,
         on_trial: Callable[[Json], None] | None = None,
         pipeline: int = 0,
+        remember: Remember | None = None,
     ) -> None:
         if config.top_p != 1.0 or config.top_k != 0 or config.temperature <= 0:
             raise TrainingConfigError("training samples with temperature > 0, top_p 1 and top_k 0")
@@ -62,6 +71,7 @@ class Batches:
         self.config = config
         self.folder = Path(folder)
         self.pipeline = pipeline
+        self._remember = remember or Remember()
         self._concurrency = concurrency
         self._on_trial = on_trial
 
@@ -76,7 +86,13 @@ class Batches:
         name = version_name(step) if self.pipeline == 0 else f"{version_name(max(0, step - self.pipeline))} or later"
         config = self.config.model_copy(update={"skip": step * self.config.tasks, "policy": name})
         summary = await collect(
-            config, policy, folder, concurrency=self._concurrency, resume=True, on_trial=self._on_trial
+            self.going_on(config, folder, step),
+            policy,
+            folder,
+            concurrency=self._concurrency,
+            resume=True,
+            heritage=self.heritage,
+            on_trial=self._on_trial,
         )
         if summary.interrupted:
             raise KeyboardInterrupt
@@ -87,6 +103,27 @@ class Batches:
             )
         finished = (trial for trial in read_trials(folder) if trial["error"] is None)
         return Collected(sorted(finished, key=lambda trial: (trial["task"]["id"], trial["trial"])), summary)
+
+    @property
+    def heritage(self) -> Heritage | None:
+        """How much of a memory a later update begins with; None where other tasks are not seen."""
+        return None if self.config.scope == "trial" else Heritage(self._remember.budget, self._remember.near)
+
+    def going_on(self, config: CollectConfig, folder: Path, step: int) -> CollectConfig:
+        """`config` of a run in `folder` whose memory goes on from what `step` updates have left."""
+        if config.scope == "trial" or step == 0:
+            return config
+        last = self.folder / UPDATE_FOLDER.format(step - 1)
+        return config.model_copy(update={"store": os.path.relpath(last, folder)})
+
+    def forget_before(self, step: int) -> None:
+        """Drop the memories of updates that no resume can go back to; the trials stay."""
+        if self.config.scope == "trial":
+            return
+        for folder in self.folder.glob("update-*"):
+            number = folder.name.removeprefix("update-")
+            if number.isdigit() and int(number) < step - 1:
+                drop_run_memory(self.config, folder)
 
     def resume_at(self, step: int) -> None:
         """Put aside what a killed run collected after its checkpoint, of which `step` updates are left."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +27,16 @@ from lamer_envs import make
 from lamer_graph.evaluate import evaluate
 from lamer_graph.fingerprint import record_base
 from lamer_graph.local_policy import SMALL, LocalPolicy, no_bar
+from lamer_graph.run_memory import check_memory, check_source, drop_run_memory, probe_memory
 from lamer_graph.runlog import write_atomic
 from lamer_graph.serve import INSTALL_HINT, vllm_flavour
 from lamer_graph.shipped import CARD, is_policy
 from lamer_trainers.batches import version_name
 from lamer_trainers.errors import CheckpointError, TrainingConfigError
-from lamer_trainers.offline import check_logs
+from lamer_trainers.offline import LoggedCollector, check_logs
 from lamer_trainers.runfile import RunFile
 from lamer_trainers.saving import saving
-from lamer_trainers.served import Collector, collecting
+from lamer_trainers.served import Collector, check_placement, collecting
 from lamer_trainers.trainer import LamerTrainer
 
 Json = dict[str, Any]
@@ -138,8 +140,16 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
             "model.safetensors); download it there first, nothing is fetched unasked"
         )
     make(run.collect.env)
+    check_memory(run.collect)
+    if run.collect.scope == "tasks" and not run.logs:
+        probe_memory(run.collect)
+        if run.collect.store:
+            check_source(Path(run.collect.store))
     if run.server is not None and vllm_flavour() is None:
         raise TrainingConfigError(f"`server` needs vLLM: {INSTALL_HINT}")
+    if run.server is not None:
+        cuda = torch.cuda.is_available() and vllm_flavour() == "gpu"
+        check_placement(run.server, cuda=cuda, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     run.trainer_config(folder, cpu=True)
     _compare(folder, run, resume)
     if run.logs:
@@ -251,6 +261,12 @@ class _Watch(TrainerCallback):
             self._progress(line)
         self._clock = time.perf_counter()
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Memories that no checkpoint needs any more are dropped, or a run would keep one per update."""
+        steps = [int(path.name.removeprefix("checkpoint-")) for path in Path(args.output_dir).glob("checkpoint-*")]
+        if steps and not isinstance(self._collector, LoggedCollector):
+            self._collector.batches.forget_before(min(steps) // self._per_update)
+
     def _validate(self, update: int) -> list[float]:
         due = self._run.validation
         assert due is not None
@@ -259,9 +275,19 @@ class _Watch(TrainerCallback):
         )
         folder = self._folder / VALIDATION / f"update-{update:05d}"
         if folder.exists():  # of a killed run, which may have had other weights by then
+            drop_run_memory(config, folder)
             shutil.rmtree(folder)
+        heritage = None
+        if not isinstance(self._collector, LoggedCollector):
+            # With a memory of other tasks: what the next update would begin with, and nothing comes back of it.
+            batches = self._collector.batches
+            config, heritage = batches.going_on(config, folder, update), batches.heritage
         with self._collector.sampling(update) as policy:
-            reading, _ = asyncio.run(evaluate(config, policy, folder, concurrency=self._run.concurrency))
+            reading, _ = asyncio.run(
+                evaluate(config, policy, folder, concurrency=self._run.concurrency, heritage=heritage)
+            )
+        if config.scope == "tasks":
+            drop_run_memory(config, folder)
         return [point["value"] for point in reading.to_json()["pass_at"]]
 
     def _rank(self, update: int, value: float) -> bool:

@@ -20,6 +20,7 @@ from lamer_graph.collect import CollectConfig, CollectSummary
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.trial import Json
 from lamer_trainers.batches import Batches, version_name
+from lamer_trainers.runfile import Remember
 from lamer_trainers.samples import Trial
 
 
@@ -37,10 +38,11 @@ class OnlineCollector:
         folder: str | Path,
         *,
         concurrency: int = 128,
+        remember: Remember | None = None,
         on_trial: Callable[[Json], None] | None = None,
     ) -> None:
         self.policy = policy
-        self.batches = Batches(config, folder, concurrency=concurrency, on_trial=on_trial)
+        self.batches = Batches(config, folder, concurrency=concurrency, remember=remember, on_trial=on_trial)
         self.summary: CollectSummary | None = None
         self.metrics: dict[str, float] = {}
         self._held: contextlib.ExitStack | None = None

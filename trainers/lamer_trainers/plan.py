@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +104,9 @@ class Plan:
     trained_parameters: int
     trainer_gib: float
     server_gib: float
+    placement: str
+    peak_gib: float
+    peak_says: str
     device: str
     device_says: str
     collect_seconds: tuple[float, float]
@@ -138,6 +141,9 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
     trained = shape.adapter(run.lora.rank) if run.lora else parameters
     waves = -(-trials // run.concurrency)
     weight_bytes = parameters * (2 if parameters > 1e8 else 4)
+    held, passing = _trainer_bytes(run, shape, weight_bytes, trained)
+    cache = run.concurrency * (longest + answers[1]) * shape.cache_bytes
+    placement, peak, peak_says = _placed(run, held, passing, weight_bytes, cache)
     # Old logprobs are one more forward pass.
     backward = 8 if run.optimise.gradient_checkpointing else 6
     passes = run.optimise.passes * backward + (2 if run.optimise.old_logprobs == "recomputed" else 0)
@@ -161,8 +167,11 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
         tokens=tokens,
         parameters=parameters,
         trained_parameters=trained,
-        trainer_gib=_trainer_bytes(run, shape, weight_bytes, trained) / GIB,
-        server_gib=(weight_bytes + run.concurrency * (longest + answers[1]) * shape.cache_bytes) / GIB,
+        trainer_gib=(held + passing) / GIB,
+        server_gib=(weight_bytes + cache) / GIB,
+        placement=placement,
+        peak_gib=peak / GIB,
+        peak_says=peak_says,
         device=chosen,
         device_says=speed.says,
         collect_seconds=(collecting[0], collecting[1]),
@@ -173,15 +182,34 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
     )
 
 
-def _trainer_bytes(run: RunFile, shape: Shape, weight_bytes: int, trained: int) -> float:
-    """Weights; gradients, Adam's moments and a float32 copy of what is trained; activations and logits of one pass."""
+def _placed(run: RunFile, held: float, passing: float, weights: float, cache: float) -> tuple[str, float, str]:
+    """Where trainer and sampler are, the bytes that the fullest device needs at once, and how they come about."""
+    trainer, server = held + passing, weights + cache
+    if run.server is None:
+        return "in process", trainer + cache, "weights are shared"
+    if run.server.placement == "colocated":
+        return (
+            "colocated",
+            max(trainer, held + server),
+            "in turns: the trainer's weights and states stay, the server's go",
+        )
+    if run.server.devices is not None:
+        return "apart", max(trainer, server), f"on two devices, the server on {run.server.devices}"
+    return "apart", trainer + server, "both at once on one device"
+
+
+def _trainer_bytes(run: RunFile, shape: Shape, weight_bytes: int, trained: int) -> tuple[float, float]:
+    """What stays and what one pass takes besides.
+
+    Weights, gradients, Adam's moments and a float32 copy of what is trained; activations and logits.
+    """
     states = trained * (16 if run.lora else 12)
     batch = run.optimise.micro_batch_tokens
     block = batch * (10 * shape.hidden + 4 * shape.ffn) * 2
     kept = run.optimise.gradient_checkpointing
     activations = block + batch * shape.layers * shape.hidden * 2 if kept else shape.layers * block
     logits = batch * shape.vocabulary * 4 * 2
-    return weight_bytes + states + activations + logits
+    return weight_bytes + states, activations + logits
 
 
 def _warnings(run: RunFile, longest: int) -> list[str]:
@@ -259,9 +287,11 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
     found: list[int] = []
     shortest: list[int] = []
     seeds = env.seeds(collect.split)
+    memory: list[Remembered] = []
     for _ in range(PLAYED):
         start = env.reset(next(seeds))
-        memory: list[Remembered] = []
+        others = [replace(record, own=False) for record in memory] if collect.scope == "tasks" else []
+        memory = (others * collect.k)[: collect.k]
         for episode in range(1, collect.max_episodes + 1):
             turns: list[Turn] = []
             state, over = start, False

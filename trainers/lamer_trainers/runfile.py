@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collect import CollectConfig
+from lamer_graph.serve import vllm_flavour
 from lamer_graph.shipped import shipped_policies
 from lamer_trainers.config import LamerConfig, OldLogprobs
 from lamer_trainers.credit import Variant
@@ -74,12 +75,25 @@ class Lora(_Closed):
     alpha: Positive = 64
 
 
+def _as_text(value: object) -> object:
+    """A single device number, which YAML reads as a number."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 class Server(_Closed):
     """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
 
     `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype);
     `template` are arguments of the model's chat template, e.g. `{enable_thinking: false}`.
+
+    On CUDA: `apart` keeps the server in memory all the time, on `devices` (its CUDA_VISIBLE_DEVICES) or beside the
+    trainer; `colocated` has the two take turns on the trainer's device, the server asleep while the trainer updates.
+    `gpu_memory` is the share of the device that vLLM takes (None: vLLM's own).
     """
+
+    placement: Literal["apart", "colocated"] = "apart"
+    devices: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^\d+(,\d+)*$")] | None = None
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] | None = None
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_model_len: Positive | None = None
@@ -96,8 +110,22 @@ class Validate(_Closed):
     patience: Positive | None = None
 
 
+class Remember(_Closed):
+    """With `collect.scope: tasks`: how much of what earlier updates left the next one begins with.
+
+    Of records about one task whose texts overlap by `near` or more (None: equal ones only) one stays; over `budget` the
+    oldest unsuccessful ones go first (see `lamer_memory.hygiene`).
+    """
+
+    budget: Positive = 1000
+    near: Annotated[float, Field(gt=0, le=1)] | None = 0.9
+
+
 class RunFile(_Closed):
     """A training run: `policy` is a folder in Hugging Face format.
+
+    With `collect.scope: tasks` a memory goes on from update to update: what an update sees of other tasks is what the
+    updates before it left (at first what `collect.store` holds), fixed before its first trial; `remember` bounds it.
 
     `pipeline` batches are collected ahead while the trainer updates, with weights that are at most so many updates old.
     `logs` are folders of logged runs to train on instead of collecting: `collect.tasks` groups an update, each as large
@@ -111,6 +139,7 @@ class RunFile(_Closed):
     lora: Lora | None = None
     server: Server | None = None
     pipeline: Count = 0
+    remember: Remember = Remember()
     validation: Validate | None = None
     save_every: Positive = 10
     concurrency: Positive = 128
@@ -121,6 +150,7 @@ class RunFile(_Closed):
         """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
         o = self.optimise
         self._check_sampling_side()
+        self._check_memory_side()
         return LamerConfig(
             output_dir=str(folder),
             use_cpu=bool(cpu),
@@ -172,10 +202,25 @@ class RunFile(_Closed):
                 "weighs every token by the ratio of the two"
             )
         if self.server is not None and self.lora is None:
-            raise TrainingConfigError(
-                "a running vLLM takes adapters, not weights (on the CPU it reloads weights wrongly without an error): "
-                "train an adapter with lora.rank=.., or drop `server` to sample in process"
+            why = (
+                "its answers do not say which weights made them, so no call could be proved"
+                if vllm_flavour() == "gpu"
+                else "on the CPU it reloads weights wrongly without an error"
             )
+            raise TrainingConfigError(
+                f"a running vLLM takes adapters, not weights ({why}): train an adapter with lora.rank=.., or drop "
+                "`server` to train all weights and sample in process"
+            )
+        if self.server is not None and self.server.placement == "colocated":
+            if self.pipeline:
+                raise TrainingConfigError(
+                    "colocated server and trainer take turns, so nothing is collected ahead: set pipeline=0, or "
+                    "server.placement=apart"
+                )
+            if self.server.devices is not None:
+                raise TrainingConfigError(
+                    "a colocated server is on the trainer's device: drop server.devices, or set server.placement=apart"
+                )
         apart = "`server`" if self.server is not None else "`pipeline`" if self.pipeline else None
         if apart and self.deterministic:
             raise TrainingConfigError(f"deterministic holds for sampling in process, in turns: drop it or {apart}")
@@ -183,6 +228,17 @@ class RunFile(_Closed):
             raise TrainingConfigError(
                 f"with {apart} the sampler's numbers are not the trainer's: set optimise.old_logprobs=recomputed, "
                 "which weighs every token by their ratio"
+            )
+
+    def _check_memory_side(self) -> None:
+        """Raises TrainingConfigError for a memory that training cannot have."""
+        if self.collect.scope == "tasks" and self.collect.visible == "live":
+            raise TrainingConfigError(
+                "collect.visible 'live' would show the trials of a group each other's answers: leave it frozen"
+            )
+        if self.collect.scope == "trial" and self.remember != Remember():
+            raise TrainingConfigError(
+                "`remember` bounds a memory of other tasks, and scope 'trial' has none: use collect.scope=tasks"
             )
 
 
@@ -209,6 +265,9 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
         run = RunFile.model_validate(data)
     except ValidationError as error:
         raise TrainingConfigError(_explain(error)) from None
+    if run.collect.store:  # a relative path in a run's configuration is taken from that run's folder, here it is ours
+        store = str(Path(run.collect.store).resolve())
+        run = run.model_copy(update={"collect": run.collect.model_copy(update={"store": store})})
     run.trainer_config(Path(), cpu=True)
     return run
 
@@ -273,6 +332,7 @@ def _fields(sections: tuple[int | str, ...]) -> list[str]:
         "optimise": Optimise,
         "lora": Lora,
         "server": Server,
+        "remember": Remember,
         "validation": Validate,
     }
     return list((known[str(sections[0])] if sections else RunFile).model_fields)

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
 from lamer_graph.collect import CollectConfig, CollectSummary
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.openai_policy import OpenAIPolicy
@@ -24,11 +26,12 @@ from lamer_graph.serve import VllmServer
 from lamer_graph.trial import Json
 from lamer_trainers.ahead import Ahead, PipelinedCollector, waits
 from lamer_trainers.batches import Batches, Collected
+from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.offline import LoggedCollector
 from lamer_trainers.online import OnlineCollector
-from lamer_trainers.runfile import RunFile
+from lamer_trainers.runfile import Remember, RunFile, Server
 from lamer_trainers.samples import Trial
-from lamer_trainers.sync import TOLERANCE, AdapterSync
+from lamer_trainers.sync import RESTART_S, TOLERANCE, AdapterSync
 
 ADAPTERS, SERVER = "adapters", "server"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -39,6 +42,7 @@ class ServedCollector:
     """Plays `config.tasks` new tasks of the split per update through `sync.server`, into `folder/update-..`.
 
     `pipeline` batches may be collected ahead while the trainer updates; `updates` is how many will be asked for.
+    With `colocated` (and `pipeline` 0) the server sleeps whenever it does not play.
     """
 
     def __init__(
@@ -50,10 +54,15 @@ class ServedCollector:
         pipeline: int = 0,
         updates: int | None = None,
         concurrency: int = 128,
+        remember: Remember | None = None,
         on_trial: Callable[[Json], None] | None = None,
+        colocated: bool = False,
     ) -> None:
         self.sync = sync
-        self.batches = Batches(config, folder, concurrency=concurrency, on_trial=on_trial, pipeline=pipeline)
+        self._colocated = colocated
+        self.batches = Batches(
+            config, folder, concurrency=concurrency, remember=remember, on_trial=on_trial, pipeline=pipeline
+        )
         self.summary: CollectSummary | None = None
         self.metrics: dict[str, float] = {}
         self._ahead = Ahead(self._collect, most=pipeline, end=updates) if pipeline else None
@@ -67,24 +76,38 @@ class ServedCollector:
         if not self._begun:
             self.batches.resume_at(step)
             self._begun = True
-        self.sync.push(step)
-        self.metrics = self.sync.swap.metrics() if self.sync.swap is not None else {}
-        self.metrics["server/restarts"] = float(self.sync.server.restarts)
-        if self._ahead is None:
-            trials, self.summary = asyncio.run(self._collect(step))
-        else:
-            begun = time.perf_counter()
-            self._ahead.advance(step)
-            trials, self.summary = self._ahead.take(step)
-            self.metrics |= waits(self._ahead, begun)
+        with self._awake():
+            self.sync.push(step)
+            self.metrics = self.sync.swap.metrics() if self.sync.swap is not None else {}
+            self.metrics["server/restarts"] = float(self.sync.server.restarts)
+            if self._ahead is None:
+                trials, self.summary = asyncio.run(self._collect(step))
+            else:
+                begun = time.perf_counter()
+                self._ahead.advance(step)
+                trials, self.summary = self._ahead.take(step)
+                self.metrics |= waits(self._ahead, begun)
         return trials
 
     @contextlib.contextmanager
     def sampling(self, step: int) -> Iterator[OpenAIPolicy]:
         """The served policy after `step` updates, e.g. for a validation."""
-        self.sync.push(step)
-        with self.sync.using() as policy:
-            yield policy
+        with self._awake():
+            self.sync.push(step)
+            with self.sync.using() as policy:
+                yield policy
+
+    @contextlib.contextmanager
+    def _awake(self) -> Iterator[None]:
+        """The server has the device's memory while this is open. After an error it stays awake: the run is over."""
+        if not self._colocated:
+            yield
+            return
+        torch.cuda.empty_cache()  # what the trainer has freed but holds on to
+        self.sync.server.wait_ready(RESTART_S)
+        self.sync.server.wake()
+        yield
+        self.sync.server.sleep()
 
     def release(self) -> None:
         """Stop collecting ahead."""
@@ -115,7 +138,9 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, batches: Path) -
         if run.logs:
             collector = LoggedCollector(run, policy)
         elif run.server is None and run.pipeline == 0:
-            collector = OnlineCollector(policy, run.collect, batches, concurrency=run.concurrency)
+            collector = OnlineCollector(
+                policy, run.collect, batches, concurrency=run.concurrency, remember=run.remember
+            )
         elif run.server is None:
             collector = PipelinedCollector(
                 policy,
@@ -124,6 +149,7 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, batches: Path) -
                 pipeline=run.pipeline,
                 updates=run.optimise.updates,
                 concurrency=run.concurrency,
+                remember=run.remember,
             )
         else:
             server = stack.enter_context(make_server(run, folder / SERVER))
@@ -139,6 +165,8 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, batches: Path) -
                 pipeline=run.pipeline,
                 updates=run.optimise.updates,
                 concurrency=run.concurrency,
+                remember=run.remember,
+                colocated=run.server.placement == "colocated",
             )
         stack.callback(collector.release)
         yield collector
@@ -152,14 +180,39 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
     extra = [] if run.server.dtype == "auto" else ["--dtype", run.server.dtype]
     if run.server.template:
         extra += ["--default-chat-template-kwargs", json.dumps(run.server.template)]
+    if run.server.gpu_memory is not None:
+        extra += ["--gpu-memory-utilization", str(run.server.gpu_memory)]
     return VllmServer(
         run.policy,
         max_adapters=run.pipeline + 2,
         max_lora_rank=rank,
         run_dir=folder,
         max_model_len=run.server.max_model_len,
+        devices=run.server.devices,
+        can_sleep=run.server.placement == "colocated",
         extra_args=extra,
     )
+
+
+def check_placement(server: Server, *, cuda: bool, visible: str | None) -> None:
+    """Raises TrainingConfigError for a placement that this machine cannot have.
+
+    `cuda` says whether it has such devices and a vLLM for them, `visible` is the trainer's CUDA_VISIBLE_DEVICES.
+    """
+    asked = [f"server.{name}" for name in ("devices", "gpu_memory") if getattr(server, name) is not None]
+    asked += ["server.placement=colocated"] if server.placement == "colocated" else []
+    if asked and not cuda:
+        raise TrainingConfigError(
+            f"{' and '.join(asked)} need a CUDA device and vLLM's build for it: leave them out here"
+        )
+    if server.devices is None:
+        return
+    own = {device.strip() for device in (visible or "").split(",")} - {""}
+    if not own or own & {*server.devices.split(",")}:
+        raise TrainingConfigError(
+            f"the server is to be alone on server.devices={server.devices}, but the trainer sees "
+            f"{'all devices' if not own else visible}: start it with CUDA_VISIBLE_DEVICES set to another device"
+        )
 
 
 def served_type(server: VllmServer, run: RunFile) -> str:
