@@ -29,7 +29,7 @@ versions gives the same weights.
   other model or person wrote any of it. Seven in ten rows come from trials of up to three episodes under all four
   memory contents; the others are drills, in which a made-up memory forbids some moves.
 {teacher}
-- Fit: TRL's SFTTrainer on answers only, one pass, plus an unlikelihood term on forbidden answers.
+- Fit: TRL's SFTTrainer on {learnt}, one pass, plus an unlikelihood term on forbidden answers.
 - Tokenizer: byte-level without merges, with whole pieces of the compact prompts ({pieces}) as tokens. The
   chat template leaves out the system message: the rules are in the weights.
 
@@ -89,6 +89,7 @@ def model_card(report: Mapping[str, Any]) -> str:
         },
         **TEXTS.get(report["env"].partition(":")[0], BOARD),
         minutes=report["seconds"] / 60,
+        learnt="answers and, more lightly, on the prompts before them" if report["fit"]["reading"] else "answers only",
         versions=", ".join(f"{name} {number}" for name, number in report["versions"].items()),
         gates="\n".join(
             f"| {gate['name']} | {gate['value']:.3f} | {gate['low']:g} to {gate['high']:g} | "

@@ -109,9 +109,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
+    "webshop-cpu": {
+        "policy": "examples/policies/webshop-warmstart",
+        "collect": {**_board("webshop:1000", 12), "max_tokens": 32},
+        "optimise": _SMALL,
+        "validation": _CHOICE,
+    },
     "minesweeper-qwen3-4b": _large("Qwen/Qwen3-4B", "minesweeper:6x6-3"),
     "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
-    "alfworld-qwen3-4b": _large("Qwen/Qwen3-4B", "alfworld", turns=10),
+    # Histories are long: with fewer calls at a time they and the trainer fit one GPU.
+    "alfworld-qwen3-4b": {**_large("Qwen/Qwen3-4B", "alfworld", turns=10), "concurrency": 96},
     "minesweeper-llama31-8b": _large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
     # Pages of results are long, and a prompt holds those of the whole episode: half as many calls at a time fit a GPU.
     "webshop-qwen3-4b": {
