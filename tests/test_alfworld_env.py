@@ -296,7 +296,7 @@ def test_the_page_says_task_place_contents_inventory_and_commands() -> None:
     compact = env.compact(state)
     assert compact.startswith("go ")
     assert compact.endswith(
-        "; sinkbasin 1 has nothing; has knife 1; hold nothing; at countertop 2; heat apple to fridge"
+        "; sinkbasin 1 has nothing; has knife 1; can take examine; hold nothing; at countertop 2; heat apple to fridge"
     ), compact
 
 

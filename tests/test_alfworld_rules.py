@@ -150,7 +150,7 @@ def test_what_is_in_a_closed_receptacle_is_neither_listed_nor_takeable() -> None
     assert refused(state, "take apple 2 from fridge 1")
     state = play(state, "open fridge 1")
     assert "In it you see: apple 2." in ENV.observe(state)
-    assert "has apple 2; hold nothing; at fridge 1" in ENV.compact(state)
+    assert "has apple 2; can close take examine; hold nothing; at fridge 1" in ENV.compact(state)
     state = play(state, "take apple 2 from fridge 1", "close fridge 1")
     assert refused(state, "move apple 2 to fridge 1")
     assert refused(state, "close fridge 1")
