@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from lamer_trainers.teach_alfworld import AlfworldTeacher, Known
 from lamer_trainers.teach_webshop import WebshopTeacher, wrong_products
 from lamer_trainers.teachers import Attempt, Row, Teacher, rows
 from lamer_trainers.tiny import build_model, build_tokenizer
-from lamer_trainers.warmup import teacher_of
+from lamer_trainers.warmup import run_warmup, teacher_of
 
 SPECS = ("alfworld", "webshop")
 MEAN_PROMPT_TOKENS, LONGEST_PROMPT_TOKENS = 90, 300
@@ -241,6 +242,13 @@ def test_names_of_a_shop_are_the_same_single_tokens_in_prompts_and_answers() -> 
         assert answer[2] in tokenizer(prompt, add_special_tokens=False)["input_ids"]
         checked += 1
     assert checked > 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_full_warm_start_of_webshop_passes_its_gates(tmp_path: Path) -> None:
+    report = run_warmup("webshop", tmp_path / "policy", seed=0)
+    assert report.passed, report.gates
 
 
 @pytest.mark.parametrize("copying", [0.0, 0.5])

@@ -138,7 +138,9 @@ class AlfworldTeacher(Teacher):
             action = rng.choice(others or [action])
         if not action.startswith("go to "):
             return Choice(action)  # what is forbidden are ways to go, not going as such
-        return Choice(action, (*forbidden, *sorted(EVERYWHERE - set(h.go(state["at"])[0]))))
+        # Where all else was searched in vain one goes to such a place after all.
+        absent = sorted(EVERYWHERE - set(h.go(state["at"])[0]))
+        return Choice(action, (*(wrong for wrong in forbidden if wrong != action), *absent))
 
     def slip(self, attempt: Attempt, rng: random.Random) -> str | None:
         if rng.random() >= SLIP:
