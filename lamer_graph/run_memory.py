@@ -145,7 +145,7 @@ def open_run_memory(config: CollectConfig, folder: Path, heritage: Heritage | No
     try:
         if backend.persistent and config.contents != "none":
             # What is loaded for the first question (embedder, index) is loaded now, or fails now, and not in mid-play.
-            backend.search(OWN, query="?", limit=1)
+            backend.search(OWN, query="?" if config.scope == "tasks" else None, limit=1)
         if config.scope == "trial" and not _is_shared(config.backend):
             return RunMemory(backend, OWN, 0, backend)
         with _locked(folder):
@@ -188,8 +188,11 @@ def drop_run_memory(config: CollectConfig, folder: Path) -> None:
 
 def _open(config: CollectConfig, folder: Path) -> MemoryBackend:
     place = f"chroma:{folder / MEMORY_FOLDER}" if config.backend == "chroma" else config.backend
-    embedder = _embedder_of(config)
-    return open_backend(place) if embedder is None else open_backend(place, embedder=embedder)
+    if not place.startswith("chroma"):
+        return open_backend(place)
+    # A trial's own records are read by the trial. A server's collection is shared with runs that read by similarity.
+    bare = config.scope == "trial" and config.backend == "chroma"
+    return open_backend(place, embedder=None if bare else _embedder_of(config))
 
 
 def _embedder_of(config: CollectConfig) -> Embedder | None:
@@ -209,11 +212,11 @@ def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, herita
     store = folder / config.store if config.store else None
     frozen = config.scope == "tasks" and config.visible == "frozen"
     if heritage is None:
-        records = [] if store is None else _read_store(store, config.embedder).all
+        records = [] if store is None else _read_store(store).all
         _put(backend, namespace, records)
         visible = visible_now(backend, namespace) if frozen else None
     else:
-        records = [] if store is None else _inherited(heritage, store, config.embedder)
+        records = [] if store is None else _inherited(heritage, store)
         _put(backend, (*namespace, BEFORE), records)
         visible = None
     return {
@@ -224,9 +227,9 @@ def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, herita
     }
 
 
-def _inherited(heritage: Heritage, source: Path, embedder: str) -> list[MemoryRecord]:
+def _inherited(heritage: Heritage, source: Path) -> list[MemoryRecord]:
     """What a run that goes on from the store at `source` begins with, the oldest first."""
-    records = _read_store(source, embedder)
+    records = _read_store(source)
     if (source / RUN_FILE).exists():
         finished = {trial["trial_id"] for trial in read_trials(source) if trial["error"] is None}
         own = [record for record in records.own if record.metadata.get(TRIAL_KEY) in finished]
@@ -262,14 +265,10 @@ def check_source(source: Path) -> tuple[str, Namespace]:
     return name, prefix
 
 
-def _open_source(source: Path, embedder: str) -> tuple[MemoryBackend, Namespace]:
-    """The store at `source`, and the namespace that counts there; `embedder` is a directory's that is no run's."""
+def _open_source(source: Path) -> tuple[MemoryBackend, Namespace]:
+    """The store at `source`, to be read whole, and the namespace that counts there."""
     name, prefix = check_source(source)
-    if name.partition(":")[0] != "chroma":
-        return open_backend(name), prefix
-    if (source / RUN_FILE).exists():
-        embedder = str(read_config(source).get("embedder", HASHING))
-    return open_backend(name, embedder=_embedder(embedder)), prefix
+    return open_backend(name, **({"embedder": None} if name.startswith("chroma:") else {})), prefix
 
 
 class _Stored(NamedTuple):
@@ -283,9 +282,9 @@ class _Stored(NamedTuple):
         return self.before + self.own
 
 
-def _read_store(source: Path, embedder: str) -> _Stored:
+def _read_store(source: Path) -> _Stored:
     """All that the store at `source` holds. Raises ConfigError and what opening it raises."""
-    backend, prefix = _open_source(source, embedder)
+    backend, prefix = _open_source(source)
     found = _Stored([], [])
     with closing(backend):
         for space in all_namespaces(backend, prefix):

@@ -1,6 +1,6 @@
 """A process that writes to a Chroma memory and says on stdout what was acknowledged; tests kill it or starve it.
 
-Usage: chroma_writer.py LOCATION WRITER COUNT [--each N] [--repeat N] [--max-file BYTES]
+Usage: chroma_writer.py LOCATION WRITER COUNT [--each N] [--repeat N] [--max-file BYTES] [--no-vectors]
 """
 
 import argparse
@@ -33,8 +33,9 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--max-file", type=int, default=0)
+    parser.add_argument("--no-vectors", action="store_true")
     options = parser.parse_args()
-    memory = ChromaMemory(options.location)
+    memory = ChromaMemory(options.location, embedder=None if options.no_vectors else "hashing")
     if options.max_file:  # no file of this process may grow beyond: writes fail as on a full disk
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.max_file, options.max_file))

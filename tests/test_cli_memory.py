@@ -76,6 +76,16 @@ def test_another_embedder_is_refused_until_reindex(cli, store):
     assert f"lamer-graph memory reindex {store} --embedder NAME" in refused.error_line
     assert cli("memory", "reindex", store, "--embedder", "hashing:64", "--json").document["records"] == 5
     assert cli("memory", "stats", store, "--embedder", "hashing:64", "--json").document["records"] == 5
+    assert cli("memory", "stats", store, "--json").document["records"] == 5  # with what filled it
+
+
+def test_a_store_without_vectors_is_read_and_says_that_it_does_not_rank(cli, tmp_path):
+    memory = ChromaMemory(tmp_path / "store", embedder=None)
+    memory.put(("a",), [make_record("t", "t", 0, "reflection", "mine at (1, 2)", False)])
+    memory.close()
+    assert "the newest, not the nearest" in cli("memory", "search", tmp_path / "store", "mine").out
+    assert cli("memory", "reindex", tmp_path / "store", "--json").document["records"] == 1
+    assert "not the nearest" not in cli("memory", "search", tmp_path / "store", "mine").out
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ class TestChromaDirectory(BackendConformance):
         return lambda: ChromaMemory(tmp_path)
 
 
+class TestChromaWithoutVectors(BackendConformance):
+    @pytest.fixture
+    def make_backend(self, tmp_path) -> MakeBackend:
+        return lambda: ChromaMemory(tmp_path, embedder=None)
+
+    @pytest.fixture
+    def reopen(self, make_backend) -> MakeBackend:
+        return make_backend
+
+
 @pytest.mark.slow  # what differs, transport and several processes, is tested below
 class TestChromaServer(BackendConformance):
     @pytest.fixture
@@ -178,20 +188,21 @@ def test_a_forked_child_is_refused(tmp_path):
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kill_at", [37, pytest.param(400, marks=pytest.mark.slow), 700])
-def test_kill_9_loses_no_acknowledged_record_and_doubles_none(tmp_path, kill_at):
-    writer = start_writer(tmp_path, "w", 1000, "--each", 10)
+@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("kill_at", [37, 400, 700])
+def test_kill_9_loses_no_acknowledged_record_and_doubles_none(tmp_path, kill_at, vectors):
+    writer = start_writer(tmp_path, "w", 1000, "--each", 10, *([] if vectors else ["--no-vectors"]))
     acknowledged = []
     for line in writer.stdout:
         acknowledged += [record_of("w", number) for number in range(int(line), int(line) + 10)]
         if len(acknowledged) >= kill_at:
             writer.kill()
     assert writer.wait() == -signal.SIGKILL
-    memory = ChromaMemory(tmp_path)
+    memory = ChromaMemory(tmp_path, embedder="hashing" if vectors else None)
     found = [entry.record for entry in memory.search(("shared",), limit=2000)]
     assert [record for record in found if record in acknowledged] == acknowledged[::-1]
     assert len(found) == len({record.key for record in found}) < 1000
-    for record in (acknowledged[0], acknowledged[-1]):
+    for record in (acknowledged[0], acknowledged[-1]) if vectors else ():
         assert memory.search(("shared",), query=record.text, limit=1)[0].record == record
     memory.put(("shared",), [record_of("v", 0)])
     assert len(memory.search(("shared",), limit=2000)) == len(found) + 1
@@ -302,6 +313,39 @@ def test_another_embedder_is_refused_with_the_way_out_and_reindex_is_it(tmp_path
     memory.close()
     with pytest.raises(MemoryBackendError, match="not with hashing-pairs-v1/384"):
         ChromaMemory(tmp_path)
+
+
+def test_without_vectors_the_newest_answer_and_reindex_makes_them_the_nearest(tmp_path):
+    memory = ChromaMemory(tmp_path, embedder=None)
+    records = [record(i, f"text {i}", about=f"board {i}") for i in range(700)]
+    memory.put(("a",), records)
+    assert memory.search(("a",), query="board 33", limit=2) == [(records[699], None), (records[698], None)]
+    assert asyncio.run(memory.asearch(("a",), "board 33", None, 1)) == [(records[699], None)]
+    memory.close()
+    with pytest.raises(MemoryBackendError, match=r"filled without vectors, not with hashing.*memory reindex"):
+        ChromaMemory(tmp_path)
+    assert reindex(tmp_path, "hashing:64") == 700
+    memory = ChromaMemory(tmp_path, embedder=None)  # as it was filled, which is with 64 numbers now
+    assert memory.search(("a",), query="board 33", limit=1)[0].record == records[33]
+    memory.put(("a",), [record(700, about="chess")])
+    assert memory.search(("a",), query="chess", limit=1)[0].record.episode == 700
+    assert [entry.record.episode for entry in memory.search(("a",), limit=1000)] == list(range(700, -1, -1))
+    memory.close()
+
+
+def test_a_store_of_an_embedder_that_has_to_be_named_can_be_read_and_says_so_of_the_rest(tmp_path):
+    class Elsewhere(HashingEmbedder):
+        fingerprint = "endpoint:m/384"
+
+    memory = ChromaMemory(tmp_path, embedder=Elsewhere())
+    memory.put(("a",), [record(0)])
+    memory.close()
+    memory = ChromaMemory(tmp_path, embedder=None)
+    assert [entry.record for entry in memory.search(("a",))] == [record(0)]
+    for refused in (lambda: memory.search(("a",), query="x"), lambda: memory.put(("a",), [record(1)])):
+        with pytest.raises(MemoryBackendError, match="embedded with endpoint:m/384: name that embedder"):
+            refused()
+    memory.close()
 
 
 @pytest.mark.parametrize(("step", "nth"), [("create", 1), ("rename", 1), ("rename", 2), ("drop", 3)])

@@ -152,6 +152,29 @@ def test_a_chroma_directory_fills_a_memory_too(tmp_path: Path) -> None:
     assert set(foreign(tmp_path / "run")) == {"x#0/0/reflection"}
 
 
+def test_a_run_that_sees_no_other_tasks_keeps_no_vectors_and_its_store_still_fills_anothers(tmp_path: Path) -> None:
+    def kept(folder: Path) -> bool:
+        memory = ChromaMemory(folder / "memory", embedder=None)
+        memory.close()
+        return memory.vectors
+
+    run(config(tasks=2), tmp_path / "alone")
+    assert not kept(tmp_path / "alone")
+    written = {trial["trial_id"] for trial in read_trials(tmp_path / "alone") if len(trial["episodes"]) > 1}
+    run(config(scope="tasks", store="../alone", tasks=2), tmp_path / "run")
+    assert kept(tmp_path / "run")
+    of_alone = [key for key in foreign(tmp_path / "run") if key.rpartition("/")[0].rpartition("/")[0] in written]
+    assert of_alone
+
+
+def test_a_run_whose_store_has_vectors_though_it_needs_none_goes_on(tmp_path: Path) -> None:
+    run(config(tasks=2), tmp_path / "new")
+    half = tmp_path / "half"
+    ChromaMemory(half / "memory").close()
+    run(config(tasks=2), half)
+    assert reads(half) == reads(tmp_path / "new")
+
+
 def test_a_run_of_before_these_settings_is_still_the_same_run(tmp_path: Path) -> None:
     plain = CollectConfig(env="minesweeper:4x4-3", tasks=2)
     assert not {"store", "visible", "outcomes", "embedder"} & set(plain.model_dump(mode="json"))

@@ -27,9 +27,17 @@ StoreArgument = Annotated[
         show_default=False,
     ),
 ]
+EMBEDDERS = "hashing, hashing:DIMENSIONS, minilm or URL#MODEL."
 EmbedderOption = Annotated[
-    str, typer.Option("--embedder", metavar="NAME", help="hashing, hashing:DIMENSIONS, minilm or URL#MODEL.")
+    str | None,
+    typer.Option(
+        "--embedder",
+        metavar="NAME",
+        help=f"{EMBEDDERS} Default: what filled the directory; hashing for a server.",
+        show_default=False,
+    ),
 ]
+NewEmbedderOption = Annotated[str, typer.Option("--embedder", metavar="NAME", help=EMBEDDERS)]
 CollectionOption = Annotated[str, typer.Option("--collection", metavar="NAME", help="Collection in Chroma.")]
 NamespaceOption = Annotated[
     str | None,
@@ -68,7 +76,7 @@ def _reading(memory: typer.Typer) -> None:
         ui: Ui,
         store: StoreArgument,
         namespace: NamespaceOption = None,
-        embedder: EmbedderOption = "hashing",
+        embedder: EmbedderOption = None,
         collection: CollectionOption = DEFAULT_COLLECTION,
     ) -> Json:
         """How many records each namespace holds, of which kind, from how many tasks, how many of them successful."""
@@ -102,7 +110,7 @@ def _reading(memory: typer.Typer) -> None:
         text: QueryArgument,
         namespace: NamespaceOption = None,
         limit: LimitOption = 5,
-        embedder: EmbedderOption = "hashing",
+        embedder: EmbedderOption = None,
         collection: CollectionOption = DEFAULT_COLLECTION,
     ) -> Json:
         """The records most similar to a text, in each namespace."""
@@ -120,6 +128,8 @@ def _reading(memory: typer.Typer) -> None:
                     ui.print(f"[bold]{escape(_shown(name))}[/]{mark} {escape(_plain(record.key))}")
                     ui.print(escape(_plain(record.text)))
         ui.print(f"{len(found)} records")
+        if found and all(one["score"] is None for one in found):
+            ui.print("the newest, not the nearest: this store keeps no vectors (see: lamer-graph memory reindex)")
         return {"store": store, "query": text, "found": found}
 
     @command(
@@ -132,7 +142,7 @@ def _reading(memory: typer.Typer) -> None:
         store: StoreArgument,
         out: OutOption = STDIO,
         namespace: NamespaceOption = None,
-        embedder: EmbedderOption = "hashing",
+        embedder: EmbedderOption = None,
         collection: CollectionOption = DEFAULT_COLLECTION,
     ) -> Json | None:
         """Write records as JSON lines, oldest first in each namespace; `import` reads them back.
@@ -165,7 +175,7 @@ def _writing(memory: typer.Typer) -> None:
         store: StoreArgument,
         file: InArgument,
         namespace: NamespaceOption = None,
-        embedder: EmbedderOption = "hashing",
+        embedder: EmbedderOption = None,
         collection: CollectionOption = DEFAULT_COLLECTION,
     ) -> Json:
         """Write the records of an export into a store, which is made if there is none; the same key replaces.
@@ -209,7 +219,7 @@ def _writing(memory: typer.Typer) -> None:
         near: NearOption = 0.9,
         namespace: NamespaceOption = None,
         dry_run: DryOption = False,
-        embedder: EmbedderOption = "hashing",
+        embedder: EmbedderOption = None,
         collection: CollectionOption = DEFAULT_COLLECTION,
     ) -> Json:
         """Forget duplicates and near-duplicates, then what exceeds the budget: the oldest unsuccessful first.
@@ -260,7 +270,7 @@ def _writing(memory: typer.Typer) -> None:
     def reindex(
         ui: Ui,
         store: StoreArgument,
-        embedder: EmbedderOption = "hashing",
+        embedder: NewEmbedderOption = "hashing",
         collection: CollectionOption = DEFAULT_COLLECTION,
     ) -> Json:
         """Embed all records of a Chroma store anew; a run that is cut short is simply run again.
@@ -275,7 +285,7 @@ def _writing(memory: typer.Typer) -> None:
 
 
 @contextmanager
-def _opened(store: str, embedder: str, collection: str, *, make: bool = False) -> Iterator[MemoryBackend]:
+def _opened(store: str, embedder: str | None, collection: str, *, make: bool = False) -> Iterator[MemoryBackend]:
     """The store's backend; a directory without one is refused unless `make`."""
     from lamer_graph.errors import ConfigError
 
@@ -290,6 +300,8 @@ def _opened(store: str, embedder: str, collection: str, *, make: bool = False) -
         known = is_url(store) or (Path(store) / DATABASE_FILE).exists() or (Path(store) / MARK_FILE).exists()
         if not known and not make:
             raise ConfigError(f"{store} holds no memory: there is no {DATABASE_FILE}")
+        if is_url(store) or not known:
+            embedder = embedder or "hashing"
         backend = ChromaMemory(store, embedder=embedder, collection=collection, retry_s=3)
     try:
         yield backend

@@ -9,6 +9,10 @@ handful of records. A row is the text as document, the record's other fields as 
 trial's own records are read by an exact `get`. A query first takes the nearest rows of all namespaces and keeps those
 that match; only where too few do are the namespace's vectors compared one by one (Chroma's own filtered query costs ten
 times an unfiltered one, and returns too few for rare matches).
+
+A collection without vectors (`embedder=None`) is for who reads by trial, task or key alone: half of what an upsert
+costs is the vector's index, and a fifth to a third the document's, which nobody here searches by; so there the text is
+a field.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -26,6 +30,7 @@ from lamer_memory.batch_reader import BatchReader
 from lamer_memory.batch_writer import MAX_BATCH, BatchWriter
 from lamer_memory.chroma_client import (
     DATABASE_FILE,
+    NO_VECTORS,
     OLD,
     READ_CHUNK,
     ChromaConnection,
@@ -34,7 +39,7 @@ from lamer_memory.chroma_client import (
     disconnect,
     is_url,
 )
-from lamer_memory.embedders import Embedder, Vector, open_embedder
+from lamer_memory.embedders import Embedder, Vector, embedder_of, open_embedder
 from lamer_memory.encoding import (
     WriteOrder,
     about,
@@ -63,6 +68,8 @@ KIND = "memory"
 
 WHOLE = 512
 """A namespace of fewer rows than this is read in one go; of a larger one the fields are read first."""
+EVERY_VECTOR = [1.0, 0.0]
+"""What Chroma gets of a row that is to have no vector."""
 NEAREST = (64, 512)
 """How many nearest rows of all namespaces a query looks through before it compares the namespace's own."""
 
@@ -71,7 +78,9 @@ class ChromaMemory(MemoryBackend):
     """Records in a Chroma collection at `location`: None (ephemeral), a directory, or a server's URL.
 
     `embedder` is "hashing", "minilm", "URL#MODEL" or an Embedder; a collection remembers which one filled it and
-    refuses another. Operations on a server are tried again for `retry_s` seconds.
+    refuses another. None takes a collection as it was filled, and a new one keeps no vectors: writing costs a fifth
+    there, and the answer to a query is not ranked, the newest come first. Operations on a server are tried again for
+    `retry_s` seconds.
 
     Raises MemoryLockedError (another process has the directory), MemoryServerError (the server does not answer),
     EmbedderError, MemoryBackendError (damaged, foreign or newer store).
@@ -81,17 +90,21 @@ class ChromaMemory(MemoryBackend):
         self,
         location: Location = None,
         *,
-        embedder: str | Embedder = "hashing",
+        embedder: str | Embedder | None = "hashing",
         collection: str = DEFAULT_COLLECTION,
         retry_s: float = 20.0,
     ) -> None:
         self.persistent = location is not None
-        self._embedder = open_embedder(embedder)
+        self._embedder = None if embedder is None else open_embedder(embedder)
         self._connection = connect(location, retry_s=retry_s)
         self._closed = False
         self._close_lock = threading.Lock()
         try:
-            self._collection = self._connection.collection(collection, collection_metadata(self._embedder))
+            wanted = None if self._embedder is None else self._embedder.fingerprint
+            self._collection = self._connection.collection(collection, KIND, wanted)
+            self._filled_by = str((self._collection.metadata or {})["lamer_embedder"])
+            if self._embedder is None:
+                self._embedder = embedder_of(self._filled_by)
             self._order = WriteOrder()
             self._order.seen(latest(self._connection, self._collection, self._order))
         except BaseException:
@@ -179,8 +192,21 @@ class ChromaMemory(MemoryBackend):
             self._check_open()
             return ask()
 
+    @property
+    def vectors(self) -> bool:
+        """Whether records have vectors here, so that the answer to a query is ranked by similarity."""
+        return self._filled_by != NO_VECTORS
+
     def _write(self, rows: list[Row]) -> None:
-        write_rows(self._connection, self._collection, self._embedder, rows)
+        write_rows(self._connection, self._collection, self._embedding() if self.vectors else None, rows)
+
+    def _embedding(self) -> Embedder:
+        if self._embedder is None:
+            raise MemoryBackendError(
+                f"{self._connection.name} was embedded with {self._filled_by}: name that embedder to search it by "
+                "similarity or to write to it"
+            )
+        return self._embedder
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -195,9 +221,9 @@ class ChromaMemory(MemoryBackend):
         if limit < 1:
             return []
         wanted = _Wanted(namespace, dict(filter or {}))
-        if query is None:
+        if query is None or not self.vectors:
             return [ScoredRecord(record, None) for record in self._newest(wanted, limit)]
-        (vector,) = self._embedder.embed([storable(query)])
+        (vector,) = self._embedding().embed([storable(query)])
         nearest = self._nearest(wanted, vector, limit)
         if nearest is None:
             near = self._compared(wanted, vector, limit)
@@ -212,7 +238,8 @@ class ChromaMemory(MemoryBackend):
         filter: Mapping[str, MetadataValue] | None = None,
         limit: int = 10,
     ) -> list[ScoredRecord]:
-        look_up = _Wanted(namespace, dict(filter or {})).look_up() if query is None and limit > 0 else None
+        unranked = query is None or not self.vectors
+        look_up = _Wanted(namespace, dict(filter or {})).look_up() if unranked and limit > 0 else None
         if look_up is not None:  # what every trial asks for before every episode: read for many at once
             with self._close_lock:
                 self._check_open()
@@ -230,10 +257,10 @@ class ChromaMemory(MemoryBackend):
             digests = [look_up.digest for look_up in rows if look_up.field == field]
             size = WHOLE * len(digests)
             where = {field: {"$in": digests}}
-            found = self._get(where=where, include=["metadatas", "documents"], limit=size)
+            found = self._get(where=where, include=self._row, limit=size)
             complete = complete and len(found["ids"]) < size
-            for fields, text in zip(found["metadatas"], found["documents"], strict=True):
-                rows[_LookUp(field, fields[field])].append(_Found(fields, text))
+            for row in _found(found):
+                rows[_LookUp(field, row.fields[field])].append(row)
         return [rows[look_up] if complete else None for look_up in asked]
 
     def _ordered(self, found: Sequence[_Found], filter: Mapping[str, MetadataValue], limit: int) -> list[MemoryRecord]:
@@ -244,10 +271,9 @@ class ChromaMemory(MemoryBackend):
         return list(islice((record for record in records if matches(record, filter)), limit))
 
     def _newest(self, wanted: _Wanted, limit: int) -> list[MemoryRecord]:
-        found = self._get(**wanted.rows(), include=["metadatas", "documents"], limit=WHOLE)
+        found = self._get(**wanted.rows(), include=self._row, limit=WHOLE)
         if len(found["ids"]) < WHOLE:
-            rows = [_Found(*row) for row in zip(found["metadatas"], found["documents"], strict=True)]
-            return self._ordered(rows, wanted.filter, limit)
+            return self._ordered(list(_found(found)), wanted.filter, limit)
         # Perhaps more: order the fields of all, then read the texts of those that count.
         found = self._get(**wanted.rows(), include=["metadatas"])
         self._order.seen(fields["seq"] for fields in found["metadatas"])
@@ -332,10 +358,14 @@ class ChromaMemory(MemoryBackend):
     def _rows(self, ids: Sequence[str]) -> dict[str, _Found]:
         rows: dict[str, _Found] = {}
         for first in range(0, len(ids), READ_CHUNK):
-            found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=["metadatas", "documents"])
-            for id, fields, text in zip(found["ids"], found["metadatas"], found["documents"], strict=True):
-                rows[id] = _Found(fields, text)
+            found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=self._row)
+            rows.update(zip(found["ids"], _found(found), strict=True))
         return rows
+
+    @property
+    def _row(self) -> list[str]:
+        """What of a row makes a record."""
+        return ["metadatas", "documents"] if self.vectors else ["metadatas"]
 
     def _get(self, **arguments: Any) -> Any:
         return self._call(self._collection.get, **arguments)
@@ -366,6 +396,12 @@ class _Found(NamedTuple):
 
     fields: Mapping[str, Any]
     text: str
+
+
+def _found(answer: Any) -> Iterator[_Found]:
+    """The rows of a `get`. Where there are no documents the text is among the fields."""
+    texts = answer["documents"] or repeat("", len(answer["ids"]))
+    return (_Found(fields, text or "") for fields, text in zip(answer["metadatas"], texts, strict=True))
 
 
 class _Wanted:
@@ -412,21 +448,32 @@ class Row(NamedTuple):
     def id(self) -> str:
         return record_digest(self.namespace, self.record.key)
 
-    def fields(self) -> dict[str, str | int]:
-        """Always the same names, because Chroma's upsert keeps the old value of a name that is not given."""
+    def fields(self, *, whole: bool = False) -> dict[str, str | int]:
+        """Always the same names, because Chroma's upsert keeps the old value of a name that is not given; with the text
+        if the row is to be `whole`."""
         return {
             "space": namespace_digest(self.namespace),
             "trial": trial_digest(self.namespace, self.record.metadata.get(TRIAL_KEY)),
             "task": task_digest(self.namespace, self.record.task_id),
             "seq": self.number,
             "namespace": dump_namespace(self.namespace),
-            "record": encode(self.record),
+            "record": encode(self.record, whole=whole),
         }
 
 
-def write_rows(connection: ChromaConnection, collection: Collection, embedder: Embedder, rows: Sequence[Row]) -> None:
-    """Upsert the rows in one call; of one id twice the last counts."""
+def write_rows(
+    connection: ChromaConnection, collection: Collection, embedder: Embedder | None, rows: Sequence[Row]
+) -> None:
+    """Upsert the rows in one call, without vectors where there is no embedder; of one id twice the last counts."""
     last = {row.id: row for row in rows}
+    if embedder is None:
+        connection.call(
+            collection.upsert,
+            ids=list(last),
+            embeddings=[EVERY_VECTOR] * len(last),
+            metadatas=[row.fields(whole=True) for row in last.values()],
+        )
+        return
     vectors = embedder.embed([storable(about(row.record)) for row in last.values()])
     connection.call(
         collection.upsert,
@@ -435,10 +482,6 @@ def write_rows(connection: ChromaConnection, collection: Collection, embedder: E
         documents=[storable(row.record.text) for row in last.values()],
         metadatas=[row.fields() for row in last.values()],
     )
-
-
-def collection_metadata(embedder: Embedder) -> dict[str, str | int]:
-    return {"lamer_kind": KIND, "lamer_embedder": embedder.fingerprint}
 
 
 def reindex(location: Location, embedder: str | Embedder = "hashing", *, collection: str = DEFAULT_COLLECTION) -> int:
@@ -457,10 +500,10 @@ def reindex(location: Location, embedder: str | Embedder = "hashing", *, collect
         old = connection.find_any(collection, collection + OLD)
         if old is None:
             raise MemoryBackendError(f"{connection.name} holds no collection '{collection}'")
-        connection.check(old, {**collection_metadata(made), "lamer_embedder": (old.metadata or {})["lamer_embedder"]})
+        connection.check(old, KIND, None)
         draft = f"{collection}.new"
         connection.drop(draft)
-        new = connection.create(draft, collection_metadata(made))
+        new = connection.create(draft, KIND, made.fingerprint)
         ids = connection.call(old.get, include=[])["ids"]
         for first in range(0, len(ids), MAX_BATCH):
             found = connection.call(
@@ -470,9 +513,9 @@ def reindex(location: Location, embedder: str | Embedder = "hashing", *, collect
                 Row(
                     load_namespace(str(fields["namespace"])),
                     decode(str(fields["record"]), text, connection.name),
-                    int(cast(int, fields["seq"])),
+                    int(fields["seq"]),
                 )
-                for fields, text in zip(found["metadatas"] or [], found["documents"] or [], strict=True)
+                for fields, text in _found(found)
             ]
             write_rows(connection, new, made, rows)
         if old.name != collection + OLD:

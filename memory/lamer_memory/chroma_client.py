@@ -47,6 +47,12 @@ HNSW: Any = {"hnsw": {"space": "cosine", "max_neighbors": 32, "ef_construction":
 """Twice Chroma's defaults: on 3,000 texts that differ in one word the defaults missed the text itself in 40 % of the
 queries, these in 5 %; on texts with more to tell them apart by both find it always."""
 
+SMALL_HNSW: Any = {"hnsw": {"space": "l2", "max_neighbors": 2, "ef_construction": 2, "ef_search": 2}}
+"""For a collection that nobody searches by similarity: Chroma has no collection without an index."""
+
+NO_VECTORS = "none"
+"""In place of an embedder's fingerprint: the collection's rows all have one and the same vector."""
+
 READ_CHUNK = 2_000
 """Ids per `get`: SQLite bounds the variables of a statement."""
 
@@ -107,15 +113,18 @@ class ChromaConnection:
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    def collection(self, name: str, metadata: dict[str, str | int]) -> Collection:
-        """The collection of this name, made with `metadata` if there is none; raises if it was made with another."""
+    def collection(self, name: str, kind: str, embedder: str | None) -> Collection:
+        """The collection of this name and kind; raises if there is one of another kind or embedder.
+
+        `embedder` is a fingerprint; None takes the collection as it is, and makes one without vectors.
+        """
         full = f"{name}-{uuid4().hex}" if self.ephemeral else name
         self._check_name(full)
         found = self.find(full)
         if found is None:
-            found = self.call(self._create, name=full, metadata=metadata)
+            found = self.create(full, kind, NO_VECTORS if embedder is None else embedder)
             self._mark(full)
-        self.check(found, metadata)
+        self.check(found, kind, embedder)
         # Chroma takes an index that is gone for a new one and answers from what was written last; the oldest record
         # then has no vector, and reading that fails.
         self.call(found.get, limit=1, include=["embeddings"])
@@ -147,22 +156,30 @@ class ChromaConnection:
 
         return next((found for name in names if (found := self.call(get, name=name)) is not None), None)
 
-    def check(self, collection: Collection, metadata: dict[str, str | int]) -> None:
-        """Raises MemoryBackendError where the collection was made by someone else, a newer us, or another embedder."""
+    def check(self, collection: Collection, kind: str, embedder: str | None) -> None:
+        """Raises MemoryBackendError where the collection was made by someone else, a newer us, or another embedder
+        (None: whichever)."""
         have = collection.metadata or {}
         place = f"the collection '{collection.name}' of {self.name}"
-        if "lamer_schema" not in have or have.get("lamer_kind") != metadata["lamer_kind"]:
+        if "lamer_schema" not in have or have.get("lamer_kind") != kind:
             made = f"for {have['lamer_kind']}" if "lamer_kind" in have else "by another program"
             raise MemoryBackendError(f"{place} was made {made}; choose another collection name")
         if have["lamer_schema"] != SCHEMA_VERSION:
             raise MemoryBackendError(
                 f"{place} has schema {have['lamer_schema']}, this version reads {SCHEMA_VERSION}; update lamer-graph"
             )
-        if have.get("lamer_embedder") != metadata["lamer_embedder"]:
+        made_with = have.get("lamer_embedder")
+        if embedder is None or made_with == embedder:
+            return
+        if made_with == NO_VECTORS:
             raise MemoryBackendError(
-                f"{place} was embedded with {have.get('lamer_embedder')}, not with {metadata['lamer_embedder']}; open "
-                f"it with that embedder, or embed it anew: lamer-graph memory reindex {self.name} --embedder NAME"
+                f"{place} was filled without vectors, not with {embedder}; open it with embedder=None, or give it "
+                f"vectors: lamer-graph memory reindex {self.name} --embedder NAME"
             )
+        raise MemoryBackendError(
+            f"{place} was embedded with {made_with}, not with {embedder}; open it with that embedder, or embed it "
+            f"anew: lamer-graph memory reindex {self.name} --embedder NAME"
+        )
 
     def rename(self, collection: Collection, name: str) -> None:
         self.call(collection.modify, name=name)
@@ -177,10 +194,16 @@ class ChromaConnection:
 
         self.call(delete)
 
-    def create(self, name: str, metadata: dict[str, str | int]) -> Collection:
+    def create(self, name: str, kind: str, embedder: str) -> Collection:
         """A new collection, which no one is told about yet."""
         self._check_name(name)
-        return self.call(self._create, name=name, metadata=metadata)
+        return self.call(
+            self.client.get_or_create_collection,
+            name=name,
+            embedding_function=None,
+            metadata={"lamer_schema": SCHEMA_VERSION, "lamer_kind": kind, "lamer_embedder": embedder},
+            configuration=SMALL_HNSW if embedder == NO_VECTORS else HNSW,
+        )
 
     def close(self) -> None:
         self.client.close()
@@ -189,14 +212,6 @@ class ChromaConnection:
             _pragma(self.folder / DATABASE_FILE, "wal_checkpoint(TRUNCATE)")
         if self._lock is not None:
             os.close(self._lock)
-
-    def _create(self, name: str, metadata: dict[str, str | int]) -> Collection:
-        return self.client.get_or_create_collection(
-            name,
-            embedding_function=None,
-            metadata={"lamer_schema": SCHEMA_VERSION, **metadata},
-            configuration=HNSW,
-        )
 
     def _check_name(self, name: str) -> None:
         allowed = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()

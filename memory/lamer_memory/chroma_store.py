@@ -37,7 +37,7 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
-from lamer_memory.chroma_client import READ_CHUNK, Location, connect, disconnect
+from lamer_memory.chroma_client import NO_VECTORS, READ_CHUNK, Location, connect, disconnect
 from lamer_memory.embedders import Embedder, Vector, open_embedder, unit
 from lamer_memory.encoding import (
     WriteOrder,
@@ -110,11 +110,9 @@ class ChromaStore(BaseStore):
         self._closed = False
         self._order = WriteOrder()
         self._swept = time.monotonic()
-        fingerprint = "none" if self._index is None else self._index.fingerprint
+        fingerprint = NO_VECTORS if self._index is None else self._index.fingerprint
         try:
-            self._collection = self._connection.collection(
-                collection, {"lamer_kind": KIND, "lamer_embedder": fingerprint}
-            )
+            self._collection = self._connection.collection(collection, KIND, fingerprint)
         except BaseException:
             disconnect(self._connection)
             raise

@@ -24,6 +24,8 @@ MAX_EMBED_CHARS = 20_000
 WORDS_AND_SYMBOLS = r"(?u)\w+|[^\w\s]"
 """Symbols count: the cells of a board are most of what its observation says."""
 
+HASHING_NAME, MINILM_FINGERPRINT = "hashing-pairs-v1", "all-minilm-l6-v2/384"
+
 Vector = list[float]
 
 
@@ -55,7 +57,7 @@ class HashingEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        return f"hashing-pairs-v1/{self._dimensions}"
+        return f"{HASHING_NAME}/{self._dimensions}"
 
     @property
     def dimensions(self) -> int:
@@ -100,7 +102,7 @@ class MiniLMEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        return "all-minilm-l6-v2/384"
+        return MINILM_FINGERPRINT
 
     @property
     def dimensions(self) -> int:
@@ -254,6 +256,14 @@ class CachedEmbedder:
             while len(self._known) > self._most:
                 del self._known[next(iter(self._known))]
         return [found[text] for text in texts]
+
+
+def embedder_of(fingerprint: str) -> Embedder | None:
+    """The embedder with this fingerprint, None if it takes more than the fingerprint to make it (an endpoint's URL)."""
+    name, _, dimensions = fingerprint.partition("/")
+    if name == HASHING_NAME and dimensions.isdecimal():
+        return HashingEmbedder(int(dimensions))
+    return MiniLMEmbedder() if fingerprint == MINILM_FINGERPRINT else None
 
 
 def unit(vector: Sequence[float], source: str) -> Vector:

@@ -57,10 +57,11 @@ def field_digest(name: str, value: MetadataValue) -> str:
     return digest("field", name, "number", repr(number))
 
 
-def encode(record: MemoryRecord, *, nul: bool = True) -> str:
-    """The record as ASCII JSON, which every store, transport and database takes; without the text, see `storable`."""
+def encode(record: MemoryRecord, *, nul: bool = True, whole: bool = False) -> str:
+    """The record as ASCII JSON, which every store, transport and database takes; without the text unless it is to be
+    `whole`, see `storable`."""
     fields = record.to_json()
-    if storable(record.text, nul=nul) == record.text:
+    if not whole and storable(record.text, nul=nul) == record.text:
         del fields["text"]
     return json.dumps(fields, sort_keys=True)
 

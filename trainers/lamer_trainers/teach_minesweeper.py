@@ -17,6 +17,8 @@ from lamer_trainers.teachers import Attempt, Choice, Teacher
 from lamer_trainers.tiny import Piece, spaced
 
 SKILL = 0.7
+TUNED_CELLS = 16
+"""Cells of the board that the number of rows was tuned on. Each has tokens of its own, to be met as often."""
 TRUE, VAGUE = 0.42, 0.28
 """Shares of reflections that name the mine that was hit, and that say nothing of use; the others name a wrong cell."""
 VAGUE_REMARKS = ("be careful", "count the numbers first", "try another cell")
@@ -29,6 +31,10 @@ class MinesweeperTeacher(Teacher):
 
     env: Minesweeper
     skill = SKILL
+
+    def __init__(self, env: Minesweeper, max_episodes: int = 3) -> None:
+        super().__init__(env, max_episodes)
+        self.breadth = max(1.0, env.size**2 / TUNED_CELLS)
 
     def pieces(self) -> list[Piece]:
         found = [Piece(text) for text in VAGUE_REMARKS]

@@ -62,6 +62,8 @@ class Teacher(ABC):
 
     skill: float
     """Share of the episodes that are played well."""
+    breadth = 1.0
+    """How many times the rows it takes that the environment of the recipe needed, at least 1."""
 
     def __init__(self, env: Env, max_episodes: int = 3) -> None:
         self.env = env

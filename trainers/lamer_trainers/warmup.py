@@ -192,7 +192,9 @@ def run_warmup(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder; choose another")
-    count = recipe.rows if minutes is None else min(recipe.rows, max(1, int(minutes * recipe.rows_per_minute)))
+    count = int(recipe.rows * teacher.breadth)
+    if minutes is not None:
+        count = min(count, max(1, int(minutes * recipe.rows_per_minute)))
     with _quiet(), _threads(THREADS):
         progress(f"writing {count:,} scripted rows for {env.spec}")
         data = rows(teacher, count, seed)
