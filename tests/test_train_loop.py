@@ -139,6 +139,28 @@ def test_a_run_leaves_a_policy_metrics_and_every_trial(tiny_model_dir, tmp_path)
     assert LocalPolicy(done.folder).version == "policy"
 
 
+def test_what_is_noted_of_an_update_is_reported(tiny_model_dir, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(small(tiny_model_dir, "report_to=tensorboard", "validation.tasks=2", "validation.every=1"), tmp_path / "run")
+    (written,) = {path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(written)).Reload()
+    reported = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    lines = metrics(tmp_path / "run")
+    for line in lines:
+        line |= {f"validation/pass@{k}": value for k, value in enumerate(line.pop("validation/pass@k"), start=1)}
+    assert {f"train/{name}" for name in lines[0]} <= set(reported)
+    for name in ("loss", "time/collect", "batch/pass@1", "validation/pass@2"):
+        assert reported[f"train/{name}"] == pytest.approx([line[name] for line in lines], rel=1e-5)
+
+
+def test_a_report_that_cannot_be_made_is_refused_before_any_work(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("lamer_trainers.loop.find_spec", lambda name: None)
+    with pytest.raises(TrainingConfigError, match="needs the package trackio, which is not installed: pip install"):
+        train(small(tiny_model_dir, "report_to=trackio"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_validations_without_progress_end_the_run_and_best_and_last_are_kept(tiny_model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("lamer_trainers.loop._Watch._validate", lambda self, update: [0.1, 0.5 if update == 1 else 0.4])
     run = small(

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +76,9 @@ def train(
     checkpoint = last_checkpoint(folder / CHECKPOINTS) if resume else None
     with no_bar(), _few_threads(policy), collecting(run, policy, folder, folder / COLLECTED) as collector:
         watch = _Watch(run, folder, collector, progress)
-        trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer, callbacks=[watch])
+        trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer)
+        # Before the reports of `report_to`, so that they get what it adds.
+        trainer.callback_handler.callbacks.insert(0, watch)
         for printer in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(printer)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -151,6 +154,11 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
         cuda = torch.cuda.is_available() and vllm_flavour() == "gpu"
         check_placement(run.server, cuda=cuda, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     run.trainer_config(folder, cpu=True)
+    if run.report_to != "none" and find_spec(run.report_to) is None:
+        raise TrainingConfigError(
+            f"report_to '{run.report_to}' needs the package {run.report_to}, which is not installed: pip install "
+            f"{run.report_to}, or leave it out (the metrics are in {METRICS} either way)"
+        )
     _compare(folder, run, resume)
     if run.logs:
         check_logs(run)
@@ -259,6 +267,8 @@ class _Watch(TrainerCallback):
             file.write(orjson.dumps(line) + b"\n")
         if self._progress is not None:
             self._progress(line)
+        # What was not the trainer's own goes to `report_to`, too.
+        logs.update({name: value for name, value in _scalars(line) if name not in logs})
         self._clock = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -306,6 +316,15 @@ class _Watch(TrainerCallback):
             finish(fresh, self._run, tokenizer)
         shutil.rmtree(best, ignore_errors=True)
         fresh.rename(best)
+
+
+def _scalars(line: Json) -> Iterator[tuple[str, float]]:
+    """The numbers of a line of metrics by name; of pass@k each k."""
+    for name, value in line.items():
+        if isinstance(value, list):
+            yield from ((name.replace("@k", f"@{k}"), float(one)) for k, one in enumerate(value, start=1))
+        elif isinstance(value, int | float):
+            yield name, float(value)
 
 
 def _parsed(line: bytes) -> Json | None:
