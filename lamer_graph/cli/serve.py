@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, Player
 from lamer_graph.errors import ConfigError, ServeError
+from lamer_graph.shipped import card, taught_style
 
 PolicyOption = Annotated[
     Path | None,
@@ -54,7 +56,10 @@ def register(app: typer.Typer) -> None:
         "serve",
         examples=[
             ("lamer-graph serve --policy examples/policies/minesweeper-warmstart --port 8000", "Serve until Ctrl-C."),
-            ("lamer-graph play --base-url http://127.0.0.1:8000/v1", "In another terminal: play against it."),
+            (
+                "lamer-graph play --base-url http://127.0.0.1:8000/v1 --prompt-style compact",
+                "In another terminal: let it play. A server does not say which prompts its policy was taught.",
+            ),
             (
                 "lamer-graph serve --policy DIR --adapter policy-v0007=runs/first/adapters/0007",
                 "Serve a model together with an adapter that was trained on it.",
@@ -107,7 +112,8 @@ def register(app: typer.Typer) -> None:
                 }
                 ui.emit(document)
                 ui.print(f"[green]{server.model_name}[/] is served at {server.base_url}, log {server.log_path}")
-                ui.print(f"play against it: lamer-graph play --env {env} --base-url {server.base_url}")
+                for line in play_lines(env, server.base_url, folder, server.model_name, server.adapters):
+                    ui.print(line)
                 ui.print("Ctrl-C stops it")
                 while server.alive:
                     time.sleep(0.5)
@@ -115,6 +121,18 @@ def register(app: typer.Typer) -> None:
         except KeyboardInterrupt:
             ui.note("stopped")
         return None
+
+
+def play_lines(env: str, base_url: str, folder: Path, model: str, adapters: Mapping[str, Path]) -> Iterator[str]:
+    """How each served model is played with: its environment and prompts by its own card, which no server tells."""
+    for name, place in {model: folder, **adapters}.items():
+        about = card(place)
+        words = ["lamer-graph play --env", about.get("env", env), "--base-url", base_url]
+        if adapters:
+            words += ["--model", name]
+        if taught_style(place) == "compact":
+            words += ["--prompt-style compact"]
+        yield "play with it: " + " ".join(map(str, words))
 
 
 def _adapters(given: list[str]) -> dict[str, Path]:
