@@ -78,7 +78,7 @@ class ChromaMemory(MemoryBackend):
     """Records in a Chroma collection at `location`: None (ephemeral), a directory, or a server's URL.
 
     `embedder` is "hashing", "minilm", "URL#MODEL" or an Embedder; a collection remembers which one filled it and
-    refuses another. None takes a collection as it was filled, and a new one keeps no vectors: writing costs a fifth
+    refuses another. None takes a collection as it was filled, and a new one keeps no vectors: writing is cheaper
     there, and the answer to a query is not ranked, the newest come first. Operations on a server are tried again for
     `retry_s` seconds.
 
