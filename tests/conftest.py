@@ -24,6 +24,13 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On several processes (`-n`): a file's tests stay together, so do those that share the suite's vLLM."""
+    for item in items:
+        shared = "vllm_server" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("vllm" if shared else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 0.7 M-parameter Qwen3 with a byte-level tokenizer, in Hugging Face format; context 4,096 tokens."""
