@@ -11,6 +11,7 @@ import asyncio
 import random
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -144,6 +145,10 @@ class CollectSummary(NamedTuple):
         return {**self._asdict(), "missing": self.missing}
 
 
+HELD = 4
+"""How many played trials a worker may have waiting for the memory and the log while it plays on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """The part of a run that one worker process plays: trials number `index`, `index + count`, .."""
@@ -270,8 +275,8 @@ async def _collect(
             await recorder.arecord(h, played.state, played.error, played.unfinished)
 
         async def worker() -> None:
-            # The next trial is played while the one before is settled and logged: at most two are held.
-            last: asyncio.Task[None] | None = None
+            # The next trials are played while earlier ones are settled and logged.
+            held: deque[asyncio.Task[None]] = deque()
             try:
                 for task in tasks:
                     try:
@@ -279,15 +284,17 @@ async def _collect(
                     finally:
                         if exchange is not None:
                             exchange.leave()
-                    if last is not None:
-                        await last
-                    last = asyncio.create_task(log_it(played))
-                if last is not None:
-                    await last
+                    held.append(asyncio.create_task(log_it(played)))
+                    while held and (held[0].done() or len(held) > HELD):
+                        await held[0]
+                        held.popleft()
+                while held:
+                    await held[0]
+                    held.popleft()
             finally:
-                if last is not None and not last.done():
-                    last.cancel()
-                    await asyncio.gather(last, return_exceptions=True)
+                for unlogged in held:
+                    unlogged.cancel()
+                await asyncio.gather(*held, return_exceptions=True)
 
     workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
     with _signals(workers) as interrupted:

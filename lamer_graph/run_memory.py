@@ -29,6 +29,7 @@ from lamer_graph.runlog import RUN_FILE, read_config, read_trials, write_atomic
 from lamer_memory import FrozenView, MemoryBackend, MemoryConfig, MemoryRecord, open_backend
 from lamer_memory.base import Namespace
 from lamer_memory.chroma_client import DATABASE_FILE, MARK_FILE
+from lamer_memory.chroma_process import ChromaProcess
 from lamer_memory.config import check_backend
 from lamer_memory.embedders import CachedEmbedder, Embedder, EndpointEmbedder, open_embedder
 from lamer_memory.frozen import visible_now
@@ -190,9 +191,10 @@ def _open(config: CollectConfig, folder: Path) -> MemoryBackend:
     place = f"chroma:{folder / MEMORY_FOLDER}" if config.backend == "chroma" else config.backend
     if not place.startswith("chroma"):
         return open_backend(place)
-    # A trial's own records are read by the trial. A server's collection is shared with runs that read by similarity.
-    bare = config.scope == "trial" and config.backend == "chroma"
-    return open_backend(place, embedder=None if bare else _embedder_of(config))
+    if config.scope == "trial" and config.backend == "chroma":
+        # Only their own trial reads these records, so no vectors; and the loop that plays does not wait for a write.
+        return ChromaProcess(folder / MEMORY_FOLDER, embedder=None)
+    return open_backend(place, embedder=_embedder_of(config))
 
 
 def _embedder_of(config: CollectConfig) -> Embedder | None:

@@ -1,6 +1,6 @@
 """A process that writes to a Chroma memory and says on stdout what was acknowledged; tests kill it or starve it.
 
-Usage: chroma_writer.py LOCATION WRITER COUNT [--each N] [--repeat N] [--max-file BYTES] [--no-vectors]
+Usage: chroma_writer.py LOCATION WRITER COUNT [--each N] [--repeat N] [--max-file BYTES] [--no-vectors] [--apart]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 
 from lamer_memory import MemoryBackendError, MemoryRecord, make_record
 from lamer_memory.chroma import ChromaMemory
+from lamer_memory.chroma_process import ChromaProcess
 
 WORDS = re.findall(
     r"\w+", "open corner first look numbers near wall push box left before right mine count closed cells"
@@ -34,8 +35,10 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--max-file", type=int, default=0)
     parser.add_argument("--no-vectors", action="store_true")
+    parser.add_argument("--apart", action="store_true", help="through a process that keeps the directory")
     options = parser.parse_args()
-    memory = ChromaMemory(options.location, embedder=None if options.no_vectors else "hashing")
+    kind = ChromaProcess if options.apart else ChromaMemory
+    memory = kind(options.location, embedder=None if options.no_vectors else "hashing")
     if options.max_file:  # no file of this process may grow beyond: writes fail as on a full disk
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (options.max_file, options.max_file))

@@ -86,7 +86,7 @@ def test_a_trial_is_logged_only_when_its_records_are_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Slow()
-    monkeypatch.setattr("lamer_graph.run_memory.open_backend", lambda name, **_: store)
+    monkeypatch.setattr("lamer_graph.run_memory._open", lambda config, folder: store)
     config = CollectConfig(env="minesweeper:4x4-3", tasks=20, contents="both", backend="chroma")
     early: list[str] = []
 
@@ -108,7 +108,7 @@ def test_a_write_that_fails_ends_its_own_trial_and_is_not_among_its_writes(
     config = CollectConfig(env="minesweeper:4x4-3", tasks=6, contents="trajectory", backend="chroma")
 
     def play(store: Slow, name: str) -> dict[str, Any]:
-        monkeypatch.setattr("lamer_graph.run_memory.open_backend", lambda name, **_: store)
+        monkeypatch.setattr("lamer_graph.run_memory._open", lambda config, folder: store)
         asyncio.run(collect(config, ScriptedPolicy(random_player), tmp_path / name, concurrency=6))
         return {trial["trial_id"]: trial for trial in read_trials(tmp_path / name)}
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 
 from lamer_memory.base import MemoryRecord, MetadataValue, Namespace
@@ -21,14 +22,11 @@ from lamer_memory.recall import ABOUT_KEY
 
 def digest(*parts: str) -> str:
     """32 hex digits that stand for exactly these parts: each is preceded by its length, so no joining is ambiguous."""
-    state = blake2b(digest_size=16)
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        state.update(b"%d:" % len(raw))
-        state.update(raw)
-    return state.hexdigest()
+    raws = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return blake2b(b"".join(b"%d:%b" % (len(raw), raw) for raw in raws), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=1024)
 def namespace_digest(namespace: Namespace) -> str:
     return digest("namespace", *namespace)
 
