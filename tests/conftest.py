@@ -24,6 +24,7 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """On several processes (`-n`): a file's tests stay together, so do those that share the suite's vLLM."""
     for item in items:
