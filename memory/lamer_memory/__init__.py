@@ -35,12 +35,14 @@ from lamer_memory.recall import (
 
 if TYPE_CHECKING:
     from lamer_memory.chroma import ChromaMemory
+    from lamer_memory.chroma_process import ChromaProcess
     from lamer_memory.chroma_store import ChromaStore
     from lamer_memory.frozen import FrozenView
     from lamer_memory.store import StoreMemory
 
 _LAZY = {
     "ChromaMemory": "lamer_memory.chroma",
+    "ChromaProcess": "lamer_memory.chroma_process",
     "ChromaStore": "lamer_memory.chroma_store",
     "FrozenView": "lamer_memory.frozen",
     "StoreMemory": "lamer_memory.store",
@@ -59,6 +61,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "ABOUT_KEY",
     "ChromaMemory",
+    "ChromaProcess",
     "ChromaStore",
     "EmbedderError",
     "FrozenView",
