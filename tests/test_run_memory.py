@@ -16,7 +16,7 @@ from lamer_graph.collect import CollectConfig, CollectSummary, Shard, collect
 from lamer_graph.errors import ConfigError, PolicyConnectionError
 from lamer_graph.run_memory import Heritage, copied_of, drop_run_memory
 from lamer_graph.runlog import check, read_config, read_trials
-from lamer_memory import ChromaMemory, MemoryBackendError, MemoryConfigError, make_record
+from lamer_memory import ChromaMemory, MemoryBackendError, MemoryConfigError, chroma_process, make_record
 from lamer_memory.hygiene import all_namespaces, read_all
 
 
@@ -458,3 +458,26 @@ def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tm
         assert foreign(tmp_path / "second") != []
     finally:
         database.cleanup()
+
+
+def test_a_keeper_of_the_folder_that_dies_fails_trials_and_never_the_run(tmp_path: Path) -> None:
+    settings = config(contents="both", tasks=30)
+    reflections = 0
+
+    def killing(messages: Any, sampling: Any) -> str:
+        nonlocal reflections
+        reflections += is_reflection(messages)
+        if reflections == 20 and chroma_process._current is not None:
+            chroma_process._current._process.kill()
+        return random_player(messages, sampling)
+
+    done = run(settings, tmp_path / "run", ScriptedPolicy(killing), concurrency=6)
+    assert done.finished + done.failed == 30
+    assert done.failed > 0
+    errors = [trial["error"] for trial in read_trials(tmp_path / "run") if trial["error"]]
+    assert {error["type"] for error in errors} == {"MemoryServerError"}
+    assert all("exit status -9" in error["message"] for error in errors)
+    again = run(settings, tmp_path / "run", resume=True)
+    assert (again.already, again.finished, again.missing) == (done.finished, done.failed, 0)
+    run(settings.model_copy(update={"backend": "in-context"}), tmp_path / "undisturbed")
+    assert reads(tmp_path / "run") == reads(tmp_path / "undisturbed")
