@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.plain_loop import CONCURRENCY, DELAY
-from lamer_memory import ChromaMemory, MemoryBackend, MemoryConfig, MemoryRecord, make_record
+from lamer_memory import ChromaMemory, ChromaProcess, MemoryBackend, MemoryConfig, MemoryRecord, make_record
 from lamer_memory.recall import own_records, similar_records
 
 SHARED = ("bench",)
@@ -30,8 +30,9 @@ SMALL, LARGE = 10_000, 100_000
 EPISODES = 2
 K = 3
 SAMPLES = 200
+WRITTEN = 500
 TRIALS = 1_000
-ROUNDS = 3
+ROUNDS = 5
 WORDS = re.findall(
     r"\w+",
     "open the corner cells first then look at every number beside them push box along wall left right before because "
@@ -101,6 +102,39 @@ def at_size(count: int, targets: dict[str, str]) -> list[dict[str, Any]]:
         {"name": f"Chroma, {count:,} records: {names[key]}", "value": result[key], "unit": "ms", "target": target}
         for key, target in targets.items()
     ] + [{"name": f"Chroma: filling {count:,} by 500", "value": rate, "unit": "records/s", "target": ""}]
+
+
+def stops() -> list[dict[str, Any]]:
+    """How long an event loop stands still while a Chroma in its process, or in another, takes WRITTEN records."""
+    rng = random.Random(3)
+    records = [record(number, rng) for number in range(WRITTEN)]
+
+    async def longest(memory: MemoryBackend) -> float:
+        done = asyncio.create_task(memory.aput(SHARED, records))
+        longest, last = 0.0, time.perf_counter()
+        while not done.done():
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+        await done
+        return 1e3 * longest
+
+    rows = []
+    for kind in (ChromaMemory, ChromaProcess):
+        with tempfile.TemporaryDirectory() as folder:
+            memory = kind(folder)
+            memory.put(SHARED, records[:1])
+            value = asyncio.run(longest(memory))
+            memory.close()
+        rows.append(
+            {
+                "name": f"longest stop of the event loop while {kind.__name__} takes {WRITTEN} records",
+                "value": value,
+                "unit": "ms",
+                "target": "",
+            }
+        )
+    return rows
 
 
 # -- a collection -----------------------------------------------------------------------------------------------------
@@ -211,6 +245,7 @@ def rows() -> list[dict[str, Any]]:
     found = at_size(SMALL, {"recall": "<= 2", "upsert": "<= 8", "query": "<= 5"})
     if os.environ.get("LAMER_BENCH_LARGE") == "1":
         found += at_size(LARGE, {"recall": "", "upsert": "", "query": "<= 15"})
+    found += stops()
     found += overhead()
     if python := os.environ.get("LAMER_BENCH_MEM0"):
         found += against_mem0(python)
