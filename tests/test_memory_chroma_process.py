@@ -160,6 +160,15 @@ def test_a_keeper_that_dies_is_an_error_and_the_next_store_has_a_new_one(tmp_pat
     memory.close()
 
 
+@pytest.mark.parametrize("said", ["", "[0, 1, nul"])
+def test_a_keeper_that_ends_before_or_within_its_answer_is_an_error(tmp_path, monkeypatch, said):
+    code = f"import sys; sys.stdin.readline(); sys.stdout.write({said!r}); sys.exit(5)"
+    monkeypatch.setattr(chroma_process, "COMMAND", [sys.executable, "-c", code])
+    monkeypatch.setattr(chroma_process, "_current", None)
+    with pytest.raises(MemoryServerError, match="exit status 5"):
+        ChromaProcess(tmp_path)
+
+
 def test_a_keeper_that_hangs_is_given_up(tmp_path, monkeypatch):
     memory = ChromaProcess(tmp_path, embedder=None)
     os.kill(keeper_of(memory).pid, signal.SIGSTOP)

@@ -8,6 +8,7 @@ its input is the end of the process that asked, so it goes at once: what it has 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._stores: dict[int, ChromaMemory] = {}
+        self._numbers = itertools.count(1)
 
     async def do(self, operation: str, *arguments: Any) -> Any:
         """What the operation comes to, as JSON; raises what it raises."""
@@ -65,7 +67,7 @@ class Keeper:
                     time.sleep(0.05)
 
         store = await asyncio.to_thread(opened)
-        number = max(self._stores, default=0) + 1
+        number = next(self._numbers)
         self._stores[number] = store
         return number
 

@@ -31,6 +31,8 @@ from lamer_memory.errors import MemoryBackendError, MemoryClosedError, MemorySer
 
 Json = dict[str, Any]
 
+# -P: nothing is imported from the folder in which we happen to be.
+COMMAND = [sys.executable, "-P", "-m", "lamer_memory.chroma_keeper"]
 ANSWER_SECONDS = 300.0
 """After this the process counts as hung: the largest write takes a second, opening on a busy machine some ten."""
 
@@ -162,8 +164,7 @@ class _Keeper:
     def __init__(self) -> None:
         self.process_id = os.getpid()
         self._process = subprocess.Popen(
-            # -P: nothing is imported from the folder in which we happen to be.
-            [sys.executable, "-P", "-m", "lamer_memory.chroma_keeper"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             process_group=0,  # what interrupts us at a terminal is ours to deal with: writes on their way still count
@@ -212,6 +213,8 @@ class _Keeper:
     def _receive(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith(b"\n"):  # it ended in the middle of an answer
+                break
             number, outcome, error = json.loads(line)
             with self._lock:
                 answer = self._waiting.pop(number)
