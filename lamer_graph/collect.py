@@ -286,14 +286,13 @@ async def _collect(
                             exchange.leave()
                     held.append(asyncio.create_task(log_it(played)))
                     while held and (held[0].done() or len(held) > HELD):
-                        await held[0]
-                        held.popleft()
+                        await asyncio.wait((held[0],))
+                        held.popleft().result()
                 while held:
-                    await held[0]
-                    held.popleft()
+                    await asyncio.wait((held[0],))
+                    held.popleft().result()
             finally:
-                for unlogged in held:
-                    unlogged.cancel()
+                # Where the run is interrupted, what was played to its end still counts (and waiting cancels nothing).
                 await asyncio.gather(*held, return_exceptions=True)
 
     workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
@@ -304,8 +303,9 @@ async def _collect(
             if not interrupted():
                 raise
         finally:
-            for running in workers:
-                running.cancel()
+            if not interrupted():  # else they are cancelled already; twice would cut short what they finish
+                for running in workers:
+                    running.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             if behind is not None:
                 await behind.aclose()

@@ -1,4 +1,4 @@
-"""Fixtures shared by the whole suite: one tiny policy on disk and one real vLLM that serves it."""
+"""Fixtures shared by the whole suite: one tiny policy on disk and one real vLLM that serves it, per test process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,6 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On several processes (`-n`): a file's tests stay together, so do those that share the suite's vLLM."""
-    for item in items:
-        shared = "vllm_server" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("vllm" if shared else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 0.7 M-parameter Qwen3 with a byte-level tokenizer, in Hugging Face format; context 4,096 tokens."""
@@ -40,7 +32,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """The suite's only vLLM (some 40 s to start): `vllm_server.base_url`, `.model_name`, adapters on, context 2,048."""
+    """A test process's only vLLM (some 40 s to start): `.base_url`, `.model_name`, adapters on, context 2,048."""
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)
     with VllmServer(
