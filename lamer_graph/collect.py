@@ -288,6 +288,8 @@ async def _collect(
                     while held and (held[0].done() or len(held) > HELD):
                         await asyncio.wait((held[0],))
                         held.popleft().result()
+                if behind is not None:
+                    behind.hurry()
                 while held:
                     await asyncio.wait((held[0],))
                     held.popleft().result()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from lamer_memory import MemoryBackend, MemoryRecord
 from lamer_memory.base import Namespace
@@ -25,6 +26,7 @@ class WriteBehind:
         self._linger = linger
         self._waiting: list[tuple[Namespace, Sequence[MemoryRecord], asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> asyncio.Future[None]:
         """Have the records written; the future is done when they are, or has the backend's error."""
@@ -33,6 +35,10 @@ class WriteBehind:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         return done
+
+    def hurry(self) -> None:
+        """Nothing more begins, and soon somebody waits for the last writes: from now on they go out as they come."""
+        self._hurry.set()
 
     async def aclose(self) -> None:
         """Drop what has not gone out yet (its trials were cut short) and wait for what has."""
@@ -43,7 +49,8 @@ class WriteBehind:
 
     async def _work(self) -> None:
         while self._waiting:
-            await asyncio.sleep(self._linger)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._linger)
             batch = [entry for entry in self._waiting if not entry[2].done()]
             self._waiting = []
             try:

@@ -139,6 +139,22 @@ def test_writes_of_many_trials_go_out_together() -> None:
     assert store.batches == [31, 1]
 
 
+def test_in_a_hurry_nobody_waits_for_company() -> None:
+    store = Slow()
+
+    async def write() -> None:
+        behind = WriteBehind(store, linger=3600)
+        first = behind.put(("a",), [make_record("a", "t", 0, "reflection", "x", False)])
+        await asyncio.sleep(0)
+        behind.hurry()
+        await asyncio.wait_for(first, 10)
+        await asyncio.wait_for(behind.put(("a",), [make_record("b", "t", 0, "reflection", "x", False)]), 10)
+        await behind.aclose()
+
+    asyncio.run(write())
+    assert store.batches == [1, 1]
+
+
 def test_chroma_takes_many_puts_as_one_upsert_in_their_order(tmp_path: Path) -> None:
     memory = ChromaMemory(tmp_path / "memory")
     sizes: list[int] = []
