@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from lamer_graph.shipped import card, is_policy, shipped_policies, shipped_polic
 from lamer_graph.trial import make_harness
 from lamer_graph.types import Sampling
 from lamer_memory import Contents
-from lamer_trainers.fitting import IGNORE, FitConfig, LeftCollator, encode, fit, parting
+from lamer_trainers.fitting import IGNORE, FitConfig, LeftCollator, WarmupTrainer, encode, fit, parting
 from lamer_trainers.gates import Gate, forbidden_probability, held_out_drills, trials
 from lamer_trainers.teach_minesweeper import MinesweeperTeacher, named_mines
 from lamer_trainers.teach_sokoban import STUCK_AT, SokobanTeacher, warned_cells
@@ -210,6 +212,21 @@ def test_the_teacher_never_goes_against_its_memory() -> None:
         assert not warned_cells(memory) & porter.pushed_to(start, choice.action.split(", "))
 
 
+def test_ties_are_the_cells_that_the_teacher_might_as_well_have_drawn() -> None:
+    large, small = (MinesweeperTeacher(make(f"minesweeper:{board}")) for board in ("5x5-4", "4x4-3"))
+    rng = random.Random(0)
+    for seed in range(60):
+        start = large.env.reset(seed)
+        memory, _ = large.drill(start, rng)
+        skilled = seed % 2 == 0
+        choice = large.choose(Attempt(start, memory, skilled), rng)
+        assert choice.action in choice.ties
+        assert not set(choice.ties) & (named_mines(memory) | set(choice.forbidden))
+        drawn = {large.choose(Attempt(start, memory, skilled), rng).action for _ in range(300)}
+        assert drawn == set(choice.ties)
+        assert small.choose(Attempt(small.env.reset(seed), (), skilled), rng).ties == ()
+
+
 def test_reflections_are_of_mixed_quality(teacher: Teacher) -> None:
     rng = random.Random(5)
     judged = []
@@ -253,6 +270,30 @@ def test_only_answers_are_trained_on_and_forbidden_answers_part_where_they_diffe
 def test_parting_is_the_first_difference() -> None:
     assert parting([1, 2, 3], [1, 2, 4, 5]) == (2, 3)
     assert parting([1, 2], [1, 2, 3]) is None
+
+
+def test_a_row_with_ties_is_taught_all_of_them_alike_where_they_part() -> None:
+    """The loss of a fit against one summed by hand, token by token, from the model's plain log-probabilities."""
+    teacher = MinesweeperTeacher(make("minesweeper:5x5-4"))
+    tokenizer = build_tokenizer(teacher.pieces())
+    model = build_model(tokenizer, teacher.pieces(), seed=0)
+    found = [row for row in rows(teacher, 300, seed=1) if len(row.ties) > 1][:4]
+    data, by_hand = encode(tokenizer, found), 0.0
+    for row in found:
+        prompt = tokenizer.apply_chat_template(row.messages, add_generation_prompt=True, return_dict=False)
+        answers = [tokenizer(teacher.prompts.action_answer(tie) + END)["input_ids"] for tie in row.ties]
+        taught = tokenizer(row.answer + END)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *taught]])).logits[0, len(prompt) - 1 : -1]
+        for at, logprobs in enumerate(logits.log_softmax(-1)):
+            tokens = [answer[at] for answer in answers if answer[:at] == taught[:at]]
+            by_hand -= float(logprobs[sorted(set(tokens))].mean()) / 2 / len(found)
+    batch = LeftCollator(tokenizer.pad_token_id, len(tokenizer))([data[i] for i in range(len(data))])
+    trainer: Any = SimpleNamespace(unlikelihood=0.0, reading=0.0, _metrics=defaultdict(lambda: defaultdict(list)))
+    with torch.no_grad():
+        loss = float(WarmupTrainer.compute_loss(trainer, model, batch))
+    assert len(found) == 4
+    assert loss == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_a_short_warm_start_repeats_and_says_that_it_missed_its_gates(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ for it); the result is the same for the same rows, seed and number of threads.
 
 Differences from plain SFT:
 - Batches are padded on the left, so that all answers end at the last column and logits are computed for them alone.
+- Where a row has ties, -log p of an answer token is the mean over the tokens that begin one of them: what the draw of
+  the answer would give on average, without its noise.
 - The loss of a batch of B rows is `(sum of -log p(answer tokens) / 2 + sum of -log(1 - p(forbidden))) / B`. The second
   term is the unlikelihood of Welleck et al., arXiv 1908.04319, eq. 4, with p(forbidden) the probability of all tokens
   that would turn the answer into a forbidden one, summed: what matters is that a cell known to be a mine is not opened
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 IGNORE = -100
+MARKED = ("forbidden", "ties")
+"""Columns of a row that mark tokens of its answer."""
 LOG_STEPS = 100
 """Steps between two lines of progress; fewer in a short fit."""
 Progress = Callable[[str], None]
@@ -58,27 +62,30 @@ class FitConfig:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> Dataset:
-    """Columns `input_ids` (prompt, answer, end), `answer` (how many of them are the answer's) and `forbidden`.
+    """Columns `input_ids` (prompt, answer, end), `answer` (how many of them are the answer's), `forbidden` and `ties`.
 
-    `forbidden` lists [position in the answer, token]: where a forbidden answer first differs from the row's, and how.
+    The last two list [position in the answer, token]: where a forbidden or an equally good answer first differs from
+    the row's, and how.
     """
     chats: Any = [row.messages for row in rows]
     prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     answer_ids = tokenizer([row.answer for row in rows], add_special_tokens=False)["input_ids"]
-    texts = sorted({action for row in rows for action in row.forbidden})
+    texts = sorted({action for row in rows for action in (*row.forbidden, *row.ties)})
     begun = (
         tokenizer([f"<{ACTION_TAG}>{text}" for text in texts], add_special_tokens=False)["input_ids"] if texts else []
     )
     beginnings = dict(zip(texts, begun, strict=True))
+
+    def partings(actions: Sequence[str], answer: Sequence[int]) -> list[tuple[int, int]]:
+        return sorted({at for action in actions if (at := parting(beginnings[action], answer)) is not None})
+
     return Dataset.from_dict(
         {
             "input_ids": [[*p, *a, tokenizer.eos_token_id] for p, a in zip(prompt_ids, answer_ids, strict=True)],
             "answer": [len(a) + 1 for a in answer_ids],
-            "forbidden": [
-                sorted({p for action in row.forbidden if (p := parting(beginnings[action], answer)) is not None})
-                for row, answer in zip(rows, answer_ids, strict=True)
-            ],
+            "forbidden": [partings(row.forbidden, answer) for row, answer in zip(rows, answer_ids, strict=True)],
+            "ties": [partings(row.ties, answer) for row, answer in zip(rows, answer_ids, strict=True)],
             "length": [len(p) + len(a) + 1 for p, a in zip(prompt_ids, answer_ids, strict=True)],
         }
     )
@@ -94,7 +101,7 @@ def parting(forbidden: Sequence[int], answer: Sequence[int]) -> tuple[int, int] 
 
 @dataclass(frozen=True, slots=True)
 class LeftCollator:
-    """Rows as a batch: (B, T) ids and mask, padded left; (B, K) labels of the last K columns; (B, K, V) forbidden."""
+    """Rows as a batch: (B, T) ids and mask, padded left; (B, K) labels of the last K columns; (B, K, V) `MARKED`."""
 
     pad: int
     vocabulary: int
@@ -104,16 +111,17 @@ class LeftCollator:
         ids = torch.full((len(batch), width), self.pad)
         mask = torch.zeros_like(ids)
         labels = torch.full((len(batch), keep), IGNORE)
-        forbidden = torch.zeros((len(batch), keep, self.vocabulary), dtype=torch.bool)
+        marked = {name: torch.zeros((len(batch), keep, self.vocabulary), dtype=torch.bool) for name in MARKED}
         for i, row in enumerate(batch):
             length, answer = len(row["input_ids"]), row["answer"]
             ids[i, width - length :] = torch.tensor(row["input_ids"])
             mask[i, width - length :] = 1
             labels[i, keep - answer :] = ids[i, width - answer :]
-            if row["forbidden"]:
-                at = torch.tensor(row["forbidden"])
-                forbidden[i, keep - answer + at[:, 0], at[:, 1]] = True
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "forbidden": forbidden}
+            for name, tokens in marked.items():
+                if row[name]:
+                    at = torch.tensor(row[name])
+                    tokens[i, keep - answer + at[:, 0], at[:, 1]] = True
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, **marked}
 
 
 def answer_logprobs(model: Any, inputs: dict[str, torch.Tensor], whole: bool = False) -> torch.Tensor:
@@ -151,7 +159,8 @@ class WarmupTrainer(SFTTrainer):
         read = self._reading_loss(logprobs, inputs) if self.reading > 0 else 0.0
         logprobs = logprobs[:, -labels.shape[1] :]
         taught = labels != IGNORE
-        imitation = -(logprobs.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * taught).sum() / rows
+        good = inputs["ties"].scatter(-1, labels.clamp(min=0)[..., None], True)
+        imitation = -((logprobs * good).sum(-1) / good.sum(-1) * taught).sum() / rows
         wrong = (logprobs.exp() * inputs["forbidden"]).sum(-1)
         avoidance = -torch.log1p(-wrong.clamp(max=1 - 1e-4)).sum() / rows
         concerned = inputs["forbidden"].any(-1).any(-1).sum().clamp(min=1)

@@ -17,8 +17,11 @@ from lamer_trainers.teachers import Attempt, Choice, Teacher
 from lamer_trainers.tiny import Piece, spaced
 
 SKILL = 0.7
-TUNED_CELLS = 16
-"""Cells of the board that the number of rows was tuned on. Each has tokens of its own, to be met as often."""
+TUNED_CELLS, TUNED_MINES = 16, 3
+"""Cells and mines of the board that the number of rows was tuned on. Each cell has tokens of its own, to be met as
+often, and more mines mean more to infer."""
+BROADEST = 8.0
+"""A fit of over an hour; boards that would need more are not for policies this small."""
 TRUE, VAGUE = 0.42, 0.28
 """Shares of reflections that name the mine that was hit, and that say nothing of use; the others name a wrong cell."""
 VAGUE_REMARKS = ("be careful", "count the numbers first", "try another cell")
@@ -34,7 +37,11 @@ class MinesweeperTeacher(Teacher):
 
     def __init__(self, env: Minesweeper, max_episodes: int = 3) -> None:
         super().__init__(env, max_episodes)
-        self.breadth = max(1.0, env.size**2 / TUNED_CELLS)
+        broad = max(1.0, env.size**2 / TUNED_CELLS) * max(1.0, env.mines / TUNED_MINES) ** 2
+        self.breadth = min(broad, BROADEST)
+        # Of some twenty cells that are as good, one draw says little: on 5x5 with 4 mines half as many rows do if all
+        # are taught. 4x4 with 3 learns enough without, and its shipped policy was made so.
+        self._teach_ties = self.breadth > 1
 
     def pieces(self) -> list[Piece]:
         found = [Piece(text) for text in VAGUE_REMARKS]
@@ -60,7 +67,7 @@ class MinesweeperTeacher(Teacher):
             chances = {f"({r}, {c})": p for (r, c), p in mine_probabilities(self.env, attempt.state).items()}
             least = min(chances[cell] for cell in free)
             free = [cell for cell in free if chances[cell] <= least + 1e-12]
-        return Choice(rng.choice(free), forbidden)
+        return Choice(rng.choice(free), forbidden, tuple(free) if self._teach_ties else ())
 
     def remark(self, attempt: Attempt, rng: random.Random) -> str:
         hit = attempt.actions[-1] if attempt.state["hit"] is not None else None

@@ -29,19 +29,23 @@ CONTENTS: dict[Contents, float] = {"none": 0.1, "trajectory": 0.25, "reflection"
 class Row(NamedTuple):
     """One example: the prompt, the answer to imitate, and answers that must become improbable.
 
-    A forbidden answer is pushed down at the token where it parts from the one to imitate.
+    A forbidden answer is pushed down at the token where it parts from the one to imitate. `ties` are actions as good as
+    the answer's, which was drawn among them: each is taught alike, at the token where it parts.
     """
 
     messages: list[Message]
     answer: str
     forbidden: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
 
 
 class Choice(NamedTuple):
-    """A teacher's action, and the actions (or their beginnings) that would be mistakes whatever the style of play."""
+    """A teacher's action, the actions (or their beginnings) that would be mistakes whatever the style of play, and the
+    actions that it might as well have drawn."""
 
     action: str
     forbidden: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
 
 
 @dataclass
@@ -126,7 +130,7 @@ class Teacher(ABC):
                 if slip is None:
                     choice = self.choose(attempt, rng)
                     messages = self.prompts.act(self.observe(attempt, episode))
-                    yield Row(messages, self.prompts.action_answer(choice.action), choice.forbidden)
+                    yield self._row(messages, choice)
                 over = self.play(attempt, choice.action if slip is None else slip)
             if attempt.won or episode == self.prompts.max_episodes:
                 return
@@ -154,7 +158,10 @@ class Teacher(ABC):
         attempt.memory, episode = self.drill(attempt.state, rng)
         choice = self.choose(attempt, rng)
         messages = self.prompts.act(self.observe(attempt, episode))
-        yield Row(messages, self.prompts.action_answer(choice.action), choice.forbidden)
+        yield self._row(messages, choice)
+
+    def _row(self, messages: list[Message], choice: Choice) -> Row:
+        return Row(messages, self.prompts.action_answer(choice.action), choice.forbidden, choice.ties)
 
 
 def rows(teacher: Teacher, count: int, seed: int, drills: float = 0.3) -> list[Row]:
