@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -413,6 +414,30 @@ def test_a_rare_match_in_a_large_store_is_found_in_full():
     assert [e.record.episode for e in memory.search(("big",), filter={"text": "open the cell 77"})] == [77]
     assert memory.namespaces() == [("big",), ("small",)]
     memory.close()
+
+
+def test_queries_that_meet_the_first_writes_of_a_directory_are_answered(tmp_path):
+    """Chroma itself fails some of them: in a quarter of the new directories when this was written."""
+    for number in range(20):
+        memory = ChromaMemory(tmp_path / str(number))
+        written = threading.Event()
+
+        def ask(memory=memory, written=written):
+            while not written.is_set():
+                memory.search(("a",), query="open a cell", limit=2)
+
+        def write(memory=memory, written=written):
+            try:
+                for n in range(12):
+                    memory.put(("a",), [record(n, f"cell {n}")])
+            finally:
+                written.set()
+
+        with ThreadPoolExecutor(4) as pool:
+            for done in [*(pool.submit(ask) for _ in range(3)), pool.submit(write)]:
+                done.result(timeout=60)
+        assert len(memory.search(("a",), query="open a cell", limit=20)) == 12
+        memory.close()
 
 
 def test_many_concurrent_writes_share_few_batches(monkeypatch):
