@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from itertools import combinations, islice
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from scripted import ScriptedPolicy
 
 from lamer_envs import make
-from lamer_envs.minesweeper import Minesweeper
 from lamer_graph.driver import play_trial
 from lamer_graph.errors import ConfigError
 from lamer_graph.local_policy import LocalPolicy
@@ -29,7 +28,7 @@ from lamer_graph.types import Sampling
 from lamer_memory import Contents
 from lamer_trainers.fitting import IGNORE, FitConfig, LeftCollator, WarmupTrainer, encode, fit, parting
 from lamer_trainers.gates import Gate, forbidden_probability, held_out_drills, trials
-from lamer_trainers.teach_minesweeper import MINE_AT, MinesweeperTeacher, named_mines
+from lamer_trainers.teach_minesweeper import MinesweeperTeacher, named_mines
 from lamer_trainers.teach_sokoban import STUCK_AT, SokobanTeacher, warned_cells
 from lamer_trainers.teachers import Attempt, Row, Teacher, rows
 from lamer_trainers.tiny import ANSWER, END, USER, Piece, build_model, build_tokenizer
@@ -226,55 +225,6 @@ def test_ties_are_the_cells_that_the_teacher_might_as_well_have_drawn() -> None:
         drawn = {large.choose(Attempt(start, memory, skilled), rng).action for _ in range(300)}
         assert drawn == set(choice.ties)
         assert small.choose(Attempt(small.env.reset(seed), (), skilled), rng).ties == ()
-
-
-def proved_mines(env: Minesweeper, state: dict[str, Any]) -> set[str]:
-    """Mines of every layout that shows the open numbers, by trying all layouts."""
-    around = {
-        (r, c): {(r + i, c + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} - {(r, c)}
-        for r in range(1, env.size + 1)
-        for c in range(1, env.size + 1)
-    }
-    mines = set(env.mine_cells(state))
-    shown = {
-        cell: len(around[cell] & mines) for cell, is_open in zip(around, state["opened"], strict=True) if is_open == "1"
-    }
-    closed = [cell for cell in around if cell not in shown]
-    layouts = [
-        set(layout)
-        for layout in combinations(closed, env.mines)
-        if all(len(around[cell].intersection(layout)) == number for cell, number in shown.items())
-    ]
-    return {f"({r}, {c})" for r, c in set.intersection(*layouts)}
-
-
-def test_true_reflections_name_the_mine_hit_and_on_broad_boards_those_the_numbers_prove() -> None:
-    rng = random.Random(1)
-    longest = {}
-    for board in ("4x4-3", "5x5-4"):
-        teacher = MinesweeperTeacher(make(f"minesweeper:{board}"))
-        said = {"the hit": 0, "all proved": 0}
-        for seed in islice(teacher.env.seeds("train"), 20):
-            attempt = teacher.begin(teacher.env.reset(seed), (), rng)
-            while not teacher.play(attempt, teacher.choose(attempt, rng).action):
-                pass
-            if not teacher.instructive(attempt):
-                continue
-            hit, expected = attempt.actions[-1], proved_mines(teacher.env, attempt.state)
-            for _ in range(8):
-                named = MINE_AT.findall(text := teacher.remark(attempt, rng))
-                assert text == ("; ".join(f"mine at {cell}" for cell in named) or text)
-                if teacher.true_remark(attempt, text):
-                    assert named[0] == hit
-                    assert len(named) == len(set(named))
-                    assert set(named) in ({hit}, {hit} | expected)
-                    if not expected <= {hit}:
-                        said["all proved" if len(named) > 1 else "the hit"] += 1
-                else:
-                    assert len(named) <= 1
-        longest[board] = said
-    assert longest["4x4-3"]["all proved"] == 0 < longest["4x4-3"]["the hit"]
-    assert 1 < longest["5x5-4"]["all proved"] / longest["5x5-4"]["the hit"] < 4
 
 
 def test_reflections_are_of_mixed_quality(teacher: Teacher) -> None:

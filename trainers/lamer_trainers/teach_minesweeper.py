@@ -24,9 +24,6 @@ BROADEST = 8.0
 """A fit of over an hour; boards that would need more are not for policies this small."""
 TRUE, VAGUE = 0.42, 0.28
 """Shares of reflections that name the mine that was hit, and that say nothing of use; the others name a wrong cell."""
-THOROUGH = 2 / 3
-"""Share of the true ones that on broad boards also name the mines that the open numbers prove. Not all of them do: a
-policy whose inference is worse than its memory has to be able to leave it out."""
 VAGUE_REMARKS = ("be careful", "count the numbers first", "try another cell")
 MINE_AT = re.compile(r"mine at (\([0-9]+, [0-9]+\))")
 MOST_NAMED = 6
@@ -44,7 +41,7 @@ class MinesweeperTeacher(Teacher):
         self.breadth = min(broad, BROADEST)
         # Of some twenty cells that are as good, one draw says little: on 5x5 with 4 mines half as many rows do if all
         # are taught. 4x4 with 3 learns enough without, and its shipped policy was made so.
-        self._teach_ties = self._prove = self.breadth > 1
+        self._teach_ties = self.breadth > 1
 
     def pieces(self) -> list[Piece]:
         found = [Piece(text) for text in VAGUE_REMARKS]
@@ -78,8 +75,7 @@ class MinesweeperTeacher(Teacher):
         if hit is None or TRUE <= draw < TRUE + VAGUE:
             return rng.choice(VAGUE_REMARKS)
         if draw < TRUE:
-            proved = self._proved(attempt.state) if self._prove and draw < TRUE * THOROUGH else []
-            return "; ".join(f"mine at {cell}" for cell in [hit, *(cell for cell in proved if cell != hit)])
+            return f"mine at {hit}"
         mines = self._mines(attempt.state)
         return f"mine at {rng.choice([cell for cell in self._cells() if cell not in mines])}"
 
@@ -112,11 +108,6 @@ class MinesweeperTeacher(Teacher):
     def _cells(self) -> list[str]:
         size = self.env.size
         return [f"({row}, {column})" for row in range(1, size + 1) for column in range(1, size + 1)]
-
-    def _proved(self, state: State) -> list[str]:
-        """The mines that the open numbers of a lost board leave no doubt about, in reading order."""
-        chances = mine_probabilities(self.env, {**state, "hit": None})
-        return [f"({row}, {column})" for (row, column), chance in chances.items() if chance > 1 - 1e-9]
 
     def _mines(self, state: State) -> set[str]:
         return {f"({row}, {column})" for row, column in self.env.mine_cells(state)}
