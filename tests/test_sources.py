@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_samples import a_trial
@@ -10,7 +11,7 @@ from training import make_trials
 
 from lamer_graph.runlog import RunLog
 from lamer_trainers.errors import TrainingDataError
-from lamer_trainers.packing import blocks, pack, split
+from lamer_trainers.packing import blocks, distinct, pack, split
 from lamer_trainers.samples import Credit, samples_of
 from lamer_trainers.sources import LoggedRuns
 
@@ -106,9 +107,15 @@ def test_blocks_keep_to_the_budget_and_lose_nothing(lengths, budget, processes):
 
 
 @settings(max_examples=30)
-@given(calls=st.integers(1, 40), budget=st.integers(1, 400), processes=st.integers(1, 3), seed=st.integers(0, 3))
-def test_every_answer_token_is_trained_exactly_once_by_one_process(calls, budget, processes, seed):
-    samples = samples_of(make_trials(calls, seed=seed), Credit())
+@given(
+    calls=st.integers(1, 40),
+    different=st.integers(1, 40),
+    budget=st.integers(1, 400),
+    processes=st.integers(1, 3),
+    seed=st.integers(0, 3),
+)
+def test_every_answer_token_is_trained_exactly_once_by_one_process(calls, different, budget, processes, seed):
+    samples = samples_of(make_trials(calls, seed=seed, different=different), Credit())
     advantages = [float(i + 1) for i in range(len(samples))]
     found, shapes = [], []
     for process in range(processes):
@@ -125,6 +132,14 @@ def test_every_answer_token_is_trained_exactly_once_by_one_process(calls, budget
         for micro in packed:
             data = micro.tensors
             assert micro.tokens == int(data["tool_mask"].sum())
+            ids = torch.cat([data["prompt_ids"], data["completion_ids"]], dim=1)
+            mask = torch.cat([data["prompt_mask"], data["completion_mask"]], dim=1)
+            numbers, places = distinct(ids, mask)
+            assert torch.equal(ids[numbers][places], ids)
+            assert torch.equal(mask[numbers][places], mask)
+            rows = {tuple(row) for row in torch.cat([ids, mask], dim=1).tolist()}
+            assert len(numbers) == len(rows) <= different
+            assert len(rows) == 1 or len(rows) * ids.shape[1] <= budget
             for row in range(len(data["advantages"])):
                 answer = data["completion_ids"][row][data["tool_mask"][row].bool()].tolist()
                 if not answer:

@@ -64,6 +64,28 @@ def test_the_size_of_micro_batches_does_not_change_the_gradient(tiny_model_dir, 
     assert relative_error(gradients[0], expected_gradient(tiny_model_dir, trials, trainer.args)) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"old_logprobs": "recomputed"}, {"micro_batch_tokens": 200}], ids=["logged", "recomputed", "small"]
+)
+def test_samples_of_the_same_tokens_are_computed_once_and_count_each(tiny_model_dir, tmp_path, options):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(61, model=model, different=7)
+    rows = []
+
+    def count(_, __, given):
+        rows.extend([len(given["input_ids"])] if torch.is_grad_enabled() else [])
+
+    model.register_forward_pre_hook(count, with_kwargs=True)
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), entropy_coef=0.05, **options)
+    batch = batch_of(trials, trainer.args)
+    own, _ = load(tiny_model_dir)
+    cap = {"cap": 2.0} if "old_logprobs" in options else {}
+    loss_by_hand(own, batch.samples, batch.advantages, entropy=0.05, **cap).backward()
+    assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
+    assert sum(rows) == 7
+    assert len(batch.samples) == 61
+
+
 def test_entropy_and_reference_kl_are_token_means_too(tiny_model_dir, tmp_path):
     model, tokenizer = load(tiny_model_dir)
     trials = make_trials(29, model=model)
@@ -127,7 +149,7 @@ def test_two_processes_make_the_gradient_of_one(tiny_model_dir, tmp_path):
     run_processes(2, tiny_model_dir, calls, tmp_path)
     for kind, lora in (("full", False), ("lora", True)):
         model, _ = load(tiny_model_dir, lora)
-        trials = make_trials(calls, model=model)
+        trials = make_trials(calls, model=model, different=23)
         expected = expected_gradient(tiny_model_dir, trials, config(tmp_path), lora=lora, entropy=0.01)
         assert relative_error(torch.load(tmp_path / f"{kind}.pt"), expected) < TOLERANCE
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
@@ -63,8 +64,11 @@ def a_call(rng, vocabulary, version):
     }
 
 
-def make_trials(calls, *, seed=0, vocabulary=320, model=None, noise=0.3, version="policy-v0000"):
-    """Trials of 2 episodes with `calls` trainable calls in all; logprobs are the model's, with noise."""
+def make_trials(calls, *, seed=0, vocabulary=320, model=None, noise=0.3, version="policy-v0000", different=None):
+    """Trials of 2 episodes with `calls` trainable calls in all; logprobs are the model's, with noise.
+
+    Of their tokens at most `different` are different, where it is given.
+    """
     rng = random.Random(seed)
     trials, left = [], calls
     while left:
@@ -112,8 +116,11 @@ def make_trials(calls, *, seed=0, vocabulary=320, model=None, noise=0.3, version
                 "error": None,
             }
         )
+    every = list(every_call(trials))
+    for call, like in zip(every, itertools.cycle(every[:different]), strict=False):
+        call.update({name: like[name] for name in ("prompt_token_ids", "token_ids", "logprobs")})
     if model is not None:
-        for call in every_call(trials):
+        for call in every:
             with torch.no_grad():
                 own = token_logprobs(model, call["prompt_token_ids"], call["token_ids"])[0]
             call["logprobs"] = [value + rng.uniform(-noise, noise) for value in own.tolist()]
@@ -205,7 +212,7 @@ def train(folder, model, tokenizer, source, *, callbacks=(), resume=None, **opti
 def main(folder, calls, out):
     for kind in ("full", "lora"):
         model, tokenizer = load(folder, kind == "lora")
-        source = Trials(make_trials(calls, model=model))
+        source = Trials(make_trials(calls, model=model, different=23))
         _, gradients = train(out / "run", model, tokenizer, source, entropy_coef=0.01)
         if torch.distributed.get_rank() == 0:
             torch.save(gradients[0], out / f"{kind}.pt")

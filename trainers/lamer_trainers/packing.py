@@ -2,8 +2,12 @@
 
 What must stay true: every sample is in exactly one micro-batch of one process, whatever the numbers; what is padded
 carries no loss. Shapes depend on the whole batch alone, so all processes make the same number of forward passes. A
-micro-batch holds at most `budget` tokens per process, padding included (a sample that is longer goes alone), so memory
-does not grow with the batch.
+micro-batch holds at most `budget` different tokens per process, padding included (a sample that is longer goes alone),
+so memory does not grow with the batch.
+
+Trials of one task begin alike, the more so the surer the policy is: of the samples of an update up to three quarters
+repeat another's tokens. They lie in one micro-batch and count once there, because one forward pass is made for them
+(`distinct`).
 
 Rows are aligned on the right, prompt and answer as one sequence, because TRL concatenates what it calls prompt and
 completion: the "completion" is simply the last columns, as many as the longest answer needs, and `tool_mask` marks the
@@ -66,10 +70,16 @@ def pack(
 ) -> list[MicroBatch]:
     """The micro-batches of `process` for the samples with these numbers."""
     packed = []
-    for block in blocks([sample.length for sample in samples], numbers, budget, processes):
-        mine = block[process::processes]
-        # A process that has fewer rows repeats one without loss: its shape, and so its cost, is that of the others.
-        filled = mine + block[:1] * (-(-len(block) // processes) - len(mine))
+    alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    for number in numbers:
+        tokens = (tuple(samples[number].prompt_token_ids), tuple(samples[number].token_ids))
+        alike.setdefault(tokens, []).append(number)
+    same = {repeats[0]: repeats for repeats in alike.values()}
+    for block in blocks([sample.length for sample in samples], list(same), budget, processes):
+        shares = [[i for first in block[rank::processes] for i in same[first]] for rank in range(processes)]
+        mine = shares[process]
+        # A process that has fewer rows repeats one without loss: its shape is that of the others.
+        filled = mine + (mine or block)[:1] * (max(map(len, shares)) - len(mine))
         width = samples[block[0]].length
         keep = max(len(samples[i].token_ids) for i in block)
         ids = torch.full((len(filled), width), pad)
@@ -93,6 +103,14 @@ def pack(
             "advantages": torch.tensor([advantages[i] for i in filled], dtype=torch.float32),
             "logged_logps": logged,
         }
-        all_tokens = sum(len(samples[i].token_ids) for i in block)
+        all_tokens = sum(len(samples[i].token_ids) for share in shares for i in share)
         packed.append(MicroBatch(tensors, sum(len(samples[i].token_ids) for i in mine), all_tokens))
     return packed
+
+
+def distinct(ids: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The different rows of `ids` and `attended` (B, L), by their numbers (D,), and for each row the place of its like
+    among these (B,): `x[numbers][places]` is x for everything that follows from the rows alone."""
+    _, places = torch.unique(torch.cat([ids, attended], dim=1), dim=0, return_inverse=True)
+    first = torch.full((int(places.max()) + 1,), len(places), device=ids.device)
+    return first.scatter_reduce(0, places, torch.arange(len(places), device=ids.device), "amin"), places

@@ -10,8 +10,9 @@ checkpoints, callbacks and reporting are TRL's and transformers'.
 
 Private parts of TRL 1.16 that this relies on, each held by a test in tests/test_trainer_contract.py:
 - overridden: `_prepare_inputs`, which asks the source once per update and hands out one mini-batch after the other;
-  `_get_per_token_logps_and_entropies`, on the CPU only: TRL's fused head scores every position there, also the
-  prompts', and computes logits again on the way back, which costs a small model a third of its speed;
+  `_get_per_token_logps_and_entropies`, which runs the model once for rows that are alike (a sure policy's trials of one
+  task begin alike), and on the CPU without TRL's fused head: it scores every position there, also the prompts', and
+  computes logits again on the way back, which costs a small model a third of its speed;
 - overridden: `_save_checkpoint`, for one clear error where the disk is full;
 - called: `_compute_loss` (through `compute_loss`), for the keys it reads and for its two divisors, see `_divisors`;
 - read or set: `ref_model`, `beta`, `_metrics`, `_step`, `_buffered_inputs`, `current_gradient_accumulation_steps`.
@@ -42,7 +43,7 @@ from lamer_trainers.batch import Batch, read_batch
 from lamer_trainers.config import LamerConfig
 from lamer_trainers.critic import Critic
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
-from lamer_trainers.packing import MicroBatch, Tensors, pack, split
+from lamer_trainers.packing import MicroBatch, Tensors, distinct, pack, split
 from lamer_trainers.samples import Limits
 from lamer_trainers.saving import saving
 from lamer_trainers.sources import Source
@@ -56,6 +57,10 @@ PLAIN_HEAD_FLOATS = 2**26
 
 CRITIC = "critic"
 """Folder of PPO's critic in a checkpoint."""
+
+
+Scores = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""What TRL scores tokens with: logprobs, entropies, an auxiliary loss."""
 
 
 class Share(NamedTuple):
@@ -277,13 +282,11 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
         **other: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Logprobs and entropies (B, K) of the last K tokens; on the CPU from the logits of those alone."""
-        floats = input_ids.shape[0] * (logits_to_keep + 1) * self._vocabulary
-        special = compute_aux_loss or any(value is not None for value in other.values())
-        if input_ids.device.type != "cpu" or special or floats > PLAIN_HEAD_FLOATS:
-            fused: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
-            fused = super()._get_per_token_logps_and_entropies(
+    ) -> Scores:
+        """Logprobs and entropies (B, K) of the last K tokens."""
+        if compute_aux_loss or any(value is not None for value in other.values()):
+            found: Scores
+            found = super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,
                 attention_mask,
@@ -292,21 +295,30 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 compute_aux_loss=compute_aux_loss,
                 **other,
             )
-            return fused
-        with self.accelerator.autocast():
-            output = model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                use_cache=False,
-                logits_to_keep=logits_to_keep + 1,
+            return found
+        numbers, places = distinct(input_ids, attention_mask)
+        ids, mask = input_ids[numbers], attention_mask[numbers]
+        floats = ids.shape[0] * (logits_to_keep + 1) * self._vocabulary
+        if ids.device.type != "cpu" or floats > PLAIN_HEAD_FLOATS:
+            logprobs, entropies, _ = super()._get_per_token_logps_and_entropies(
+                model, ids, mask, logits_to_keep, compute_entropy=compute_entropy
             )
+        else:
+            logprobs, entropies = self._plain_scores(model, ids, mask, logits_to_keep, compute_entropy)
+        return logprobs[places], None if entropies is None else entropies[places], None
+
+    def _plain_scores(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, compute_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logprobs and entropies from the logits of the last columns alone, made in one piece."""
+        with self.accelerator.autocast():
+            output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep + 1)
         every = (output.logits[:, :-1].float() / self.temperature).log_softmax(-1)
-        logprobs = every.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0]
-        entropies = None
-        if compute_entropy:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_bonus_enabled):
-                entropies = -(every.exp() * every).sum(-1)
-        return logprobs, entropies, None
+        logprobs = every.gather(-1, ids[:, -keep:, None])[..., 0]
+        if not compute_entropy:
+            return logprobs, None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_bonus_enabled):
+            return logprobs, -(every.exp() * every).sum(-1)
 
     def _reference_logprobs(self, data: Tensors) -> torch.Tensor:
         """The reference's: TRL's copy of the model, or with PEFT the base (or the adapter that training began with)."""
