@@ -84,6 +84,8 @@ def test_samples_of_the_same_tokens_are_computed_once_and_count_each(tiny_model_
     assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
     assert sum(rows) == 7
     assert len(batch.samples) == 61
+    policy_loss = float(loss_by_hand(own, batch.samples, batch.advantages, **cap).detach())
+    assert trainer.state.log_history[0]["policy_loss"] == pytest.approx(policy_loss, abs=1e-5)
 
 
 def test_entropy_and_reference_kl_are_token_means_too(tiny_model_dir, tmp_path):

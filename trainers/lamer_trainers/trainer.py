@@ -392,6 +392,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 continue
             if name.endswith(("_min", "_max")):
                 value = (min if name.endswith("_min") else max)(v for v, _ in known)
+            elif name == "policy_loss":  # already this micro-batch's part of the mean, see `_divisors`
+                value = sum(v for v, _ in known) * self.args.gradient_accumulation_steps
             else:
                 value = sum(v * w for v, w in known) / sum(w for _, w in known)
             before[name].append(value)
