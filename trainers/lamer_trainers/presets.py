@@ -90,7 +90,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
-    # The same as an adapter: a vLLM that serves the warm start takes it without a restart.
+    # A harder board, some 40 minutes: a lower rate learns more of it, and less credit for later episodes keeps the first
+    # one good.
+    "minesweeper-5x5-cpu": {
+        "policy": "examples/policies/minesweeper-5x5-warmstart",
+        "collect": _board("minesweeper:5x5-4", 13),
+        "optimise": {**_SMALL, "updates": 350, "learning_rate": 2.5e-4, "gamma_traj": 0.3},
+        "validation": _CHOICE,
+    },
+    # 4x4 as an adapter: a vLLM that serves the warm start takes it without a restart.
     "minesweeper-cpu-lora": {
         "policy": "examples/policies/minesweeper-warmstart",
         "collect": _board("minesweeper:4x4-3", 10),
