@@ -90,8 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
-    # A harder board, some 40 minutes: a lower rate learns more of it, and less credit for later episodes keeps the first
-    # one good.
+    # A harder board, half an hour: a lower rate learns more of it, less credit for later episodes keeps the first good.
     "minesweeper-5x5-cpu": {
         "policy": "examples/policies/minesweeper-5x5-warmstart",
         "collect": _board("minesweeper:5x5-4", 13),
