@@ -84,8 +84,19 @@ def test_samples_of_the_same_tokens_are_computed_once_and_count_each(tiny_model_
     assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
     assert sum(rows) == 7
     assert len(batch.samples) == 61
-    policy_loss = float(loss_by_hand(own, batch.samples, batch.advantages, **cap).detach())
-    assert trainer.state.log_history[0]["policy_loss"] == pytest.approx(policy_loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_logged_policy_loss_is_the_token_mean_of_a_step(tiny_model_dir, tmp_path, accumulation):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(29, model=model)
+    options = {"gradient_accumulation_steps": accumulation, "micro_batch_tokens": 100, "entropy_coef": 0.05}
+    trainer, _ = train(tmp_path, model, tokenizer, Trials(trials), **options)
+    own, _ = load(tiny_model_dir)
+    batch = batch_of(trials, trainer.args)
+    expected = float(loss_by_hand(own, batch.samples, batch.advantages).detach())
+    assert abs(expected) > 1e-3
+    assert trainer.state.log_history[0]["policy_loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_entropy_and_reference_kl_are_token_means_too(tiny_model_dir, tmp_path):

@@ -7,7 +7,7 @@ so memory does not grow with the batch.
 
 Trials of one task begin alike, the more so the surer the policy is: of the samples of an update up to three quarters
 repeat another's tokens. They lie in one micro-batch and count once there, because one forward pass is made for them
-(`distinct`).
+(`distinct`; where a model has dropout, they share what is dropped).
 
 Rows are aligned on the right, prompt and answer as one sequence, because TRL concatenates what it calls prompt and
 completion: the "completion" is simply the last columns, as many as the longest answer needs, and `tool_mask` marks the
