@@ -64,6 +64,29 @@ def test_values_do_not_depend_on_padding_or_order(tiny_model_dir, samples):
     assert critic.values(samples[::-1]) == pytest.approx(expected[::-1], abs=1e-4)
 
 
+def test_a_prompt_that_comes_several_times_is_read_once_and_counts_as_often_in_the_fit(tiny_model_dir, samples):
+    many = [sample for sample in samples for _ in range(3)]
+    critic, model = a_critic(tiny_model_dir, learning_rate=0.0, mini_batches=1)
+    rows = []
+    critic._body.register_forward_pre_hook(lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True)
+    torch.nn.init.normal_(critic._head.weight, generator=torch.Generator().manual_seed(0))
+    critic._scale = (0.5, 2.0)
+    targets = [float(number % 7) for number in range(len(many))]
+    assert critic.values(many)[::3] == pytest.approx([by_hand(critic, model, sample) for sample in samples], abs=1e-4)
+    assert sum(rows) == len({tuple(sample.prompt_token_ids) for sample in samples})
+    assert sum(rows) < len(many) / 3 + 1
+    critic._fit(many, targets, 0)
+    fitted = critic._head.weight.grad.clone(), critic._body.get_input_embeddings().weight.grad.clone()
+
+    critic._optimiser.zero_grad()
+    for sample, target in zip(many, targets, strict=True):
+        hidden = critic._body(input_ids=torch.tensor([list(sample.prompt_token_ids)])).last_hidden_state[0, -1]
+        ((critic._head(hidden)[0] - (target - 0.5) / 2.0).square() / len(many)).backward()
+    torch.nn.utils.clip_grad_norm_(critic._parameters, 1.0)
+    torch.testing.assert_close(critic._head.weight.grad, fitted[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(critic._body.get_input_embeddings().weight.grad, fitted[1], rtol=1e-4, atol=1e-6)
+
+
 def test_advantages_are_of_the_values_before_the_fit_and_the_fit_learns(tiny_model_dir, samples):
     critic, _ = a_critic(tiny_model_dir)
     first = critic.judge(samples, 0)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.advantages import gae, whiten
 from lamer_trainers.errors import CheckpointError
-from lamer_trainers.packing import blocks, split
+from lamer_trainers.packing import blocks, repeats, split
 from lamer_trainers.samples import Sample
 
 WEIGHTS, OPTIMISER, SCALE = "critic.safetensors", "critic-optimiser.safetensors", "critic.json"
@@ -124,23 +124,27 @@ class Critic:
         return total / steps
 
     def _blocks(self, samples: Sequence[Sample], numbers: Sequence[int]) -> list[list[int]]:
-        return blocks([len(sample.prompt_token_ids) for sample in samples], numbers, self._budget, 1)
+        """Passes of at most `budget` tokens of different prompts; samples of one prompt are in one pass."""
+        same = repeats({i: tuple(samples[i].prompt_token_ids) for i in numbers})
+        cut = blocks([len(sample.prompt_token_ids) for sample in samples], list(same), self._budget, 1)
+        return [[number for first in block for number in same[first]] for block in cut]
 
     def _forward(self, samples: Sequence[Sample], block: Sequence[int]) -> torch.Tensor:
-        """(B,) values in units of the scale; prompts padded on the right, read at their last token."""
-        prompts = [samples[i].prompt_token_ids for i in block]
-        width = max(map(len, prompts))
-        ids = torch.zeros((len(prompts), width), dtype=torch.long)
+        """(B,) values in units of the scale; each prompt once, padded on the right, read at its last token."""
+        row: dict[tuple[int, ...], int] = {}
+        places = [row.setdefault(tuple(samples[i].prompt_token_ids), len(row)) for i in block]
+        width = max(map(len, row))
+        ids = torch.zeros((len(row), width), dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-            mask[row, : len(prompt)] = 1
+        for prompt, number in row.items():
+            ids[number, : len(prompt)] = torch.tensor(prompt)
+            mask[number, : len(prompt)] = 1
         hidden = self._body(
             input_ids=ids.to(self._device), attention_mask=mask.to(self._device), use_cache=False
         ).last_hidden_state
-        last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self._device)
-        value: torch.Tensor = self._head(hidden[torch.arange(len(prompts), device=self._device), last].float())[:, 0]
-        return value
+        last = torch.tensor([len(prompt) - 1 for prompt in row], device=self._device)
+        values: torch.Tensor = self._head(hidden[torch.arange(len(row), device=self._device), last].float())[:, 0]
+        return values[places]
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

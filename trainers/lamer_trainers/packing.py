@@ -16,7 +16,7 @@ answers' own tokens in them. Padding is then the difference in total length only
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,14 @@ def blocks(lengths: Sequence[int], numbers: Sequence[int], budget: int, processe
     return cut
 
 
+def repeats(contents: Mapping[int, Hashable]) -> dict[int, list[int]]:
+    """The numbers whose contents are the same, by the first of them."""
+    alike: dict[Hashable, list[int]] = {}
+    for number, content in contents.items():
+        alike.setdefault(content, []).append(number)
+    return {same[0]: same for same in alike.values()}
+
+
 def pack(
     samples: Sequence[Sample],
     advantages: Sequence[float],
@@ -70,11 +78,7 @@ def pack(
 ) -> list[MicroBatch]:
     """The micro-batches of `process` for the samples with these numbers."""
     packed = []
-    alike: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    for number in numbers:
-        tokens = (tuple(samples[number].prompt_token_ids), tuple(samples[number].token_ids))
-        alike.setdefault(tokens, []).append(number)
-    same = {repeats[0]: repeats for repeats in alike.values()}
+    same = repeats({i: (tuple(samples[i].prompt_token_ids), tuple(samples[i].token_ids)) for i in numbers})
     for block in blocks([sample.length for sample in samples], list(same), budget, processes):
         shares = [[i for first in block[rank::processes] for i in same[first]] for rank in range(processes)]
         mine = shares[process]
