@@ -248,3 +248,79 @@ def test_staleness_counts_versions():
     assert staleness(made, 5) == [2, 2, 2, 2]
     with pytest.raises(TrainingDataError, match="has no number"):
         staleness(samples_of(make_trials(4, version="warm"), Credit()), 5)
+
+
+# -- what a batch says of itself --------------------------------------------------------------------------------------
+
+
+def equal_trials(reward, count=8):
+    """Trials of one task, one call each, that all earned the same."""
+    trials = []
+    for number in range(count):
+        made = a_trial(index=number)
+        made["episodes"] = [{**made["episodes"][0], "turns": made["episodes"][0]["turns"][:1]}]
+        made["episodes"][0]["turns"][0]["reward"] = reward
+        trials.append({**made, "reflections": []})
+    return trials
+
+
+ESTIMATORS = [
+    {"algorithm": "gigpo"},
+    {"algorithm": "gigpo", "normalise": "std"},
+    {"algorithm": "gigpo", "normalise": "batch"},
+    {"algorithm": "grpo", "normalise": "std"},
+    {"algorithm": "rloo"},
+    {"algorithm": "reinforce++"},
+]
+
+
+@pytest.mark.parametrize("reward", [0.0, -0.1, 0.475, 0.7, -0.2])
+@pytest.mark.parametrize("options", ESTIMATORS, ids=lambda options: "-".join(options.values()))
+def test_equal_rewards_are_no_signal_whatever_they_round_to(tmp_path, options, reward):
+    batch = read_batch(equal_trials(reward), config(tmp_path, **options), Limits(), 3)
+    assert batch.metrics["advantage/zero"] == 1.0
+    assert batch.warnings == [
+        "update 3 has no signal: within every group all 8 calls earned the same; use harder or easier tasks, or more "
+        "trials per task"
+    ]
+
+
+@pytest.mark.parametrize("options", ESTIMATORS, ids=lambda options: "-".join(options.values()))
+def test_one_better_trial_of_a_group_is_a_signal(tmp_path, options):
+    trials = equal_trials(-0.1)
+    trials[5]["episodes"][0]["turns"][0]["reward"] = -0.099
+    batch = read_batch(trials, config(tmp_path, **options), Limits(), 3)
+    assert batch.warnings == []
+    assert batch.metrics["advantage/zero"] < 1.0
+
+
+def test_a_critic_that_judges_equal_rewards_does_not_hide_that_there_is_no_signal(tmp_path):
+    options = config(tmp_path, algorithm="ppo")
+    batch = read_batch(equal_trials(-0.1), options, Limits(), 0, lambda samples, update: ([1.0, -1.0] * 4, {}))
+    assert batch.metrics["advantage/zero"] == 1.0
+    assert "no signal" in batch.warnings[0]
+
+
+def test_step_level_groups_are_counted_as_the_estimator_makes_them(tmp_path):
+    trials = [a_trial(index=number) for number in range(2)]  # the same observation in 2 + 1 turns of 2 episodes
+
+    def groups(anchor):
+        metrics = read_batch(trials, config(tmp_path, anchor=anchor), Limits(), 0).metrics
+        return metrics["batch/anchor_group"], metrics["batch/anchor_alone"]
+
+    assert groups("observation") == (6.0, 0.0)
+    assert groups("episode+observation") == (3.0, 0.0)
+    trials[0]["episodes"][1]["turns"][0]["observation"] = "seen once"
+    assert groups("observation") == (3.0, 1 / 6)
+
+
+def test_what_invalid_actions_were_charged_is_noted(tmp_path):
+    def noted(env, penalty=0.5):
+        made = trial()
+        made["task"]["env"] = env
+        metrics = read_batch([made], config(tmp_path, invalid_penalty=penalty), Limits(), 0).metrics
+        return metrics["credit/invalid_penalty"], metrics["credit/penalised_calls"]
+
+    assert noted("webshop") == (0.5, 1.0)
+    assert noted("webshop", 0.0) == (0.0, 0.0)
+    assert noted("minesweeper:6x6-3") == (0.0, 0.0)  # it charges for them itself

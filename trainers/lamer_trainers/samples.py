@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -170,7 +170,7 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
             gamma_traj=credit.gamma_traj,
         )
     )
-    penalty = 0.0 if credit.invalid_penalty == 0 or penalised(spec) else credit.invalid_penalty
+    penalty = penalty_of(spec, credit)
     samples: list[Sample] = []
     for number, episode in enumerate(episodes):
         own = sum(turn["reward"] for turn in episode["turns"])
@@ -254,6 +254,11 @@ def _problem(sample: Sample, limits: Limits) -> str | None:
     return None
 
 
+def penalty_of(spec: str, credit: Credit) -> float:
+    """What an invalid action costs in this environment, its own charge left out. Raises TrainingDataError."""
+    return 0.0 if credit.invalid_penalty == 0 or penalised(spec) else credit.invalid_penalty
+
+
 @functools.lru_cache(maxsize=64)
 def penalised(spec: str) -> bool:
     """Whether the environment itself charges for invalid actions. Raises TrainingDataError for an unknown one."""
@@ -261,6 +266,13 @@ def penalised(spec: str) -> bool:
         return env_class(spec.partition(":")[0]).penalises_invalid
     except EnvError as error:
         raise TrainingDataError(f"the log is of environment '{spec}', which is not installed here: {error}") from None
+
+
+def anchors_of(samples: Sequence[Sample], anchor: Anchor) -> list[Hashable]:
+    """What the calls of a task must have in common to share a step-level baseline, one for each sample."""
+    if anchor == "episode+observation":
+        return [(sample.episode, sample.anchor) for sample in samples]
+    return [sample.anchor for sample in samples]
 
 
 def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float]:
@@ -273,9 +285,7 @@ def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float
     trials = [sample.trial for sample in samples]
     rewards = [sample.episode_return for sample in samples]
     returns = [sample.step_return for sample in samples]
-    anchors: list[Any] = [sample.anchor for sample in samples]
-    if estimator.anchor == "episode+observation":
-        anchors = [(sample.episode, sample.anchor) for sample in samples]
+    anchors = anchors_of(samples, estimator.anchor)
     if estimator.algorithm == "reinforce++":
         return reinforce_plus_plus(step_returns=returns)
     if estimator.algorithm == "rloo":
