@@ -26,9 +26,10 @@ from lamer_graph.evaluate import Evaluation, evaluate
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.runlog import read_trials
 from lamer_graph.stats import paired_test, task_success
+from lamer_trainers.best import BEST
 from lamer_trainers.curves import draw, read_metrics
 from lamer_trainers.gates import judged_remarks
-from lamer_trainers.loop import BEST, METRICS, train
+from lamer_trainers.loop import METRICS, train
 from lamer_trainers.presets import RL_BASELINE
 from lamer_trainers.runfile import RunFile, load_run
 from lamer_trainers.warmup import teacher_of
@@ -73,7 +74,8 @@ def main() -> None:
             policy = Path(run.policy) if arm == "base" else folder / (BEST if run.validation else "policy")
             if arm != "base" and not (folder / "policy").is_dir():
                 train(run, folder, resume=folder.exists(), progress=lambda line, arm=arm: print(arm, line["update"]))
-            found[arm] = read(run, policy, given.out / "eval" / f"{arm}-{seed}", given.tasks)
+            # The warm start is the same for every seed, and so are the tasks and how it plays them.
+            found[arm] = read(run, policy, given.out / "eval" / (arm if arm == "base" else f"{arm}-{seed}"), given.tasks)
         rows.append(compared(seed, found))
         rows[-1]["true reflections"] = true_reflections(given.out / f"meta-{seed}")
         rows[-1]["episodes an update"] = {arm: episodes_played(given.out / f"{arm}-{seed}") for arm in NAMES}
@@ -101,11 +103,13 @@ def read(run: RunFile, policy: Path, out: Path, tasks: int) -> dict[str, Read]:
         player = LocalPolicy(policy)
         try:
             folder = out / name.replace(",", "").replace("'", "").replace(" ", "-")
-            reading, _ = asyncio.run(
+            reading, summary = asyncio.run(
                 evaluate(CollectConfig(**settings), player, folder, concurrency=128, resume=folder.exists())
             )
         finally:
             player.close()
+        if summary.interrupted:
+            raise KeyboardInterrupt
         found[name] = Read(reading, folder)
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from training import Trials, config, load, make_trials, train
@@ -125,7 +127,8 @@ def test_explained_variance():
     assert explained_variance([0.0, 1.0], [5.0, 5.0]) == 0.0
 
 
-def test_a_resumed_ppo_run_equals_an_uninterrupted_one_bit_for_bit(tiny_model_dir, tmp_path):
+@pytest.mark.parametrize("place", ["text", "path", "newest"])
+def test_a_resumed_ppo_run_equals_an_uninterrupted_one_bit_for_bit(tiny_model_dir, tmp_path, place):
     options = {**OPTIONS, "updates": 4, "mini_batches": 2, "save_updates": 2, "max_grad_norm": 1.0}
     start, _ = load(tiny_model_dir)
     batches = [make_trials(11 + n, seed=n, model=start) for n in range(4)]
@@ -136,7 +139,10 @@ def test_a_resumed_ppo_run_equals_an_uninterrupted_one_bit_for_bit(tiny_model_di
 
     whole = run(tmp_path / "whole")
     run(tmp_path / "cut")
-    resumed = run(tmp_path / "cut", resume=str(tmp_path / "cut" / "checkpoint-4"))
+    checkpoint = tmp_path / "cut" / "checkpoint-4"
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-8")
+    resumed = run(tmp_path / "cut", resume={"text": str(checkpoint), "path": checkpoint, "newest": True}[place])
+    assert resumed.source.asked == [2, 3]
     first, second = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     samples = samples_of(batches[0])

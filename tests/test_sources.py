@@ -155,3 +155,13 @@ def test_every_answer_token_is_trained_exactly_once_by_one_process(calls, differ
                 found.append(int(data["advantages"][row]))
     assert sorted(found) == list(range(1, len(samples) + 1))
     assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_rows_that_will_all_be_computed_all_count():
+    samples = samples_of(make_trials(40, seed=1, different=3), Credit())
+    options = {"budget": 120, "pad": 0}
+    every = pack(samples, [0.0] * len(samples), range(len(samples)), once=False, **options)
+    sizes = [(len(micro.tensors["advantages"]), micro.tensors["prompt_ids"].shape[1]) for micro in every]
+    assert sum(rows for rows, _ in sizes) == len(samples)
+    assert all(rows == 1 or rows * width <= 120 for rows, width in sizes)
+    assert len(pack(samples, [0.0] * len(samples), range(len(samples)), **options)) < len(every)

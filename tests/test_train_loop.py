@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 
 import orjson
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lamer_graph.errors import ConfigError
+from lamer_graph.errors import ConfigError, PolicyError
+from lamer_graph.evaluate import evaluate
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.runlog import read_trials
 from lamer_memory import ChromaMemory, MemoryConfigError, MemoryServerError
@@ -127,6 +131,9 @@ def test_a_run_leaves_a_policy_metrics_and_every_trial(tiny_model_dir, tmp_path)
     for line in lines:
         assert line["batch/trials"] == 4
         assert line["time/collect"] > 0
+        assert line["time/collect"] <= line["time/wait"]
+        assert line["time/train"] == pytest.approx(line["time/update"] - line["time/wait"])
+        assert line["policy/kl"] >= 0
         assert len(line["validation/pass@k"]) == 2
     assert done.best == max(line["validation/pass@k"][-1] for line in lines)
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()
@@ -172,6 +179,71 @@ def test_validations_without_progress_end_the_run_and_best_and_last_are_kept(tin
         AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (tmp_path / "run" / "best", done.folder)
     )
     assert any(not torch.equal(best[name], last[name]) for name in best)
+
+
+def test_a_run_that_stopped_early_does_not_go_on_when_it_is_resumed(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("lamer_trainers.loop._Watch._validate", lambda self, update: [0.5 if update == 1 else 0.4])
+    run = small(
+        tiny_model_dir, "validation.tasks=2", "validation.every=1", "validation.patience=1", "optimise.updates=9"
+    )
+    first = train(run, tmp_path / "run")
+    shutil.rmtree(first.folder)  # killed before its last weights were saved
+    resumed = train(run, tmp_path / "run", resume=True)
+    assert (first.updates, resumed.updates) == (2, 2)
+    assert (resumed.best, resumed.best_update) == (0.5, 1)
+    assert [line["update"] for line in metrics(tmp_path / "run")] == [1, 2]
+    assert AutoModelForCausalLM.from_pretrained(resumed.folder)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "best")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [({"interrupted": True, "finished": 1}, KeyboardInterrupt), ({"finished": 1, "failed": 1}, PolicyError)],
+    ids=["interrupted", "failed"],
+)
+def test_part_of_a_validation_is_not_taken_for_one(tiny_model_dir, tmp_path, monkeypatch, change, error):
+    async def partly(*args, **options):
+        reading, summary = await evaluate(*args, **options)
+        return reading, summary._replace(**change)
+
+    monkeypatch.setattr("lamer_trainers.loop.evaluate", partly)
+    with pytest.raises(error):
+        train(small(tiny_model_dir, "validation.tasks=2", "validation.every=1"), tmp_path / "run")
+    assert not (tmp_path / "run" / "best").exists()
+    assert metrics(tmp_path / "run") == []
+
+
+def test_last_weights_are_whole_or_not_there(tiny_model_dir, tmp_path, monkeypatch):
+    def full(folder, run, tokenizer):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lamer_trainers.loop.finish", full)
+    run = small(tiny_model_dir)
+    with pytest.raises(CheckpointError, match=r"cannot save to .* go on with --resume"):
+        train(run, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("policy*"))
+    monkeypatch.undo()
+    assert train(run, tmp_path / "run", resume=True).folder.is_dir()
+
+
+def test_a_loop_that_was_launched_as_several_processes_is_refused(tiny_model_dir, tmp_path, monkeypatch):
+    run = small(tiny_model_dir)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingConfigError, match="loop is one process, and this was launched as 2"):
+        train(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fresh_adapter_is_drawn_by_the_runs_seed(tiny_model_dir, tmp_path):
+    def drawn(name, seed):
+        torch.rand(7)  # whatever was drawn before in the process
+        options = ("lora.rank=4", "lora.alpha=8", "optimise.updates=1", "optimise.learning_rate=0")
+        done = train(small(tiny_model_dir, *options, f"optimise.seed={seed}"), tmp_path / name)
+        return load_file(done.folder / "adapter_model.safetensors")
+
+    first, again, other = drawn("first", 1), drawn("again", 1), drawn("other", 2)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
 
 
 def test_an_adapter_is_trained_and_loads_with_plain_peft(tiny_model_dir, tmp_path):

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from training import (
     loss_by_hand,
     make_trials,
     relative_error,
+    token_logprobs,
     train,
 )
 from transformers import TrainerCallback
@@ -114,6 +116,40 @@ def test_entropy_and_reference_kl_are_token_means_too(tiny_model_dir, tmp_path):
     loss = loss_by_hand(own, batch.samples, batch.advantages, entropy=0.05, beta=0.1, reference=reference)
     loss.backward()
     assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
+
+
+def test_the_gradient_of_cispo_is_exact_too(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(23, model=model, noise=1.0)
+    options = {"loss_type": "cispo", "epsilon_high": 1.5, "micro_batch_tokens": 120}
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), **options)
+    own, _ = load(tiny_model_dir)
+    batch = batch_of(trials, trainer.args)
+    tokens = sum(len(sample.token_ids) for sample in batch.samples)
+    for sample, advantage in zip(batch.samples, batch.advantages, strict=True):
+        new = token_logprobs(own, sample.prompt_token_ids, sample.token_ids)[0]
+        weight = (new.detach() - torch.tensor(sample.logprobs)).exp().clamp(max=1.5)
+        (-(weight * advantage * new).sum() / tokens).backward()
+    assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
+
+
+@pytest.mark.parametrize("old", ["logged", "recomputed"])
+def test_how_far_an_update_moved_the_policy_is_noted(tiny_model_dir, tmp_path, old):
+    """The estimate is of the old policy's own answers: 0 as long as nothing was updated, whoever sampled."""
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(29, model=model, noise=0.5)
+    options = {"old_logprobs": old, "micro_batch_tokens": 100}
+    trainer, _ = train(tmp_path, model, tokenizer, Trials(trials), **options)
+    own, _ = load(tiny_model_dir)
+    gaps = []
+    for sample in batch_of(trials, trainer.args).samples:
+        new = token_logprobs(own, sample.prompt_token_ids, sample.token_ids)[0].detach()
+        gaps.append(new - (new if old == "recomputed" else torch.tensor(sample.logprobs)))
+    gap = torch.cat(gaps)
+    noted = trainer.state.log_history[0]["policy/kl"]
+    assert noted == pytest.approx(float((gap.exp() - 1 - gap).mean()), abs=1e-5)
+    if old == "logged":
+        assert noted > 0.01
 
 
 def test_importance_weights_are_truncated_and_token_wise(tiny_model_dir, tmp_path):
@@ -270,6 +306,18 @@ def test_nothing_is_reported_or_pushed_unasked_and_asked_for_reports_get_every_u
     train(tmp_path, model, tokenizer, trials, callbacks=[Reporter()], beta=0.1, logging_steps=1)
     for name in ("loss", "kl", "entropy", "clip_ratio/region_mean", "batch/reward", "batch/pass@1", "batch/invalid"):
         assert name in reported[0]
+
+
+def test_waiting_for_trials_is_noted_apart_from_training(tiny_model_dir, tmp_path):
+    model, tokenizer = load(tiny_model_dir)
+
+    class Slow(Trials):
+        def next_batch(self, step):
+            time.sleep(0.3)
+            return super().next_batch(step)
+
+    trainer, _ = train(tmp_path, model, tokenizer, Slow(make_trials(6, model=model)))
+    assert 0.3 <= trainer.state.log_history[0]["time/wait"] < trainer.state.log_history[0]["time/batch"]
 
 
 def test_equal_rewards_are_warned_of(tiny_model_dir, tmp_path, caplog):

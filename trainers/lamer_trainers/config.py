@@ -1,8 +1,8 @@
 """`LamerConfig`: TRL's GRPOConfig plus what LaMer adds, with defaults that are right on a CPU and on a GPU.
 
-What must stay true: a field that would do nothing here is refused, and a combination whose gradient would be wrong is
-refused with the way out. Times are in updates; one update takes one batch of trials from the source and makes
-`mini_batches * num_iterations` optimiser steps with it.
+What must stay true: a field of GRPOConfig that would do nothing here is refused (one of another `algorithm` is merely
+not read), and a combination whose gradient would be wrong is refused with the way out. Times are in updates; one update
+takes one batch of trials from the source and makes `mini_batches * num_iterations` optimiser steps with it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.samples import Algorithm, Anchor, Baseline, Credit, Estimator, Level, Normalise, check_choices
 
-EXACT_LOSSES = ("dapo", "cispo", "vespo")
-"""Loss types that TRL divides by the number of tokens of the whole batch; the others weigh padding rows."""
+EXACT_LOSSES = ("dapo", "cispo")
+"""Loss types that TRL divides by the number of tokens of the whole batch; the others weigh padding rows, or (vespo) a
+whole answer by one number, beside our weight of every token."""
 
 
 OldLogprobs = Literal["recomputed", "logged"]
@@ -50,7 +51,9 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo, reinforce++ or ppo."})
     gamma_step: float = field(default=0.95, metadata={"help": "Discount per turn within an episode."})
     gamma_traj: float = field(default=0.6, metadata={"help": "Discount per episode within a trial."})
-    credit: Variant = field(default="paper", metadata={"help": "'paper' (eq. 4) or 'reference' (the authors' code)."})
+    credit: Variant = field(
+        default="paper", metadata={"help": "'paper' (eq. 4) or 'reference' (the authors' code; ppo's always)."}
+    )
     level: Level = field(default="return", metadata={"help": "What episode-level methods compare; see Credit."})
     invalid_penalty: float = field(
         default=0.5, metadata={"help": "Taken off an invalid turn's return, where the environment does not charge."}
@@ -84,7 +87,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     )
 
     # Defaults that differ from TRL's.
-    loss_type: str = field(default="dapo", metadata={"help": "Token-mean losses only: dapo, cispo or vespo."})
+    loss_type: str = field(default="dapo", metadata={"help": "Token-mean losses only: dapo or cispo."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a loss of NaN must be seen."})
     ignore_data_skip: bool = field(default=True, metadata={"help": "A resume asks the source for the next batch."})
     bf16: bool | None = field(default=None, metadata={"help": "None: on where there is a GPU."})
@@ -101,7 +104,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
                 raise TrainingConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.loss_type not in EXACT_LOSSES:
             raise TrainingConfigError(
-                f"loss_type '{self.loss_type}' averages over rows, padding among them; use {' or '.join(EXACT_LOSSES)}"
+                f"loss_type '{self.loss_type}' is no mean over trained tokens here; use {' or '.join(EXACT_LOSSES)}"
             )
         for name in IDLE:
             if getattr(self, name) != GRPOConfig.__dataclass_fields__[name].default:

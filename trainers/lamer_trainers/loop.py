@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import orjson
 import torch
 from pydantic import ValidationError
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lamer_envs import make
+from lamer_graph.errors import PolicyError
 from lamer_graph.evaluate import evaluate
 from lamer_graph.fingerprint import record_base
 from lamer_graph.local_policy import SMALL, LocalPolicy, no_bar
@@ -32,23 +33,17 @@ from lamer_graph.run_memory import check_memory, check_source, drop_run_memory, 
 from lamer_graph.runlog import write_atomic
 from lamer_graph.serve import INSTALL_HINT, vllm_flavour
 from lamer_graph.shipped import CARD, is_policy
-from lamer_trainers.batches import version_name
+from lamer_trainers.batches import MOST_FAILED, version_name
+from lamer_trainers.best import Best
 from lamer_trainers.errors import CheckpointError, TrainingConfigError
 from lamer_trainers.offline import LoggedCollector, check_logs
 from lamer_trainers.runfile import RunFile
-from lamer_trainers.saving import saving
+from lamer_trainers.saving import replacing
 from lamer_trainers.served import Collector, check_placement, collecting
 from lamer_trainers.trainer import LamerTrainer
 
 Json = dict[str, Any]
-RUN, METRICS, CHECKPOINTS, COLLECTED, VALIDATION, BEST = (
-    "run.json",
-    "metrics.jsonl",
-    "checkpoints",
-    "collected",
-    "validation",
-    "best",
-)
+RUN, METRICS, CHECKPOINTS, COLLECTED, VALIDATION = "run.json", "metrics.jsonl", "checkpoints", "collected", "validation"
 
 
 class Trained(NamedTuple):
@@ -71,11 +66,16 @@ def train(
     folder = Path(folder)
     check(run, folder, resume=resume and (folder / RUN).exists())
     claim(folder, run, resume)
+    set_seed(run.optimise.seed)  # a fresh adapter is drawn before the trainer seeds anything
     policy = make_policy(run)
     args = run.trainer_config(folder / CHECKPOINTS, cpu=policy.model.device.type == "cpu")
     checkpoint = last_checkpoint(folder / CHECKPOINTS) if resume else None
     with no_bar(), _few_threads(policy), collecting(run, policy, folder, folder / COLLECTED) as collector:
         watch = _Watch(run, folder, collector, progress)
+        steps = 0 if checkpoint is None else steps_of(checkpoint)
+        watch.go_back(steps // args.steps_per_update)
+        if watch.over:
+            args.max_steps = steps  # it had stopped early, and does not go on
         trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer)
         # Before the reports of `report_to`, so that they get what it adds.
         trainer.callback_handler.callbacks.insert(0, watch)
@@ -83,9 +83,9 @@ def train(
             trainer.remove_callback(printer)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     result = folder / ("adapter" if run.lora else "policy")
-    with no_bar(), saving(result):
-        trainer.save_model(str(result))
-        finish(result, run, policy.tokenizer)
+    with no_bar(), replacing(result) as fresh:
+        trainer.save_model(str(fresh))
+        finish(fresh, run, policy.tokenizer)
     return Trained(result, trainer.update, watch.best, watch.best_update)
 
 
@@ -116,8 +116,13 @@ def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
 
 
 def make_policy(run: RunFile) -> LocalPolicy:
-    """The policy that samples and is trained: the folder's weights, with a fresh adapter if the run trains one."""
-    policy = LocalPolicy(run.policy, deterministic=run.deterministic, version=version_name(0))
+    """The policy that samples and is trained: the folder's weights, with a fresh adapter if the run trains one.
+
+    What is trained is float32 on every device (PEFT's adapters are of themselves): at the paper's learning rate of 1e-6
+    a step is far below the last digit of a 16-bit weight and would be rounded away. A frozen base is of 16 bits on a GPU.
+    """
+    dtype = "float32" if run.lora is None else None
+    policy = LocalPolicy(run.policy, dtype=dtype, deterministic=run.deterministic, version=version_name(0))
     if run.lora is None:
         return policy
     from peft import LoraConfig, get_peft_model
@@ -136,6 +141,12 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
     collection that cannot be played, CheckpointError for a folder that holds something else, RunLogError and
     TrainingDataError for logs that cannot be trained on.
     """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise TrainingConfigError(
+            f"a run file's loop is one process, and this was launched as {processes}: start it without a launcher, or "
+            "launch a script of your own around LamerTrainer, which takes any number"
+        )
     path = Path(run.policy)
     if not is_policy(path):
         raise TrainingConfigError(
@@ -219,6 +230,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def steps_of(checkpoint: Path) -> int:
+    """The optimiser steps after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
 class _Watch(TrainerCallback):
     """After every update: a line of metrics, and when it is due a validation, the best weights, an early stop."""
 
@@ -228,13 +244,20 @@ class _Watch(TrainerCallback):
         self._run, self._folder, self._collector, self._progress = run, folder, collector, progress
         self._per_update = run.optimise.mini_batches * run.optimise.passes
         self._clock = time.perf_counter()
+        self._best = Best(folder)
         self.best: float | None = None
         self.best_update: int | None = None
         self._waited = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget what a killed run noted after the checkpoint, so that every update is noted once."""
-        update, path = state.global_step // self._per_update, self._folder / METRICS
+    @property
+    def over(self) -> bool:
+        """Whether validation has waited for a better reading long enough."""
+        patience = None if self._run.validation is None else self._run.validation.patience
+        return patience is not None and self._waited >= patience
+
+    def go_back(self, update: int) -> None:
+        """Forget what a killed run noted and kept after this update, so that every update is noted once."""
+        path = self._folder / METRICS
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         known = [(line, _parsed(line)) for line in lines]
         kept = [(line, noted) for line, noted in known if noted is not None and noted["update"] <= update]
@@ -242,6 +265,12 @@ class _Watch(TrainerCallback):
         for _, metrics in kept:
             if "validation/pass@k" in metrics:
                 self._rank(metrics["update"], metrics["validation/pass@k"][-1])
+        if not self._best.go_back(update):
+            self.best = self.best_update = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Loading is not part of the first update."""
+        self._clock = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
@@ -254,14 +283,14 @@ class _Watch(TrainerCallback):
             line |= {"time/collect": summary.seconds, "collect/calls_per_s": summary.calls / max(summary.seconds, 1e-9)}
         line |= self._collector.metrics
         line |= {key: float(value) for key, value in logs.items() if isinstance(value, int | float)}
-        line["time/train"] = line["time/step"] * self._per_update
+        line["time/train"] = line["time/update"] - line["time/wait"]
         line["train/tokens_per_s"] = line["batch/tokens"] / max(line["time/train"], 1e-9)
         due = self._run.validation
         if due is not None and (update % due.every == 0 or state.global_step >= state.max_steps):
             line["validation/pass@k"] = self._validate(update)
             if self._rank(update, line["validation/pass@k"][-1]):
-                self._keep(kwargs["model"], kwargs["processing_class"])
-            if due.patience is not None and self._waited >= due.patience:
+                self._keep(update, line["validation/pass@k"], kwargs["model"], kwargs["processing_class"])
+            if self.over:
                 control.should_training_stop = True
         with (self._folder / METRICS).open("ab") as file:
             file.write(orjson.dumps(line) + b"\n")
@@ -272,12 +301,15 @@ class _Watch(TrainerCallback):
         self._clock = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Memories that no checkpoint needs any more are dropped, or a run would keep one per update."""
-        steps = [int(path.name.removeprefix("checkpoint-")) for path in Path(args.output_dir).glob("checkpoint-*")]
+        """What no checkpoint needs any more is dropped; memories, or a run would keep one per update."""
+        self._best.checkpointed()
+        steps = [steps_of(path) for path in Path(args.output_dir).glob("checkpoint-*")]
         if steps and not isinstance(self._collector, LoggedCollector):
             self._collector.batches.forget_before(min(steps) // self._per_update)
+        self._clock = time.perf_counter()
 
     def _validate(self, update: int) -> list[float]:
+        """pass@k of the weights as they are. Raises KeyboardInterrupt and PolicyError as collecting does."""
         due = self._run.validation
         assert due is not None
         config = self._run.collect.model_copy(
@@ -293,11 +325,15 @@ class _Watch(TrainerCallback):
             batches = self._collector.batches
             config, heritage = batches.going_on(config, folder, update), batches.heritage
         with self._collector.sampling(update) as policy:
-            reading, _ = asyncio.run(
+            reading, summary = asyncio.run(
                 evaluate(config, policy, folder, concurrency=self._run.concurrency, heritage=heritage)
             )
         if config.scope == "tasks":
             drop_run_memory(config, folder)
+        if summary.interrupted:  # part of a reading is none; a resume makes it again
+            raise KeyboardInterrupt
+        if summary.missing > MOST_FAILED * summary.requested:
+            raise PolicyError(f"{summary.missing} of {summary.requested} validation trials failed, see {folder}")
         return [point["value"] for point in reading.to_json()["pass_at"]]
 
     def _rank(self, update: int, value: float) -> bool:
@@ -308,14 +344,12 @@ class _Watch(TrainerCallback):
         self.best, self.best_update, self._waited = value, update, 0
         return True
 
-    def _keep(self, model: Any, tokenizer: Any) -> None:
-        fresh, best = self._folder / f"{BEST}.new", self._folder / BEST
-        shutil.rmtree(fresh, ignore_errors=True)
-        with saving(fresh, new=True):
-            model.save_pretrained(fresh)
-            finish(fresh, self._run, tokenizer)
-        shutil.rmtree(best, ignore_errors=True)
-        fresh.rename(best)
+    def _keep(self, update: int, reading: list[float], model: Any, tokenizer: Any) -> None:
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            finish(folder, self._run, tokenizer)
+
+        self._best.keep(update, reading, write)
 
 
 def _scalars(line: Json) -> Iterator[tuple[str, float]]:

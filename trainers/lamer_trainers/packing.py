@@ -75,10 +75,16 @@ def pack(
     pad: int,
     process: int = 0,
     processes: int = 1,
+    once: bool = True,
 ) -> list[MicroBatch]:
-    """The micro-batches of `process` for the samples with these numbers."""
+    """The micro-batches of `process` for the samples with these numbers.
+
+    `once`: what is alike will be computed once, so it is together and counts once (not so in a mixture of experts,
+    whose auxiliary loss is over all rows).
+    """
     packed = []
-    same = repeats({i: (tuple(samples[i].prompt_token_ids), tuple(samples[i].token_ids)) for i in numbers})
+    tokens = {i: (tuple(samples[i].prompt_token_ids), tuple(samples[i].token_ids)) for i in numbers}
+    same = repeats(tokens) if once else {i: [i] for i in numbers}
     for block in blocks([sample.length for sample in samples], list(same), budget, processes):
         shares = [[i for first in block[rank::processes] for i in same[first]] for rank in range(processes)]
         mine = shares[process]

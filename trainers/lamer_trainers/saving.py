@@ -43,6 +43,20 @@ def saving(path: Path, *, new: bool = False) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A folder to write, which takes the place of `path` once it is whole. Raises CheckpointError."""
+    fresh, old = (path.with_name(f"{path.name}.{end}") for end in ("new", "old"))
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    with saving(fresh, new=True):
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _free(path: Path) -> int:
     """MiB on the file system of a path that need not exist."""
     place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())

@@ -15,7 +15,9 @@ Private parts of TRL 1.16 that this relies on, each held by a test in tests/test
   computes logits again on the way back, which costs a small model a third of its speed;
 - overridden: `_save_checkpoint`, for one clear error where the disk is full;
 - called: `_compute_loss` (through `compute_loss`), for the keys it reads and for its two divisors, see `_divisors`;
-- read or set: `ref_model`, `beta`, `_metrics`, `_step`, `_buffered_inputs`, `current_gradient_accumulation_steps`.
+- read or set: `ref_model`, `beta`, `temperature`, `num_iterations`, `aux_loss_enabled`, `_entropy_bonus_enabled`,
+  `_tokenizer`, `_metrics`, `_step`, `_buffered_inputs`, `current_gradient_accumulation_steps`; of transformers' Trainer
+  `_get_output_dir`.
 Public methods of transformers' Trainer that are overridden: `training_step`, `get_train_dataloader`; and for PPO's
 critic, which lives outside the Trainer, `train` (it is loaded with a checkpoint) and `save_model` (saved with one).
 """
@@ -35,14 +37,14 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
 from lamer_trainers.batch import Batch, read_batch
 from lamer_trainers.config import LamerConfig
 from lamer_trainers.critic import Critic
-from lamer_trainers.errors import TrainingConfigError, TrainingDataError
+from lamer_trainers.errors import CheckpointError, TrainingConfigError, TrainingDataError
 from lamer_trainers.packing import MicroBatch, Tensors, distinct, pack, split
 from lamer_trainers.samples import Limits
 from lamer_trainers.saving import saving
@@ -100,6 +102,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             vocabulary=self._vocabulary,
         )
         self._checked_gap = False
+        self._scored: torch.Tensor | None = None
+        """Logprobs of the rows that were scored last, (B, K)."""
         self.critic = self._new_critic() if args.algorithm == "ppo" else None
 
     def _new_critic(self) -> Critic:
@@ -123,9 +127,14 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: Any = None, **options: Any) -> Any:
         """As transformers' Trainer, with PPO's critic restored from the checkpoint. Raises CheckpointError."""
-        if self.critic is not None and isinstance(resume_from_checkpoint, str):
-            self.critic.load(Path(resume_from_checkpoint) / CRITIC)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
+            if resume_from_checkpoint is None:
+                raise CheckpointError(f"{self.args.output_dir} holds no checkpoint to resume from")
+        place = str(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self.critic is not None and place is not None:
+            self.critic.load(Path(place) / CRITIC)
+        return super().train(resume_from_checkpoint=place, **options)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As transformers' Trainer, with PPO's critic in checkpoints (which are `_internal_call`s)."""
@@ -158,6 +167,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         update, accelerator, args = self.update, self.accelerator, self.args
         started = time.perf_counter()
         batch = self._next_batch(update)
+        self._metrics["train"]["time/wait"].append(time.perf_counter() - started)
         if len(batch.samples) < args.steps_per_generation:
             raise TrainingDataError(
                 f"update {update} has {len(batch.samples)} samples for {args.steps_per_generation} mini-batches; "
@@ -172,6 +182,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 pad=self._tokenizer.pad_token_id,
                 process=accelerator.process_index,
                 processes=accelerator.num_processes,
+                once=not self.aux_loss_enabled,
             )
             for part in split(len(batch.samples), args.steps_per_generation, (args.seed, update))
         ]
@@ -295,6 +306,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 compute_aux_loss=compute_aux_loss,
                 **other,
             )
+            self._scored = found[0].detach()
             return found
         numbers, places = distinct(input_ids, attention_mask)
         ids, mask = input_ids[numbers], attention_mask[numbers]
@@ -305,6 +317,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         else:
             logprobs, entropies = self._plain_scores(model, ids, mask, logits_to_keep, compute_entropy)
+        self._scored = logprobs.detach()[places]
         return logprobs[places], None if entropies is None else entropies[places], None
 
     def _plain_scores(
@@ -345,6 +358,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                     with self._divisors(micro, share), self.compute_loss_context_manager():
                         loss = self.compute_loss(model, micro.tensors)
+                    self._note_kl(micro)
                     self.accelerator.backward(loss)
                 total += loss.detach()
         if not torch.isfinite(total):
@@ -355,6 +369,15 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         self._step += 1
         self._metrics["train"]["time/step"].append(time.perf_counter() - started)
         return total
+
+    def _note_kl(self, micro: MicroBatch) -> None:
+        """How far the policy has moved from the one that sampled (or that began the update): an estimate from the
+        trained tokens, never negative (http://joschu.net/blog/kl-approx.html, k3)."""
+        assert self._scored is not None
+        gap = self._scored - micro.tensors["old_per_token_logps"]
+        sums = torch.stack([((gap.exp() - 1 - gap) * micro.tensors["tool_mask"]).sum(), gap.new_tensor(micro.tokens)])
+        kl, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
+        self._metrics["train"]["policy/kl"].append(kl / max(tokens, 1.0))
 
     @contextlib.contextmanager
     def _divisors(self, micro: MicroBatch, share: Share) -> Iterator[None]:
