@@ -1,9 +1,11 @@
 """Training on two CPU cores: LamerTrainer against a bare PyTorch loop, and what meta-RL costs beside RL.
 
 (a) Both train the shipped warm start on the same logged samples in the same mini-batches, in turns within one run, one
-thread each; their losses must agree. (b) Short runs of the preset `minesweeper-cpu` and of its RL baseline,
-in turns: the same tasks and episodes an update, collected in this process, with and without `pipeline`. The first
-update of a run (it waits for its whole batch) and the last (nothing is collected beside it) are left out.
+thread each; their losses must agree. (b) Short runs of the presets `minesweeper-cpu` and `minesweeper-5x5-cpu` and of
+their RL baselines, in turns: the same tasks and episodes an update, collected in this process, with and without
+`pipeline`. The first update of a run (it waits for its whole batch) and the last (nothing is collected beside it) are
+left out. How the arms compare depends on the board: the fewer states a board has, the more of RL's first episodes are
+alike, and what is alike is computed once; an episode with a memory of its own is like no other.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ GROUPS, TRIALS = 16, 8
 SAME = 1e-3
 """Largest difference of the losses of (a), which are some hundredths and fall."""
 TASKS, RUN_UPDATES, ROUNDS = 8, 4, 2
+PRESET, LARGER = "minesweeper-cpu", "minesweeper-5x5-cpu"
 
 
 class _Rival:
@@ -122,21 +125,21 @@ def _against_bare(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _meta_against_rl(folder: Path, pipeline: int, rounds: int) -> list[dict[str, Any]]:
+def _meta_against_rl(folder: Path, pipeline: int, rounds: int, preset: str = PRESET) -> list[dict[str, Any]]:
     from lamer_trainers.presets import RL_BASELINE
 
     meta: list[Any] = []
     rl: list[Any] = []
     for number in range(rounds):
         for name, changes, found in (("meta", (), meta), ("rl", RL_BASELINE, rl)):
-            found += _updates(folder / f"{name}-{pipeline}-{number}", changes, pipeline)
+            found += _updates(folder / f"{name}-{preset}-{pipeline}-{number}", preset, changes, pipeline)
     seconds = [median(line["time/update"] for line in lines) for lines in (meta, rl)]
     played = [mean(line["episodes"] for line in lines) for lines in (meta, rl)]
     note = (
-        f"{ENV}, {TASKS} tasks an update, medians of {len(meta)} updates: {seconds[0]:.1f} s and {seconds[1]:.1f} s "
+        f"{preset}, {TASKS} tasks an update, medians of {len(meta)} updates: {seconds[0]:.1f} s and {seconds[1]:.1f} s "
         f"for {played[0]:.0f} and {played[1]:.0f} episodes (a trial ends with its first success)"
     )
-    name = f"pipeline {pipeline}"
+    name = f"pipeline {pipeline}" if preset == PRESET else f"{preset}, pipeline {pipeline}"
     rows = [
         _row(f"meta-RL / RL wall time, {name}", seconds[0] / seconds[1], "x", "<= 1.3" if pipeline else "", note),
         _row(f"meta-RL / RL wall time an episode, {name}", seconds[0] / seconds[1] * played[1] / played[0], "x"),
@@ -149,14 +152,14 @@ def _meta_against_rl(folder: Path, pipeline: int, rounds: int) -> list[dict[str,
     return rows
 
 
-def _updates(folder: Path, changes: tuple[str, ...], pipeline: int) -> list[dict[str, Any]]:
+def _updates(folder: Path, preset: str, changes: tuple[str, ...], pipeline: int) -> list[dict[str, Any]]:
     """The metrics of a short run, its first and last update left out, each with the episodes that it was trained on."""
     from lamer_graph.runlog import read_trials
     from lamer_trainers.loop import train
     from lamer_trainers.runfile import load_run
 
     short = (f"collect.tasks={TASKS}", f"optimise.updates={RUN_UPDATES}", f"pipeline={pipeline}", "validation=null")
-    run = load_run(preset="minesweeper-cpu", changes=[*changes, *short, "optimise.old_logprobs=recomputed"])
+    run = load_run(preset=preset, changes=[*changes, *short, "optimise.old_logprobs=recomputed"])
     lines: list[dict[str, Any]] = []
     train(run, folder, progress=lines.append)
     for line in lines:
@@ -175,4 +178,9 @@ def rows() -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return [*_against_bare(folder), *_meta_against_rl(folder, 1, ROUNDS), *_meta_against_rl(folder, 0, 1)]
+        return [
+            *_against_bare(folder),
+            *_meta_against_rl(folder, 1, ROUNDS),
+            *_meta_against_rl(folder, 0, 1),
+            *_meta_against_rl(folder, 1, ROUNDS, LARGER),
+        ]

@@ -75,7 +75,8 @@ def main() -> None:
             if arm != "base" and not (folder / "policy").is_dir():
                 train(run, folder, resume=folder.exists(), progress=lambda line, arm=arm: print(arm, line["update"]))
             # The warm start is the same for every seed, and so are the tasks and how it plays them.
-            found[arm] = read(run, policy, given.out / "eval" / (arm if arm == "base" else f"{arm}-{seed}"), given.tasks)
+            played = given.out / "eval" / (arm if arm == "base" else folder.name)
+            found[arm] = read(run, policy, played, given.tasks)
         rows.append(compared(seed, found))
         rows[-1]["true reflections"] = true_reflections(given.out / f"meta-{seed}")
         rows[-1]["episodes an update"] = {arm: episodes_played(given.out / f"{arm}-{seed}") for arm in NAMES}
