@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -218,6 +219,29 @@ def run_processes(count, folder, calls, out):
         [*launch, script, folder, str(calls), out], env=env, capture_output=True, text=True, check=False, timeout=250
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("error", [TrainingDataError("a broken log"), KeyboardInterrupt()], ids=["data", "ctrl-c"])
+def test_what_stops_the_main_process_stops_the_others(monkeypatch, error):
+    said = []
+    monkeypatch.setattr("lamer_trainers.trainer.broadcast_object_list", said.append)
+
+    class Broken:
+        def next_batch(self, step):
+            raise error
+
+    main = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=True, num_processes=2), source=Broken())
+    with pytest.raises(type(error)):
+        LamerTrainer._next_batch(main, 3)
+    assert said == [[f"{type(error).__name__}: {error}"]]
+
+    def hear(result):
+        result[0] = said[0][0]
+
+    monkeypatch.setattr("lamer_trainers.trainer.broadcast_object_list", hear)
+    other = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=False, num_processes=2))
+    with pytest.raises(TrainingDataError, match=f"the main process could not read update 3: {type(error).__name__}"):
+        LamerTrainer._next_batch(other, 3)
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------

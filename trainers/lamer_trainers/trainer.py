@@ -207,7 +207,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 trials = self.source.next_batch(update)
                 judge = None if self.critic is None else self.critic.judge
                 result = [read_batch(trials, self.args, self._limits, update, judge)]
-            except Exception as error:
+            except BaseException as error:  # Ctrl-C, too: the others are waiting
                 if accelerator.num_processes > 1:
                     broadcast_object_list([f"{type(error).__name__}: {error}"])
                 raise
