@@ -18,7 +18,7 @@ help: ## this list
 setup: ## build .venv from nothing, with vLLM for this machine (does nothing if it is up to date)
 	@python3 scripts/setup.py
 
-quickstart: setup ## the main job end to end at CPU size: a tiny policy plays MineSweeper on a real vLLM
+quickstart: setup ## the main job end to end at CPU size: a tiny policy plays MineSweeper on a real vLLM, and trains for a few minutes
 	@$(BIN)/lamer-graph quickstart $(ARGS)
 
 # Up to four processes, one a core; a process takes 1 to 2 GB. A file's tests stay together, and so do their fixtures.

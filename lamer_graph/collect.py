@@ -19,16 +19,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from lamer_envs import make
 from lamer_graph.driver import Played, play_trial, settled
-from lamer_graph.errors import ConfigError
+from lamer_graph.errors import ConfigError, RunLogError
+from lamer_graph.fingerprint import sampler_fingerprint
 from lamer_graph.policy import Policy
 from lamer_graph.prompts import PromptStyle, Strategy
 from lamer_graph.recording import TrialRecorder
 from lamer_graph.run_memory import HASHING, Heritage, check_memory, memory_config, open_run_memory
-from lamer_graph.runlog import RunLog
+from lamer_graph.runlog import RUN_FILE, RunLog, write_atomic
 from lamer_graph.trial import Harness, Json, make_harness, task_id_of
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_graph.write_behind import WriteBehind
@@ -198,6 +200,7 @@ async def collect(
         config.harness(policy, none_yet)
     log = RunLog.create(folder, config.model_dump(mode="json"), resume=resume)
     try:
+        _note_sampler(Path(folder), policy)
         memory = await asyncio.to_thread(open_run_memory, config, Path(folder), heritage)
         try:
             h = config.harness(policy, memory.backend)
@@ -208,6 +211,28 @@ async def collect(
             await asyncio.to_thread(memory.close)
     finally:
         log.close()
+
+
+SAMPLED_BY = "sampled_by"
+"""Beside the configuration in `run.json`: the fingerprints of the models that played, as far as they are known."""
+
+
+def sampled_by(folder: str | Path) -> list[dict[str, Any]]:
+    """`sampler_fingerprint` of each model that is known to have played the run in `folder`; older logs name none."""
+    noted: list[dict[str, Any]] = orjson.loads((Path(folder) / RUN_FILE).read_bytes()).get(SAMPLED_BY, [])
+    return noted
+
+
+def _note_sampler(folder: Path, policy: Policy) -> None:
+    """Add what plays to `run.json`; it decides nothing about a resume. Raises RunLogError."""
+    sampler, noted, path = sampler_fingerprint(policy), sampled_by(folder), folder / RUN_FILE
+    if sampler is None or sampler in noted:
+        return
+    about = {**orjson.loads(path.read_bytes()), SAMPLED_BY: [*noted, sampler]}
+    try:
+        write_atomic(path, orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        raise RunLogError(f"cannot write {path} ({error.strerror})") from error
 
 
 async def _collect(

@@ -1,8 +1,11 @@
-"""What an adapter was trained on: a short description of a model folder, and the check that an adapter fits it.
+"""What an adapter was trained on, and what a log was sampled by: short descriptions of models, and checks of them.
 
 What must stay true: an adapter is never put on another base than its own. `base_fingerprint` says the same for the same
 model wherever it lies and however it is sharded; `check_adapter` refuses what was recorded for another base, and what
 has no record but other shapes. Only headers and samples of the weights are read, with the standard library alone.
+
+A log's sampler is described from memory instead (`sampler_fingerprint`), so it is what really played, adapters and
+training included, and in terms that saving a model in another version of transformers does not change.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SAMPLE = 4096
 """Bytes of every tensor that are hashed: another training run changes them all."""
 MOST_HEADER = 100_000_000
+_SHAPE = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _VOLATILE = ("transformers_version", "_name_or_path", "use_cache")
 _PREFIX = "base_model.model."
 
@@ -51,6 +55,26 @@ def base_fingerprint(folder: str | Path) -> dict[str, str]:
         "tokenizer": _hash([tokenizer.get("model"), added]),
         "weights": weights.hexdigest(),
     }
+
+
+def sampler_fingerprint(policy: Any) -> dict[str, Any] | None:
+    """`model_kind` and a hash of the `weights` of a policy in this process; None for one that has no model here."""
+    model: Any = getattr(policy, "model", None)  # a served policy's is a name
+    tokenizer: Any = getattr(policy, "tokenizer", None)
+    if not (hasattr(model, "named_parameters") and hasattr(tokenizer, "get_vocab")):
+        return None
+    weights = hashlib.blake2b(digest_size=8)
+    for name, parameter in sorted(model.named_parameters(), key=lambda named: named[0]):
+        weights.update(f"{name} {list(parameter.shape)}".encode())
+        weights.update(parameter.detach().reshape(-1)[: SAMPLE // 4].float().cpu().numpy().tobytes())
+    return {**model_kind(model.config, tokenizer), "weights": weights.hexdigest()}
+
+
+def model_kind(config: Any, tokenizer: Any) -> dict[str, Any]:
+    """What all versions of a model share: the numbers of its (transformers) `config`, a hash of its `tokenizer`."""
+    text = config.get_text_config()
+    shape = {key: value for key in _SHAPE if (value := getattr(text, key, None)) is not None}
+    return {"config": shape, "tokenizer": _hash(tokenizer.get_vocab())}
 
 
 def record_base(adapter: str | Path, base: str | Path) -> None:

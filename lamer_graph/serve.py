@@ -1,4 +1,4 @@
-"""vLLM as a child process: started, watched, restarted once, and gone when we are gone.
+"""vLLM as a child process: started, watched, restarted unless it keeps dying, and gone when we are gone.
 
 What must stay true: no process of the server outlives this one (a supervisor process sees to it, see supervisor.py);
 nothing listens beyond loopback without an API key, and the key travels by environment variable only, never on a command
@@ -48,6 +48,10 @@ CPU_CONTEXT = 4096
 BATCHED_TOKENS = 4096
 """Least token budget of one step of the CPU engine; a whole prompt must fit."""
 RESTARTS = 1
+"""Deaths in quick succession that are mended; the next one is the end."""
+SETTLED_S = 600.0
+"""A server that has answered for this long since its last start is sound: its earlier deaths are forgiven."""
+READY_POLL_S = 0.5
 STOP_TIMEOUT = 20.0
 LOG_TAIL_LINES = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
@@ -123,6 +127,7 @@ class VllmServer:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._clock: Callable[[], float] = time.monotonic
         self.restarts = 0
         """How often the server died and was started again."""
         self._dead: str | None = None
@@ -142,6 +147,8 @@ class VllmServer:
         self._port = _claim_port(self._host, self._port)
         self._flavour = flavour
         self._dead = None
+        self._deaths = 0
+        self._ready = None
         self._supervisor = subprocess.Popen(
             [sys.executable, "-I", supervisor.__file__],
             stdin=subprocess.PIPE,
@@ -151,7 +158,7 @@ class VllmServer:
             cwd=self.log_path.parent,
             start_new_session=True,
         )
-        self._tell(argv=self._argv(), log=str(self.log_path), restarts=RESTARTS, parent=os.getpid())
+        self._tell(argv=self._argv(), log=str(self.log_path), restarts=sys.maxsize, parent=os.getpid())
         threading.Thread(target=self._watch, args=(self._supervisor,), name="lamer-serve", daemon=True).start()
         try:
             self.wait_ready(self._start_timeout)
@@ -182,6 +189,10 @@ class VllmServer:
                 time.sleep(0.2)
 
     _was_ready = False
+    _deaths = 0
+    """Since the server was last sound."""
+    _ready: tuple[int, float] | None = None
+    """Number of the latest start that has answered (`restarts` at the time), and since when."""
     _flavour: Literal["cpu", "gpu"] = "cpu"
 
     def stop(self) -> None:
@@ -242,7 +253,7 @@ class VllmServer:
 
     @property
     def alive(self) -> bool:
-        """False before the start, after the end, and once the server has died more often than it is restarted."""
+        """False before the start, after the end, and once the server has died too often in quick succession."""
         return self._supervisor is not None and self._dead is None
 
     def policy(self, model: str | None = None, **options: Any) -> OpenAIPolicy:
@@ -371,16 +382,41 @@ class VllmServer:
                 self._supervisor.stdin.flush()
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Follow the supervisor's events on a thread until its end."""
+        """Follow the supervisor's events on a thread until its end.
+
+        It would restart the server for ever: when to stop is judged here, where it is known whether it has answered.
+        """
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
-            if event["event"] == "exited":
+            if event["event"] == "started":
+                started = (self.restarts,)
+                threading.Thread(target=self._note_ready, args=started, name="lamer-ready", daemon=True).start()
+            elif event["event"] == "exited" and self._mendable():
                 self.restarts += 1
-            elif event["event"] == "gave_up":
+            elif event["event"] == "exited":
                 self._dead = f"died with exit code {event['code']}"
+                process.terminate()  # the supervisor, which ends what it has just started
+                break
         if self._supervisor is process and self._dead is None:
             self._dead = "lost its supervisor"
+
+    def _mendable(self) -> bool:
+        """Count a death; whether the server may live on."""
+        start, since = self._ready or (-1, 0.0)
+        sound = start == self.restarts and self._clock() - since >= SETTLED_S
+        self._deaths = 1 if sound else self._deaths + 1
+        return self._deaths <= RESTARTS
+
+    def _note_ready(self, start: int) -> None:
+        """Wait until this start of the server answers, or is over, and note when. On a thread."""
+        with httpx2.Client(timeout=2.0, trust_env=False) as client:
+            while self.alive and self.restarts == start:
+                with contextlib.suppress(httpx2.HTTPError):
+                    if client.get(f"{self._root}/health").status_code == 200:
+                        self._ready = (start, self._clock())
+                        return
+                time.sleep(READY_POLL_S)
 
     def _post(self, path: str, body: dict[str, object]) -> str:
         """What vLLM answered. Raises ServeError."""

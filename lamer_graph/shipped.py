@@ -64,6 +64,12 @@ def taught_style(folder: Path) -> Literal["standard", "compact"]:
     return "compact" if card(folder).get("prompt_style") == "compact" else "standard"
 
 
+def taught_env(folder: Path) -> str | None:
+    """The specification of the environment that a policy was taught; None where its card does not say."""
+    found = card(folder).get("env")
+    return found if isinstance(found, str) else None
+
+
 def card(folder: Path) -> dict[str, Any]:
     """A policy's `lamer.json` (the environment it plays, its prompt style), empty where it has none."""
     try:

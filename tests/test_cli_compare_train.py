@@ -102,6 +102,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no updates": (("--preset", "minesweeper-cpu"), "give --train N"),
     "a server": (("--train", "1", "--run", "run.yaml", "--base-url", "http://127.0.0.1:9"), "--base-url is a server"),
     "another game": (("--train", "1", "--run", "run.yaml", "--env", "sokoban"), "trains on minesweeper:4x4-3"),
+    # The bare name means the board of the start's card, which is the run file's: it is the memory that is refused.
+    "unknown memory": (
+        ("--train", "1", "--preset", "minesweeper-cpu", "--env", "minesweeper", "--memory", "telepathy"),
+        "--memory takes",
+    ),
     "unknown preset": (("--train", "1", "--preset", "minesweeper-gpu"), "did you mean 'minesweeper-cpu'"),
 }
 

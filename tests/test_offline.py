@@ -16,10 +16,10 @@ import pytest
 import torch
 from command_line import Cli
 from tiny_random import build_tiny_random
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lamer_graph.cli.train import update_line
-from lamer_graph.collect import CollectConfig, collect
+from lamer_graph.collect import CollectConfig, collect, sampled_by
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.runlog import read_trials
 from lamer_trainers.loop import last_checkpoint
@@ -36,12 +36,12 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def play(policy: Path, folder: Path, **more: Any) -> Path:
+def play(policy: Path, folder: Path, *, resume: bool = False, **more: Any) -> Path:
     config = CollectConfig(
         env="minesweeper:4x4-3", prompt_style="compact", max_turns=2, max_tokens=3, **{"tasks": 3, "trials": 2} | more
     )
     sampler = LocalPolicy(policy)
-    asyncio.run(collect(config, sampler, folder))
+    asyncio.run(collect(config, sampler, folder, resume=resume))
     sampler.close()
     return folder
 
@@ -192,6 +192,55 @@ def test_a_log_of_another_model_is_refused_before_an_update(cli: Cli, log: Path,
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == b""
     outcome = cli(*arguments(other, "optimise.max_logprob_gap=50", "--out", "forced"))
     assert outcome.code == 0, outcome.err
+
+
+def test_a_log_says_what_sampled_it_and_is_refused_for_another_kind_of_model(
+    cli: Cli, tiny_model_dir: Path, log: Path, tmp_path: Path
+) -> None:
+    (sampler,) = json.loads((log / "run.json").read_text())["sampled_by"]
+    assert sampler["config"]["num_hidden_layers"] == 3
+    moved = shutil.copytree(tiny_model_dir, tmp_path / "moved")
+    model = AutoModelForCausalLM.from_pretrained(moved)
+    model.model.layers = model.model.layers[:2]
+    model.config.num_hidden_layers = 2
+    model.config.layer_types = model.config.layer_types[:2]
+    model.save_pretrained(moved)
+    outcome = cli(*arguments(moved))
+    assert outcome.code == 2
+    said = f"log was sampled by another model (unnamed) than {moved}: num_hidden_layers 3 there, 2 here"
+    assert said in outcome.error_line
+    assert not Path("run").exists()
+
+
+def test_a_tokenizer_that_differs_beyond_the_logged_prompts_is_another(
+    cli: Cli, tiny_model_dir: Path, log: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(tiny_model_dir, tmp_path / "moved")
+    tokenizer = AutoTokenizer.from_pretrained(moved)
+    tokenizer.add_tokens(["<never in a prompt>"])
+    tokenizer.save_pretrained(moved)
+    outcome = cli(*arguments(moved))
+    assert outcome.code == 2
+    assert re.search(r"than \S*moved: tokenizer \w{16} there, \w{16} here", outcome.error_line)
+
+
+def test_a_log_of_before_says_nothing_and_resumes_and_trains(cli: Cli, tiny_model_dir: Path, log: Path) -> None:
+    path = log / "run.json"
+    about = json.loads(path.read_text())
+    noted = about.pop("sampled_by")
+    path.write_text(json.dumps(about))
+    assert cli(*arguments(tiny_model_dir, "optimise.updates=1")).code == 0
+    assert "sampled_by" not in json.loads(path.read_text())
+    play(tiny_model_dir, log, resume=True)
+    assert json.loads(path.read_text()) == {**about, "sampled_by": noted}
+
+
+def test_other_weights_may_go_on_with_a_run_and_are_noted(cli: Cli, log: Path, tmp_path: Path) -> None:
+    other = build_tiny_random(tmp_path / "other", seed=1)
+    for _ in range(2):
+        play(other, log, resume=True)
+    first, second = sampled_by(log)
+    assert {part for part in first if first[part] != second[part]} == {"weights"}
 
 
 def test_equal_rewards_are_a_warning_that_a_person_sees(

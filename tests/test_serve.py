@@ -161,6 +161,85 @@ def test_a_restart_uses_the_latest_command(tmp_path: Path) -> None:
         assert running(first) == []
 
 
+# -- the manager, with a cheap server ---------------------------------------------------------------------------------
+
+ANSWERS = """
+    import http.server, pathlib, sys, time
+    port, flag = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+    if flag.exists():
+        time.sleep(600)
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+    http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+
+
+class Cheap(VllmServer):
+    """A server that only says that it is well, under a clock that only a test moves."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        super().__init__(model, run_dir=folder)
+        self.now = 0.0
+        self._clock = lambda: self.now
+        self.deaf = folder / "deaf"
+        (folder / "answers.py").write_text(textwrap.dedent(ANSWERS))
+
+    def _argv(self) -> list[str]:
+        return [sys.executable, str(self.log_path.parent / "answers.py"), str(self.port), str(self.deaf)]
+
+    def ready(self) -> bool:
+        return self._ready is not None and self._ready[0] == self.restarts
+
+    def die(self, at: float) -> None:
+        """Kill the server at that time and wait until that is known."""
+        assert self._supervisor is not None
+        self.now, before = at, self.restarts
+        wait_for(lambda: supervisor.descendants(self._supervisor.pid) != [], 20)  # type: ignore[union-attr]
+        os.kill(supervisor.descendants(self._supervisor.pid)[0], signal.SIGKILL)
+        wait_for(lambda: self.restarts > before or not self.alive, 20)
+
+
+@pytest.fixture
+def cheap(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cheap]:
+    monkeypatch.setattr(serve, "vllm_flavour", lambda: "cpu")
+    with Cheap(tiny_model_dir, tmp_path) as server:
+        wait_for(server.ready, 20)
+        yield server
+
+
+def test_two_deaths_in_quick_succession_are_the_end(cheap: Cheap) -> None:
+    cheap.die(at=5_000)
+    assert (cheap.restarts, cheap.alive) == (1, True)
+    wait_for(cheap.ready, 20)
+    cheap.die(at=5_000 + serve.SETTLED_S - 1)
+    assert (cheap.restarts, cheap.alive) == (1, False)
+    with pytest.raises(ServeError, match="vLLM died with exit code -9"):
+        cheap.wait_ready(20)
+    assert cheap._supervisor is not None
+    pid = cheap._supervisor.pid
+    wait_for(lambda: running([pid, *supervisor.descendants(pid)]) == [], 20)
+
+
+def test_a_server_that_has_answered_for_long_may_die_again(cheap: Cheap) -> None:
+    for death in (1, 2, 3):
+        cheap.die(at=death * serve.SETTLED_S)
+        assert (cheap.restarts, cheap.alive) == (death, True)
+        wait_for(cheap.ready, 20)
+    cheap.die(at=3 * serve.SETTLED_S + 1)
+    assert not cheap.alive
+
+
+def test_a_restart_that_never_answered_forgives_nothing_however_long_it_took(cheap: Cheap) -> None:
+    cheap.deaf.touch()
+    cheap.die(at=5_000)
+    cheap.die(at=50_000)
+    assert not cheap.alive
+
+
 # -- a real vLLM ------------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         A run is the split's first --tasks tasks, --trials times each; --resume plays exactly what is missing. A failed
         call ends its trial with a recorded error and never the run. Ctrl-C ends the run with its log whole.
         """
-        config = game.config(player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
+        config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
         config, summary = run_trials(ui, player, config, effort, out, resume=resume, training=True)
         _sum_up(ui, out, summary)
         report_loss(ui, out, summary)

@@ -120,10 +120,10 @@ def register(app: typer.Typer) -> None:
         from lamer_graph.compare import check_reference
         from lamer_graph.compare import compare as compared
 
-        run = training.load(player, setting)
+        run = training.load(ui, player, setting)
         if run is not None:
             player, setting = starts(run, player, setting)
-        planned = _planned(player, setting, store, effort, (memory, backend, scope), warm)
+        planned = _planned(ui, player, setting, store, effort, (memory, backend, scope), warm)
         check_reference(list(planned), reference)
         folder = out or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S}"
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -146,7 +146,13 @@ def register(app: typer.Typer) -> None:
 
 
 def _planned(
-    player: Player, setting: Setting, store: Store, effort: Effort, lists: tuple[str, str, str], warm: int
+    ui: Ui,
+    player: Player,
+    setting: Setting,
+    store: Store,
+    effort: Effort,
+    lists: tuple[str, str, str],
+    warm: int,
 ) -> dict[str, CollectConfig]:
     """The runs by name, checked as far as they can be without playing. Raises ConfigError and the memory's errors."""
     from lamer_graph.compare import configurations
@@ -159,6 +165,7 @@ def _planned(
     planned = {}
     for made in configurations(contents, backends, scopes):
         config = setting.config_of(
+            ui,
             player,
             made.contents,
             tasks=effort.tasks,

@@ -65,7 +65,7 @@ class Training:
         ),
     ] = None
 
-    def load(self, player: Player, setting: Setting) -> RunFile | None:
+    def load(self, ui: Ui, player: Player, setting: Setting) -> RunFile | None:
         """The run file of all trainings, None without --train; starting from --policy if there is one.
 
         Raises ConfigError and TrainingConfigError.
@@ -88,12 +88,15 @@ class Training:
         run = load_run(self.run, preset=self.preset, changes=changes)
         if run.logs:
             raise ConfigError("--train plays with each memory to learn with it; a run file with `logs` does not play")
-        ours, theirs = make(setting.env).spec, make(run.collect.env).spec
         if setting.tasks_type is not None:
             raise ConfigError("--train trains on the run file's own tasks: leave --tasks-type out")
+        if player.policy is not None:
+            run = run.model_copy(update={"policy": str(player.policy)})
+        begins = replace(player, policy=Path(run.policy))
+        ours, theirs = setting.spec(ui, begins), make(run.collect.env).spec
         if ours != theirs:
             raise ConfigError(f"the run file trains on {theirs}, and {ours} is to be played: use --env {theirs}")
-        return run if player.policy is None else run.model_copy(update={"policy": str(player.policy)})
+        return run
 
 
 def starts(run: RunFile, player: Player, setting: Setting) -> tuple[Player, Setting]:

@@ -79,6 +79,7 @@ def register(app: typer.Typer) -> None:
         from lamer_graph.cli.render import conditions, evaluations
 
         config = game.config(
+            ui,
             player,
             tasks=effort.tasks,
             trials=effort.trials,

@@ -51,6 +51,7 @@ class Ui:
         self.debug = debug
         self.exit_code = DONE
         self._working = False
+        self._remarks: set[str] = set()
 
     @functools.cached_property
     def console(self) -> Console:
@@ -63,6 +64,14 @@ class Ui:
         """Show something to a person; nothing happens under `--json`. `soft_wrap`: as it is, e.g. a line to copy."""
         if not self.json:
             self.console.print(*renderables, soft_wrap=soft_wrap)
+
+    def remark(self, line: str) -> None:
+        """A note to a person on what is done, said once however often the code comes by."""
+        from rich.markup import escape
+
+        if line not in self._remarks:
+            self._remarks.add(line)
+            self.print(f"[yellow]note[/]: {escape(line)}")
 
     def emit(self, document: Json) -> None:
         """Print the document now, for commands that go on after it."""

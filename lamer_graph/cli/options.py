@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lamer_graph.cli.frame import options
+from lamer_graph.cli.frame import Ui, options
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -153,7 +153,15 @@ class Player:
 class Setting:
     """The task, the rules of a trial, and how answers are sampled."""
 
-    env: EnvOption = DEFAULT_ENV
+    env: Annotated[
+        str,
+        typer.Option(
+            "--env",
+            metavar="SPEC",
+            rich_help_panel=GAME,
+            help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1; a name alone: as --policy's card says.",
+        ),
+    ] = DEFAULT_ENV
     tasks_type: Annotated[
         str | None,
         typer.Option(
@@ -208,6 +216,7 @@ class Setting:
 
     def config_of(
         self,
+        ui: Ui,
         player: Player,
         contents: str,
         *,
@@ -217,10 +226,9 @@ class Setting:
         **memory: Any,
     ) -> CollectConfig:
         """The run's configuration, but for who plays. Raises ConfigError, the environment's errors and pydantic's."""
-        from lamer_envs import make
         from lamer_graph.collect import CollectConfig
 
-        env = make(self._spec()).spec
+        env = self.spec(ui, player)
         settings: dict[str, Any] = CollectConfig.sampling_preset(self.sampling)
         return CollectConfig(
             env=env,
@@ -239,8 +247,29 @@ class Setting:
             **memory,
         )
 
-    def _spec(self) -> str:
-        """The environment's specification, narrowed to the wanted kind of task. Raises ConfigError."""
+    def spec(self, ui: Ui, player: Player) -> str:
+        """The specification of what is played: as asked, but a name alone means the board of the policy's card.
+
+        A person is told where the card decides, and where it says something else. Raises ConfigError and the
+        environment's errors.
+        """
+        from lamer_envs import make
+        from lamer_graph.shipped import taught_env
+
+        asked = self._asked()
+        taught = None if player.policy is None else taught_env(player.policy)
+        if taught is not None and taught.partition(":")[0] == asked:
+            spec = make(taught).spec
+            if spec != asked:
+                ui.remark(f"{spec}, the board of the policy's card")
+            return spec
+        spec = make(asked).spec
+        if taught is not None and ":" in taught and taught != spec:  # a card's bare name stands for all its kinds
+            ui.remark(f"{spec} is played, the policy's card says {taught}")
+        return spec
+
+    def _asked(self) -> str:
+        """The specification that was given, narrowed to the wanted kind of task. Raises ConfigError."""
         if self.tasks_type is None:
             return self.env
         if self.env != "alfworld":
@@ -269,9 +298,9 @@ class Game(Setting):
         typer.Option(rich_help_panel=MEMORY, help="What an episode sees of the ones before it."),
     ] = "reflection"
 
-    def config(self, player: Player, **more: Any) -> CollectConfig:
+    def config(self, ui: Ui, player: Player, **more: Any) -> CollectConfig:
         """`config_of` with the contents asked for."""
-        return self.config_of(player, self.memory, **more)
+        return self.config_of(ui, player, self.memory, **more)
 
 
 Scope = Literal["trial", "tasks"]

@@ -45,7 +45,7 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     from lamer_graph.agent import compile_agent
     from lamer_graph.cli import render
 
-    config = game.config(player)
+    config = game.config(ui, player)
     env = make(config.env)
     seed = next(islice(env.seeds(config.split), number, None))
     async with player.open(config.env, training=False) as policy:

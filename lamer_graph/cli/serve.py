@@ -80,7 +80,7 @@ def register(app: typer.Typer) -> None:
         """Start vLLM with a policy and keep it running until Ctrl-C.
 
         With --json the document is printed as soon as the server is healthy. The server dies with this process,
-        whatever kills it; a server that crashes is restarted once.
+        whatever kills it; a server that crashes is restarted, unless it crashes again within ten minutes.
         """
         from lamer_graph.openai_policy import API_KEY_ENV
         from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour

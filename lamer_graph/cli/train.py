@@ -176,6 +176,8 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     ui.print(f"done: {done.folder} after {done.updates} updates{best}")
     if plots:
         ui.print(f"plot: {', '.join(str(path) for path in plots)}")
+    else:
+        ui.print(f"no plot of {folder / METRICS}: it needs matplotlib, pip install 'lamer-graph\\[viewer]'")
     ui.print(f"next: lamer-graph eval --policy {done.folder} --env {run.collect.env} --tasks 500", soft_wrap=True)
     if run.lora is not None:
         base = _short(run.policy)
@@ -229,7 +231,8 @@ def update_line(line: Json, updates: int) -> str:
 
 _FIGURES = (
     ("batch/reward", "reward {:.2f}"),
-    ("kl", "kl {:.3f}"),
+    ("policy/kl", "kl {:.4f}"),
+    ("kl", "ref-kl {:.3f}"),
     ("entropy", "entropy {:.2f}"),
     ("clip_ratio/region_mean", "clip {:.3f}"),
     ("batch/invalid", "invalid {:.3f}"),

@@ -1,9 +1,10 @@
 """Off-line training: batches from logs that lie there already; the policy plays only to validate.
 
-What must stay true: a log is trained on only if it is of this policy's kind. Its prompts, rendered and tokenised again
-by this policy, give the very ids that were logged (another tokenizer or chat template does not), its game, prompts and
-sampling are the run file's, and the trainer compares logprobs before its first update (`max_logprob_gap`). Versions may
-differ: every token is weighted by the ratio of the trained policy to the one that was logged (`recomputed`).
+What must stay true: a log is trained on only if it is of this policy's kind. What sampled it, where it says so, has
+this policy's architecture and tokenizer; its prompts, rendered and tokenised again by this policy, give the very ids
+that were logged (another tokenizer or chat template does not), its game, prompts and sampling are the run file's, and
+the trainer compares logprobs before its first update (`max_logprob_gap`). Versions may differ: every token is weighted
+by the ratio of the trained policy to the one that was logged (`recomputed`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.collect import CollectConfig, CollectSummary
+from lamer_graph.collect import CollectConfig, CollectSummary, sampled_by
+from lamer_graph.fingerprint import model_kind
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.runlog import read_config, read_trials
 from lamer_trainers.batches import version_name
@@ -63,13 +65,15 @@ def check_logs(run: RunFile) -> None:
 
     Raises RunLogError for a log that cannot be read, TrainingDataError for one that cannot be trained on.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     for folder in run.logs:
         check_config(run.collect, read_config(folder), folder)
     logged_runs(run)
     tokenizer = AutoTokenizer.from_pretrained(run.policy)
+    kind = model_kind(AutoConfig.from_pretrained(run.policy), tokenizer)
     for folder in run.logs:
+        check_model(kind, folder, run.policy)
         trial = next((trial for trial in read_trials(folder) if trial.get("error") is None), None)
         if trial is not None:
             samples_of([trial], Credit(), Limits(completion=run.collect.max_tokens))
@@ -84,6 +88,21 @@ def check_config(wanted: CollectConfig, logged: Mapping[str, Any], folder: str |
             raise TrainingDataError(
                 f"the log {folder} has {name} {there!r}, the run {here!r}: set collect.{name}={there}, or train on a "
                 "log that was collected like that"
+            )
+
+
+def check_model(kind: Mapping[str, Any], folder: str | Path, policy: str) -> None:
+    """Raises TrainingDataError if the log says that a model of another kind sampled it; other weights are no matter."""
+    for sampler in sampled_by(folder):
+        there, here = ({**one["config"], "tokenizer": one["tokenizer"]} for one in (sampler, kind))
+        # What only one of them says may be another version of transformers.
+        differing = [
+            f"{key} {there[key]} there, {here[key]} here" for key in here if there.get(key, here[key]) != here[key]
+        ]
+        if differing:
+            name = read_config(folder).get("policy") or "unnamed"
+            raise TrainingDataError(
+                f"the log {folder} was sampled by another model ({name}) than {policy}: {'; '.join(differing)}"
             )
 
 
