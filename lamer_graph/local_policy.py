@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import random
 import threading
 from collections import deque
@@ -50,6 +51,7 @@ class LocalPolicy(Policy):
     PEFT folder that is merged into the weights. `max_batch` bounds the rows that run together, `threads` the torch
     threads of the worker (None: one for models under 20 M parameters, whose products are too small to share, else
     torch's default). `version` is what completions report as their policy version (default: the folder's name).
+    Sampling computes in the weights' own type, whatever mixed precision a trainer of the same module computes in.
     Raises ConfigError. No code from the model's folder is run.
     """
 
@@ -97,7 +99,9 @@ class LocalPolicy(Policy):
         # Split over several threads, a tensor's elements fall to other instructions at the seams.
         self._threads = 1 if deterministic and device_type == "cpu" else threads
         self._engine = Engine(
-            self._model,
+            # The same weights and submodules, but a `forward` of its own: accelerate wraps the trained module's in
+            # autocast, which gives float32 weights keys in float32 and values in 16 bits, and no cache holds both.
+            copy.copy(self._model),
             eos=self._eos,
             pad=pad if pad is not None else min(self._eos),
             max_rows=max_batch,
@@ -175,8 +179,8 @@ class LocalPolicy(Policy):
             ids = self.encode([part for part in prompt if not isinstance(part, int)])
         whole = torch.tensor([[*ids, *token_ids]], device=self._engine.device)
         with torch.inference_mode():
-            logits = self._model(input_ids=whole[:, :-1], use_cache=False, logits_to_keep=len(token_ids)).logits[0]
-            return token_logprobs(logits, whole[0, len(ids) :], temperature).tolist()
+            output = self._engine.model(input_ids=whole[:, :-1], use_cache=False, logits_to_keep=len(token_ids))
+            return token_logprobs(output.logits[0], whole[0, len(ids) :], temperature).tolist()
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -208,12 +212,19 @@ class LocalPolicy(Policy):
             self._wake.set()
 
     def set_weights(self, state_dict: Mapping[str, torch.Tensor], version: str) -> None:
-        """Replace the weights between completions. Raises ConfigError if names or shapes do not fit."""
+        """Replace the named weights between completions; the others stay, e.g. the base under an adapter.
+
+        Raises ConfigError if a name or shape does not fit, with nothing replaced.
+        """
         with self.paused() as model:
-            try:
-                model.load_state_dict(state_dict)
-            except RuntimeError as error:
-                raise ConfigError(f"weights do not fit the model: {str(error).splitlines()[0]}") from error
+            own = model.state_dict()
+            for name, value in state_dict.items():
+                if name not in own:
+                    raise ConfigError(f"weights do not fit the model: it has none of the name '{name[:100]}'")
+                if own[name].shape != value.shape:
+                    shapes = f"{tuple(own[name].shape)}, not {tuple(value.shape)}"
+                    raise ConfigError(f"weights do not fit the model: '{name}' is of shape {shapes}")
+            model.load_state_dict(state_dict, strict=False)
             self.version = version
 
     async def aclose(self) -> None:

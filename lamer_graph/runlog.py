@@ -1,4 +1,4 @@
-"""The run log: a folder with `run.json` (the configuration, and what sampled it) and `trials.jsonl` (one finished trial per line).
+"""The run log: a folder with `run.json` (the configuration, and what sampled it) and `trials.jsonl`, a trial per line.
 
 What must stay true: an acknowledged trial is on disk whole, whatever is killed afterwards. Every write appends whole
 lines under an exclusive lock of the file and is fsynced before it is acknowledged; a write that fails is truncated

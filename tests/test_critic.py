@@ -105,6 +105,13 @@ def test_the_critic_leaves_the_policy_and_its_adapters_alone(tiny_model_dir, sam
     assert not any("lora" in name for name in critic._state())
 
 
+def test_the_critic_of_a_policy_in_16_bits_learns_in_32(tiny_model_dir):
+    model, _ = load(tiny_model_dir)
+    critic = Critic(model.to(torch.bfloat16), learning_rate=1e-5)
+    assert {parameter.dtype for parameter in critic._parameters} == {torch.float32}
+    assert model.dtype == torch.bfloat16
+
+
 def test_a_critic_that_was_saved_goes_on_bit_for_bit(tiny_model_dir, samples, tmp_path):
     whole, _ = a_critic(tiny_model_dir)
     whole.judge(samples, 0)

@@ -276,8 +276,41 @@ async def test_new_weights_answer_under_their_own_version(tiny_model_dir: Path) 
     assert (before.policy_version, after.policy_version) == ("policy-v0000", "policy-v0001")
     assert after.logprobs != before.logprobs
     assert np.allclose(after.logprobs, policy.score(messages, after.token_ids), atol=2e-4)
-    with pytest.raises(ConfigError, match="do not fit"):
-        policy.set_weights({"nothing": torch.zeros(1)}, "policy-v0002")
+    policy.close()
+
+
+def test_weights_that_are_not_named_stay_and_a_refusal_changes_nothing(tiny_model_dir: Path) -> None:
+    policy = LocalPolicy(tiny_model_dir, version="policy-v0000")
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    name = "model.layers.1.mlp.up_proj.weight"
+    policy.set_weights({name: before[name] * 2}, "policy-v0001")
+    after = policy.model.state_dict()
+    assert policy.version == "policy-v0001"
+    assert [key for key, value in after.items() if not torch.equal(value, before[key])] == [name]
+    for wrong, message in (
+        ({"nothing": torch.zeros(1)}, "do not fit the model: it has none of the name 'nothing'"),
+        ({"model.norm.weight": torch.zeros(3)}, r"do not fit the model: 'model.norm.weight' is of shape \(128,\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            policy.set_weights({name: before[name], **wrong}, "policy-v0002")
+    assert policy.version == "policy-v0001"
+    assert torch.equal(policy.model.state_dict()[name], before[name] * 2)
+    policy.close()
+
+
+async def test_a_trainers_mixed_precision_does_not_reach_sampling(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate wraps the trained module's own forward; on a GPU every forward is the general one."""
+    monkeypatch.setattr(local_qwen3, "supports", lambda model: False)
+    policy = LocalPolicy(tiny_model_dir)
+    asked = requests(6)
+    before = await answer(policy, asked)
+    scored = policy.score(before[0].prompt_token_ids, before[0].token_ids)
+    policy.model.forward = torch.autocast("cpu", torch.bfloat16)(policy.model.forward)
+    after = await answer(policy, asked)
+    assert [completion.logprobs for completion in after] == [completion.logprobs for completion in before]
+    assert policy.score(before[0].prompt_token_ids, before[0].token_ids) == scored
     policy.close()
 
 

@@ -30,7 +30,7 @@ from lamer_graph.runlog import read_trials
 from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
 from lamer_graph.shipped import shipped_policy
 from lamer_graph.types import Sampling
-from lamer_trainers import runfile
+from lamer_trainers import runfile, served
 from lamer_trainers.ahead import Ahead
 from lamer_trainers.batches import Batches, Collected
 from lamer_trainers.errors import CheckpointError, TrainingConfigError, WeightSyncError
@@ -320,6 +320,32 @@ def test_placement_reaches_the_servers_command_and_environment(tiny_model_dir: P
     argv, environment = made("server.placement=colocated")
     assert "--enable-sleep-mode" in argv
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "cuda", "share"),
+    [
+        ((), True, "0.5"),
+        (("server.placement=colocated",), True, "0.5"),
+        (("server.gpu_memory=0.4",), True, "0.4"),
+        (("server.devices=1",), True, None),
+        ((), False, None),
+    ],
+)
+def test_a_server_beside_the_trainer_takes_half_of_the_device_unless_it_is_told(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: tuple[str, ...],
+    cuda: bool,
+    share: str | None,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(served, "vllm_flavour", lambda: "gpu" if cuda else "cpu")
+    base = [f"policy={tiny_model_dir}", "server.gpu_memory=null"]
+    argv = make_server(load_run(preset="minesweeper-qwen3-4b", changes=[*base, *changes]), tmp_path)._argv()
+    told = [argv[at + 1] for at, word in enumerate(argv) if word == "--gpu-memory-utilization"]
+    assert told == ([] if share is None else [share])
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ What must stay true: a batch is begun only when the newest weights are at most `
 will be trained with it, so its samples are at most that stale; batches are handed out in order, each once; an error of
 the thread is raised where the batch is asked for, and nothing runs on after `close`.
 
-`PipelinedCollector` is the in-process case: a copy of the module samples in the thread, and takes over the trainer's
-weights between batches (clipped, importance-weighted updates from slightly old samples as in IMPALA, Espeholt 2018).
+`PipelinedCollector` is the in-process case: a copy of the module samples in the thread, and takes over what the trainer
+changed between batches (clipped, importance-weighted updates from slightly old samples as in IMPALA, Espeholt 2018).
 """
 
 from __future__ import annotations
@@ -151,8 +151,7 @@ class PipelinedCollector:
             self.batches.resume_at(step)
             self._begun = True
         begun = time.perf_counter()
-        # A copy: the trainer goes on writing to its own.
-        weights = {name: value.detach().clone() for name, value in self.policy.model.state_dict().items()}
+        weights = trained_weights(self.policy.model)
         with self._lock:
             self._fresh = weights, step
         copied = time.perf_counter()
@@ -179,6 +178,17 @@ class PipelinedCollector:
         if fresh is not None:
             self._sampler.set_weights(fresh[0], version_name(fresh[1]))
         return await self.batches.collect(step, self._sampler)
+
+
+def trained_weights(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of all that training changes: parameters with a gradient, tied ones once, and buffers that are saved.
+
+    Under LoRA that is the adapter. A copy, because the trainer goes on writing to its own.
+    """
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    changing = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    changing |= {name: value for name, value in model.state_dict().items() if name not in parameters}
+    return {name: value.detach().clone() for name, value in changing.items()}
 
 
 def waits(ahead: Ahead, since: float) -> dict[str, float]:

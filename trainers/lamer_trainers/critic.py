@@ -55,7 +55,8 @@ class Critic:
     ) -> None:
         whole = copy.deepcopy(model)
         whole = whole.unload() if hasattr(whole, "unload") else whole  # PEFT: the base, without adapters
-        self._body = whole.base_model.requires_grad_(True).train(False)
+        # Float32 whatever the policy is in: steps of 1e-5 are lost in 16 bits.
+        self._body = whole.base_model.float().requires_grad_(True).train(False)
         self._device = next(self._body.parameters()).device
         self._head = torch.nn.Linear(whole.config.get_text_config().hidden_size, 1)
         torch.nn.init.zeros_(self._head.weight)  # every value begins as the mean of the first batch's returns

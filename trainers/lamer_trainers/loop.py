@@ -118,8 +118,8 @@ def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
 def make_policy(run: RunFile) -> LocalPolicy:
     """The policy that samples and is trained: the folder's weights, with a fresh adapter if the run trains one.
 
-    What is trained is float32 on every device (PEFT's adapters are of themselves): at the paper's learning rate of 1e-6
-    a step is far below the last digit of a 16-bit weight and would be rounded away. A frozen base is of 16 bits on a GPU.
+    What is trained is float32 on every device (PEFT's adapters are so anyway): a step at the paper's learning rate of
+    1e-6 is far below the last digit of a 16-bit weight, and would be rounded away. A frozen base has 16 bits on a GPU.
     """
     dtype = "float32" if run.lora is None else None
     policy = LocalPolicy(run.policy, dtype=dtype, deterministic=run.deterministic, version=version_name(0))

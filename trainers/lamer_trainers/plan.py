@@ -3,7 +3,8 @@
 What must stay true: every number says what it rests on, and what depends on the policy's behaviour is a range. Its low
 end is play with random admissible actions and the shortest answers that name an action, its high end uses every turn
 and `collect.max_tokens`. Prompts are those of the random play, in tokens of the policy's tokenizer where its folder is
-here, else at `CHARS_PER_TOKEN`.
+here, else at `CHARS_PER_TOKEN`. Memory is what is allocated, a server's what it reserves; where that is too little, or
+the device is, a warning says so.
 
 Arithmetic per token of a transformer with P parameters (Kaplan et al., arXiv 2001.08361, table 1): 2 P to run it, 6 P
 to train it (8 P where activations are computed again). Decoding reads all weights once per step of the whole batch.
@@ -16,20 +17,27 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lamer_envs import make
 from lamer_envs.base import Env
+from lamer_graph.local_policy import CPU_CACHE_BYTES, GPU_CACHE_SHARE
 from lamer_graph.prompts import PromptBuilder, Remembered, Turn, View
 from lamer_graph.shipped import is_policy
 from lamer_graph.types import Message
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.runfile import RunFile
+from lamer_trainers.served import gpu_share
 
 CHARS_PER_TOKEN = 3.5
 PLAYED = 16
 """Tasks that are played at random to measure prompts."""
 GIB = 2**30
+VLLM_SHARE = 0.92
+"""What vLLM 0.32 reserves of a device unless it is told (`gpu_memory_utilization`, vllm/config/cache.py)."""
+VLLM_BESIDES = 4 * GIB
+"""What vLLM takes on a GPU beside weights, keys and values: activations and logits of its largest step, CUDA graphs,
+adapters. A rule of thumb, not measured here."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class Shape:
         block = attention + 3 * self.hidden * self.ffn
         return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.layers * block
 
+    @property
+    def body(self) -> int:
+        """Weights without an untied head, which a critic leaves out."""
+        return self.parameters - (0 if self.tied else self.vocabulary * self.hidden)
+
     def adapter(self, rank: int) -> int:
         """Weights of a LoRA of that rank on all linear layers but the head."""
         h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
@@ -73,26 +86,33 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Device:
-    """Sustained arithmetic in FLOP/s and memory traffic in bytes/s, as used here."""
+    """Sustained arithmetic in FLOP/s, memory traffic in bytes/s and memory in bytes, as used here.
+
+    Of a GPU's memory the contexts of two processes are taken off; None: it is the machine's, which is not looked at.
+    """
 
     flops: float
     bandwidth: float
     says: str
+    memory: float | None = None
 
 
 DeviceName = Literal["cpu", "a100", "h100", "h200"]
 _SHARE = 0.4
 DEVICES: dict[str, Device] = {
     "cpu": Device(7e10, 2e10, "one CPU core, about what the preset minesweeper-cpu gets"),
-    "a100": Device(312e12 * _SHARE, 2.0e12 * _SHARE, "one A100 at 40% of its data sheet"),
-    "h100": Device(989e12 * _SHARE, 3.35e12 * _SHARE, "one H100 at 40% of its data sheet"),
-    "h200": Device(989e12 * _SHARE, 4.8e12 * _SHARE, "one H200 at 40% of its data sheet"),
+    "a100": Device(312e12 * _SHARE, 2.0e12 * _SHARE, "one A100 of 80 GB at 40% of its data sheet", 78 * GIB),
+    "h100": Device(989e12 * _SHARE, 3.35e12 * _SHARE, "one H100 at 40% of its data sheet", 78 * GIB),
+    "h200": Device(989e12 * _SHARE, 4.8e12 * _SHARE, "one H200 at 40% of its data sheet", 138 * GIB),
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's needs. Ranges are (shortest answers, longest answers)."""
+    """A run's needs. Ranges are (shortest answers, longest answers).
+
+    `server_gib` is what the sampler needs, `reserved_gib` what a vLLM takes for it (None: no share of a device).
+    """
 
     calls: tuple[int, int]
     prompt_tokens_mean: float
@@ -104,10 +124,12 @@ class Plan:
     trained_parameters: int
     trainer_gib: float
     server_gib: float
+    reserved_gib: float | None
     placement: str
     peak_gib: float
     peak_says: str
     device: str
+    device_gib: float | None
     device_says: str
     collect_seconds: tuple[float, float]
     train_seconds: tuple[float, float]
@@ -140,15 +162,14 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
     parameters = shape.parameters
     trained = shape.adapter(run.lora.rank) if run.lora else parameters
     waves = -(-trials // run.concurrency)
-    weight_bytes = parameters * (2 if parameters > 1e8 else 4)
-    held, passing = _trainer_bytes(run, shape, weight_bytes, trained)
-    cache = run.concurrency * (longest + answers[1]) * shape.cache_bytes
-    placement, peak, peak_says = _placed(run, held, passing, weight_bytes, cache)
+    trainer = _trainer(run, shape, speed)
+    sampler = _sampler(run, shape, longest + answers[1], speed)
+    placement, peak, peak_says = _placed(run, trainer, sampler)
     # Old logprobs are one more forward pass.
     backward = 8 if run.optimise.gradient_checkpointing else 6
     passes = run.optimise.passes * backward + (2 if run.optimise.old_logprobs == "recomputed" else 0)
     collecting = tuple(
-        2 * parameters * total / speed.flops + made / trials * waves * answer * weight_bytes / speed.bandwidth
+        2 * parameters * total / speed.flops + made / trials * waves * answer * sampler.weights / speed.bandwidth
         for total, made, answer in zip(tokens, calls, answers, strict=True)
     )
     if run.logs:  # they are read; how many calls theirs have is not looked up
@@ -167,52 +188,148 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
         tokens=tokens,
         parameters=parameters,
         trained_parameters=trained,
-        trainer_gib=(held + passing) / GIB,
-        server_gib=(weight_bytes + cache) / GIB,
+        trainer_gib=trainer.total / GIB,
+        server_gib=sampler.needs / GIB,
+        reserved_gib=None if sampler.reserved is None else sampler.reserved / GIB,
         placement=placement,
         peak_gib=peak / GIB,
         peak_says=peak_says,
         device=chosen,
+        device_gib=None if speed.memory is None else speed.memory / GIB,
         device_says=speed.says,
         collect_seconds=(collecting[0], collecting[1]),
         train_seconds=(training[0], training[1]),
         updates=run.optimise.updates,
         hours=(whole[0] * run.optimise.updates / 3600, whole[1] * run.optimise.updates / 3600),
-        warnings=tuple(_warnings(run, longest)),
+        warnings=(*_window_warnings(run, longest), *_memory_warnings(run, sampler, peak, speed)),
     )
 
 
-def _placed(run: RunFile, held: float, passing: float, weights: float, cache: float) -> tuple[str, float, str]:
+class TrainerBytes(NamedTuple):
+    """What stays, what one pass takes besides, and a copy of what it changes."""
+
+    held: float
+    passing: float
+    changed: float
+
+    @property
+    def total(self) -> float:
+        return self.held + self.passing
+
+
+class SamplerBytes(NamedTuple):
+    """Weights, keys and values if all calls are at their longest at once, and what a vLLM has.
+
+    A vLLM on a GPU takes what it reserves, whatever it needs.
+    """
+
+    weights: float
+    cache: float
+    besides: float = 0.0
+    reserved: float | None = None
+
+    @property
+    def needs(self) -> float:
+        return self.weights + self.cache + self.besides
+
+    @property
+    def takes(self) -> float:
+        return self.needs if self.reserved is None else self.reserved
+
+
+def _trainer(run: RunFile, shape: Shape, device: Device) -> TrainerBytes:
+    """Weights, for what is trained gradients and Adam's two moments, all float32; PPO's critic; activations and logits.
+
+    With `kl` there is a reference of what is trained. The critic trains a whole body in float32, without gradient
+    checkpointing. On a GPU autocast makes 16-bit copies of what is trained.
+    """
+    optimise = run.optimise
+    weights = shape.parameters * _weight_size(run, device)
+    changed = 4 * (shape.adapter(run.lora.rank) if run.lora else shape.parameters)
+    held = weights + (4 if run.lora else 3) * changed + (changed if optimise.kl else 0)
+    wide, copies = (4, 0.0) if device.memory is None else (2, changed / 2)
+    batch = optimise.micro_batch_tokens
+    block = batch * (10 * shape.hidden + 4 * shape.ffn)
+    kept = optimise.gradient_checkpointing
+    activations = wide * (block + batch * shape.layers * shape.hidden if kept else shape.layers * block)
+    passing = activations + batch * shape.vocabulary * 4 * 2 + copies
+    if optimise.algorithm == "ppo":
+        held += 4 * shape.body * 4
+        passing = max(passing, shape.layers * block * 4)
+    return TrainerBytes(held, passing, changed)
+
+
+def _weight_size(run: RunFile, device: Device) -> int:
+    """Bytes of one of the policy's weights, as `loop.make_policy` loads them: 16 bits for a frozen base on a GPU."""
+    return 2 if run.lora and device.memory is not None else 4
+
+
+def _sampler(run: RunFile, shape: Shape, length: int, device: Device) -> SamplerBytes:
+    """`concurrency` calls of `length` tokens. In process keys and values are of the weights' type and bounded."""
+    server, tokens = run.server, run.concurrency * length
+    if server is None:
+        size = _weight_size(run, device)
+        weights = shape.parameters * size
+        most = CPU_CACHE_BYTES if device.memory is None else GPU_CACHE_SHARE * max(0.0, device.memory - weights)
+        return SamplerBytes(weights, min(tokens * shape.cache_bytes * size / 2, most))
+    size = 4 if server.dtype == "float32" or (server.dtype == "auto" and device.memory is None) else 2
+    weights, cache = shape.parameters * size, tokens * shape.cache_bytes * size / 2
+    if device.memory is None:
+        return SamplerBytes(weights, cache)
+    share = gpu_share(server, cuda=True) or VLLM_SHARE
+    return SamplerBytes(weights, cache, VLLM_BESIDES, share * device.memory)
+
+
+def _placed(run: RunFile, trainer: TrainerBytes, sampler: SamplerBytes) -> tuple[str, float, str]:
     """Where trainer and sampler are, the bytes that the fullest device needs at once, and how they come about."""
-    trainer, server = held + passing, weights + cache
     if run.server is None:
-        return "in process", trainer + cache, "weights are shared"
+        if run.pipeline:
+            copied = sampler.weights + trainer.changed
+            return "in process", trainer.total + copied + sampler.cache, "the sampler has a copy of the weights"
+        return "in process", trainer.total + sampler.cache, "weights are shared"
+    reserved = "" if sampler.reserved is None else f"; the server reserves {sampler.reserved / GIB:.1f} GiB"
     if run.server.placement == "colocated":
         return (
             "colocated",
-            max(trainer, held + server),
-            "in turns: the trainer's weights and states stay, the server's go",
+            max(trainer.total, trainer.held + sampler.takes),
+            f"in turns: the trainer's weights and states stay, the server's go{reserved}",
         )
     if run.server.devices is not None:
-        return "apart", max(trainer, server), f"on two devices, the server on {run.server.devices}"
-    return "apart", trainer + server, "both at once on one device"
+        says = f"on two devices, the server on {run.server.devices}{reserved}"
+        return "apart", max(trainer.total, sampler.takes), says
+    return "apart", trainer.total + sampler.takes, f"both at once on one device{reserved}"
 
 
-def _trainer_bytes(run: RunFile, shape: Shape, weight_bytes: int, trained: int) -> tuple[float, float]:
-    """What stays and what one pass takes besides.
+def _memory_warnings(run: RunFile, sampler: SamplerBytes, peak: float, device: Device) -> list[str]:
+    """What does not fit into the server's reservation, or on the device."""
+    found: list[str] = []
+    if sampler.reserved is not None and sampler.needs > sampler.reserved:
+        says = (
+            f"the server needs {sampler.needs / GIB:.1f} GiB for {run.concurrency} of the longest calls at once and "
+            f"reserves {sampler.reserved / GIB:.1f} GiB: "
+        )
+        left = int((sampler.reserved - sampler.weights - sampler.besides) / sampler.cache * run.concurrency)
+        if left < 1:
+            found.append(says + "vLLM will not start; raise server.gpu_memory")
+        else:
+            found.append(says + f"only {left} fit, others wait; raise server.gpu_memory or lower concurrency")
+    if device.memory is not None and peak > device.memory:
+        found.append(
+            f"{peak / GIB:.1f} GiB do not fit on a device of {device.memory / GIB:.0f} GiB: lower {_smaller(run)}"
+        )
+    return found
 
-    Weights, gradients, Adam's moments and a float32 copy of what is trained; activations and logits.
-    """
-    states = trained * (16 if run.lora else 12)
-    batch = run.optimise.micro_batch_tokens
-    block = batch * (10 * shape.hidden + 4 * shape.ffn) * 2
-    kept = run.optimise.gradient_checkpointing
-    activations = block + batch * shape.layers * shape.hidden * 2 if kept else shape.layers * block
-    logits = batch * shape.vocabulary * 4 * 2
-    return weight_bytes + states, activations + logits
+
+def _smaller(run: RunFile) -> str:
+    """What to make smaller where a device is too small."""
+    if run.server is not None and run.server.devices is None:
+        return "server.gpu_memory or optimise.micro_batch_tokens, or give the server a device (server.devices)"
+    if run.lora is None:
+        return "optimise.micro_batch_tokens, or train an adapter (lora.rank)"
+    return "optimise.micro_batch_tokens"
 
 
-def _warnings(run: RunFile, longest: int) -> list[str]:
+def _window_warnings(run: RunFile, longest: int) -> list[str]:
     window = run.server.max_model_len if run.server else None
     needed = longest + run.collect.max_tokens
     if window is not None and needed > window:

@@ -78,7 +78,13 @@ def _large(policy: str, env: str, turns: int = 7, window: int = 4096) -> dict[st
         "optimise": {**_PAPER, "learning_rate": 1e-5},
         "lora": {"rank": 32, "alpha": 64},
         # The paper's agents answer without thinking aloud; templates that know no such switch ignore it.
-        "server": {"dtype": "bfloat16", "max_model_len": window, "template": {"enable_thinking": False}},
+        "server": {
+            "dtype": "bfloat16",
+            "max_model_len": window,
+            "template": {"enable_thinking": False},
+            # The trainer of an adapter leaves more than half of an 80 GB card to the server, which can use it.
+            "gpu_memory": 0.6,
+        },
         "validation": {"tasks": 128, "every": 10},
     }
 
@@ -124,12 +130,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "minesweeper-qwen3-4b": _large("Qwen/Qwen3-4B", "minesweeper:6x6-3"),
     "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
-    # Histories are long: with fewer calls at a time they and the trainer fit one GPU.
-    "alfworld-qwen3-4b": {**_large("Qwen/Qwen3-4B", "alfworld", turns=10), "concurrency": 96},
+    # Histories are long: with fewer calls at a time they fit the server's share of the GPU.
+    "alfworld-qwen3-4b": {**_large("Qwen/Qwen3-4B", "alfworld", turns=10), "concurrency": 80},
     "minesweeper-llama31-8b": _large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
-    # Pages of results are long, and a prompt holds those of the whole episode: half as many calls at a time fit a GPU.
+    # Pages of results are long, and a prompt holds those of the whole episode: still fewer calls fit.
     "webshop-qwen3-4b": {
         **_large("Qwen/Qwen3-4B", "webshop:1000", turns=12, window=8_192),
-        "concurrency": 64,
+        "concurrency": 48,
     },
 }

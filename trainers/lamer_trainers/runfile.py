@@ -88,7 +88,8 @@ class Server(_Closed):
 
     On CUDA: `apart` keeps the server in memory all the time, on `devices` (its CUDA_VISIBLE_DEVICES) or beside the
     trainer; `colocated` has the two take turns on the trainer's device, the server asleep while the trainer updates.
-    `gpu_memory` is the share of the device that vLLM takes (None: vLLM's own).
+    `gpu_memory` is the share of the device that vLLM reserves, all it needs included (None: half of a device that it
+    shares with the trainer, `served.SHARED_GPU_MEMORY`, and vLLM's own default of one that it has to itself).
     """
 
     placement: Literal["apart", "colocated"] = "apart"

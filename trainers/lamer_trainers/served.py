@@ -22,7 +22,7 @@ import torch
 from lamer_graph.collect import CollectConfig, CollectSummary
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.openai_policy import OpenAIPolicy
-from lamer_graph.serve import VllmServer
+from lamer_graph.serve import VllmServer, vllm_flavour
 from lamer_graph.trial import Json
 from lamer_trainers.ahead import Ahead, PipelinedCollector, waits
 from lamer_trainers.batches import Batches, Collected
@@ -36,6 +36,9 @@ from lamer_trainers.sync import RESTART_S, TOLERANCE, AdapterSync
 ADAPTERS, SERVER = "adapters", "server"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as its largest rank; it reserves that much for every adapter."""
+SHARED_GPU_MEMORY = 0.5
+"""Share of a device that a server takes beside the trainer. By default vLLM takes nearly all of it, and does not start
+where less is free: the trainer's weights are there first."""
 
 
 class ServedCollector:
@@ -180,8 +183,9 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
     extra = [] if run.server.dtype == "auto" else ["--dtype", run.server.dtype]
     if run.server.template:
         extra += ["--default-chat-template-kwargs", json.dumps(run.server.template)]
-    if run.server.gpu_memory is not None:
-        extra += ["--gpu-memory-utilization", str(run.server.gpu_memory)]
+    share = gpu_share(run.server, cuda=torch.cuda.is_available() and vllm_flavour() == "gpu")
+    if share is not None:
+        extra += ["--gpu-memory-utilization", str(share)]
     return VllmServer(
         run.policy,
         max_adapters=run.pipeline + 2,
@@ -192,6 +196,15 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
         can_sleep=run.server.placement == "colocated",
         extra_args=extra,
     )
+
+
+def gpu_share(server: Server, *, cuda: bool) -> float | None:
+    """The share of its device that the server is told to reserve; None leaves vLLM's default.
+
+    `cuda` says whether trainer and server run on such devices.
+    """
+    shared = server.placement == "colocated" or (cuda and server.devices is None)
+    return SHARED_GPU_MEMORY if server.gpu_memory is None and shared else server.gpu_memory
 
 
 def check_placement(server: Server, *, cuda: bool, visible: str | None) -> None:
