@@ -350,7 +350,8 @@ class VllmServer:
     def dtype(self) -> str:
         """What vLLM computes in, known once started.
 
-        float32 checkpoints are small ones: exact on the CPU, bfloat16 on a GPU (vLLM's own choice is float16).
+        float32 checkpoints (small ones, or trained whole) are exact on the CPU and bfloat16 on a GPU, where vLLM would
+        choose float16.
         """
         text = self._config.get("text_config", self._config)
         stored = text.get("dtype") or text.get("torch_dtype") or "float32"
