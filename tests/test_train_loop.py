@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
+import time
 
+import loop_run
 import orjson
 import pytest
 import torch
+from loop_run import run_in
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -300,6 +305,41 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one_and_notes_each_update_once
     first = AutoModelForCausalLM.from_pretrained(whole.folder).state_dict()
     second = AutoModelForCausalLM.from_pretrained(resumed.folder).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def lines_in(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+KILLS = {
+    "collecting": lambda run: lines_in(run / "collected" / "update-00000" / "trials.jsonl") > 0,
+    "a validation": lambda run: lines_in(run / "validation" / "update-00001" / "trials.jsonl") > 0,
+    "a checkpoint": lambda run: (run / "checkpoints" / "checkpoint-4").exists(),
+    "the result": lambda run: (run / "policy.new").exists() or (run / "policy").exists(),
+}
+
+
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_left_alone(tiny_model_dir, tmp_path):
+    """kill -9 while each of these is being written, one after the other in one run, which is resumed every time."""
+    expected = run_in(tmp_path / "whole", tiny_model_dir)
+    folder, script = tmp_path / "killed", [sys.executable, loop_run.__file__, tiny_model_dir, tmp_path / "killed"]
+    for name, reached in KILLS.items():
+        process = subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not reached(folder) and process.poll() is None:
+            assert time.monotonic() < deadline, name
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() in (-9, 0), f"the run failed before it was killed at: {name}"
+    got = run_in(folder, tiny_model_dir)
+    assert got._replace(folder=expected.folder) == expected
+    for place in ("policy", "best"):
+        one, other = (load_file(run / place / "model.safetensors") for run in (tmp_path / "whole", folder))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    ours, theirs = metrics(folder), metrics(tmp_path / "whole")
+    same = ("update", "loss", "validation/pass@k", "batch/reward")
+    assert [[line[key] for key in same] for line in ours] == [[line[key] for key in same] for line in theirs]
+    assert not [path for path in folder.iterdir() if path.suffix in (".new", ".old", ".former")]
 
 
 TASKS = ("collect.scope=tasks", "collect.backend=chroma")
