@@ -17,6 +17,7 @@ from lamer_trainers.errors import TrainingDataError
 Json = dict[str, Any]
 WINDOW = 9
 """Updates in a running mean."""
+COLUMNS = 4
 FORMATS = ("png", "svg")
 
 
@@ -47,7 +48,7 @@ def running_mean(values: Sequence[float], window: int = WINDOW) -> list[float]:
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> list[Path]:
-    """Draw pass@k of one or more runs (name: metrics) side by side into `stem`.png and `stem`.svg; returns the paths.
+    """Draw pass@k of one or more runs (name: metrics), four a row, into `stem`.png and `stem`.svg; returns the paths.
 
     Raises ModuleNotFoundError without matplotlib (extra `viewer`).
     """
@@ -57,10 +58,13 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> l
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "lamer-graph"
-    figure, axes = pyplot.subplots(
-        1, len(runs), figsize=(1.0 + 4.6 * len(runs), 3.6), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, (name, metrics) in zip(axes[0], runs.items(), strict=True):
+    columns = min(COLUMNS, len(runs))
+    rows = -(-len(runs) // columns)
+    size = (1.0 + 4.6 * columns, 3.6 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(runs) :]:
+        axis.set_visible(False)
+    for axis, (name, metrics) in zip(axes.flat, runs.items(), strict=False):
         for k, colour in enumerate(("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"), start=1):
             updates, values = series(metrics, f"batch/pass@{k}")
             if not values:
@@ -73,7 +77,8 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> l
         axis.set(title=name, xlabel="update", ylim=(0, 1))
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small", loc="lower right")
-    axes[0][0].set_ylabel("share of the batch's trials that succeed")
+    for row in axes:
+        row[0].set_ylabel("share of the batch's trials that succeed")
     written = []
     for kind in FORMATS:
         path = Path(f"{stem}.{kind}")
