@@ -26,7 +26,7 @@ UPDATES = 4
 GROUPS, TRIALS = 16, 8
 SAME = 1e-3
 """Largest difference of the losses of (a), which are some hundredths and fall."""
-TASKS, RUN_UPDATES, ROUNDS = 8, 4, 2
+TASKS, RUN_UPDATES, ROUNDS = 8, 6, 2
 PRESET, LARGER = "minesweeper-cpu", "minesweeper-5x5-cpu"
 
 

@@ -422,6 +422,18 @@ def test_a_folder_holds_one_run(tiny_model_dir, tmp_path):
         train(small(tiny_model_dir, "optimise.learning_rate=0.1"), tmp_path, resume=True)
 
 
+def test_a_finished_run_goes_on_to_more_updates_but_not_back_to_fewer(tiny_model_dir, tmp_path):
+    train(small(tiny_model_dir), tmp_path)
+    longer = small(tiny_model_dir, "optimise.updates=4")
+    assert train(longer, tmp_path, resume=True).updates == 4
+    assert [line["update"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "run.json").read_text())["optimise"]["updates"] == 4
+    with pytest.raises(CheckpointError, match=r"optimise.updates is 4 there, 2 here"):
+        train(small(tiny_model_dir), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"optimise.clip is 0.2 there, 0.1 here"):
+        train(small(tiny_model_dir, "optimise.updates=9", "optimise.clip=0.1"), tmp_path, resume=True)
+
+
 def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()

@@ -64,7 +64,12 @@ OutOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", rich_help_panel=WHAT, help="Go on with the run in --out from its last checkpoint.")
+    bool,
+    typer.Option(
+        "--resume",
+        rich_help_panel=WHAT,
+        help="Go on with the run in --out from its last checkpoint, perhaps to more optimise.updates.",
+    ),
 ]
 DryRunOption = Annotated[
     bool,

@@ -176,15 +176,16 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
 
 
 def claim(folder: Path, run: RunFile, resume: bool) -> None:
-    """Write the run's description, or compare with the one that is there. Raises CheckpointError."""
+    """Write the run's description, or compare with the one that is there. Raises CheckpointError.
+
+    A run may go on to more updates than it was begun with; the learning rate is from then on that of the longer run.
+    """
+    _compare(folder, run, resume and (folder / RUN).exists())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / RUN).exists():
-            write_atomic(folder / RUN, orjson.dumps(run.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
-            return
+        write_atomic(folder / RUN, orjson.dumps(run.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
     except OSError as error:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
-    _compare(folder, run, resume)
 
 
 def _compare(folder: Path, run: RunFile, resume: bool) -> None:
@@ -204,8 +205,17 @@ def _compare(folder: Path, run: RunFile, resume: bool) -> None:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
     if not resume:
         raise CheckpointError(f"{folder} already holds a run; continue it with --resume or choose another name")
-    if there != wanted:
+    if not _continues(there, wanted):
         raise CheckpointError(f"{folder} holds a run of other settings ({_difference(there, wanted)}); name another")
+
+
+def _continues(there: Any, wanted: Json) -> bool:
+    """Whether the run that is wanted is the one that is there, perhaps a longer one."""
+    if not isinstance(there, dict) or not isinstance(there.get("optimise"), dict):
+        return False
+    begun, updates = there["optimise"].get("updates"), wanted["optimise"]["updates"]
+    longer = isinstance(begun, int) and begun < updates
+    return wanted == ({**there, "optimise": {**there["optimise"], "updates": updates}} if longer else there)
 
 
 def _difference(there: Any, wanted: Any, place: str = "") -> str:
