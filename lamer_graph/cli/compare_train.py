@@ -123,7 +123,8 @@ def trainings(run: RunFile, planned: Mapping[str, CollectConfig], folders: Mappi
         if config.scope == "trial":
             del plain["remember"]
         one = RunFile.model_validate({**plain, "collect": {**plain["collect"], **memory}})
-        check(one, folders[name] / FOLDER, resume=(folders[name] / FOLDER / RUN).exists())
+        # What has played with a policy cannot go on with one that was trained longer.
+        check(one, folders[name] / FOLDER, resume=(folders[name] / FOLDER / RUN).exists(), longer=False)
         made[name] = one
     return made
 

@@ -134,8 +134,10 @@ def make_policy(run: RunFile) -> LocalPolicy:
     return LocalPolicy(model, policy.tokenizer, deterministic=run.deterministic, version=version_name(0))
 
 
-def check(run: RunFile, folder: Path, *, resume: bool) -> None:
+def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> None:
     """Everything that can be known to be wrong before anything is loaded or written.
+
+    A run that is resumed may go on to more updates than it was begun with, unless it may not get `longer`.
 
     Raises TrainingConfigError for a policy that is not there or cannot be trained here, ConfigError and EnvError for a
     collection that cannot be played, CheckpointError for a folder that holds something else, RunLogError and
@@ -170,7 +172,7 @@ def check(run: RunFile, folder: Path, *, resume: bool) -> None:
             f"report_to '{run.report_to}' needs the package {run.report_to}, which is not installed: pip install "
             f"{run.report_to}, or leave it out (the metrics are in {METRICS} either way)"
         )
-    _compare(folder, run, resume)
+    _compare(folder, run, resume, longer)
     if run.logs:
         check_logs(run)
 
@@ -188,8 +190,8 @@ def claim(folder: Path, run: RunFile, resume: bool) -> None:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
 
 
-def _compare(folder: Path, run: RunFile, resume: bool) -> None:
-    """Raises CheckpointError if the folder holds a run that this one is not a continuation of."""
+def _compare(folder: Path, run: RunFile, resume: bool, longer: bool = True) -> None:
+    """Raises CheckpointError if the folder holds a run that this one is not a continuation of, `longer` or as long."""
     path, wanted = folder / RUN, run.model_dump(mode="json")
     try:
         if not path.exists():
@@ -205,17 +207,17 @@ def _compare(folder: Path, run: RunFile, resume: bool) -> None:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
     if not resume:
         raise CheckpointError(f"{folder} already holds a run; continue it with --resume or choose another name")
-    if not _continues(there, wanted):
+    there = _lengthened(there, run.optimise.updates) if longer else there
+    if there != wanted:
         raise CheckpointError(f"{folder} holds a run of other settings ({_difference(there, wanted)}); name another")
 
 
-def _continues(there: Any, wanted: Json) -> bool:
-    """Whether the run that is wanted is the one that is there, perhaps a longer one."""
-    if not isinstance(there, dict) or not isinstance(there.get("optimise"), dict):
-        return False
-    begun, updates = there["optimise"].get("updates"), wanted["optimise"]["updates"]
-    longer = isinstance(begun, int) and begun < updates
-    return wanted == ({**there, "optimise": {**there["optimise"], "updates": updates}} if longer else there)
+def _lengthened(there: Any, updates: int) -> Any:
+    """The run that is there, if it goes on to so many updates."""
+    match there:
+        case {"optimise": {"updates": int(begun), **others}} if begun < updates:
+            return {**there, "optimise": {"updates": updates, **others}}
+    return there
 
 
 def _difference(there: Any, wanted: Any, place: str = "") -> str:
