@@ -101,18 +101,24 @@ def read(run: RunFile, policy: Path, out: Path, tasks: int) -> dict[str, Read]:
             **({"skip": run.optimise.updates * run.collect.tasks} if changes.get("split") == "train" else {}),
             **changes,
         }
-        player = LocalPolicy(policy)
-        try:
-            folder = out / name.replace(",", "").replace("'", "").replace(" ", "-")
-            reading, summary = asyncio.run(
-                evaluate(CollectConfig(**settings), player, folder, concurrency=128, resume=folder.exists())
-            )
-        finally:
-            player.close()
-        if summary.interrupted:
-            raise KeyboardInterrupt
+        folder = out / name.replace(",", "").replace("'", "").replace(" ", "-")
+        reading = play(settings, policy, folder)
         found[name] = Read(reading, folder)
     return found
+
+
+def play(settings: Json, policy: Path, folder: Path) -> Evaluation:
+    """A run of these settings in `folder`, or what is missing of it; what is there already is not played again."""
+    player = LocalPolicy(policy)
+    try:
+        reading, summary = asyncio.run(
+            evaluate(CollectConfig(**settings), player, folder, concurrency=128, resume=folder.exists())
+        )
+    finally:
+        player.close()
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return reading
 
 
 def compared(seed: int, found: dict[str, dict[str, Read]]) -> Json:

@@ -10,19 +10,18 @@ held-out boards that the warm start plays, and is compared with it board by boar
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.collect import CollectConfig
-from lamer_graph.evaluate import Evaluation, evaluate
-from lamer_graph.local_policy import LocalPolicy
+from meta_vs_rl import play
+
+from lamer_graph.evaluate import Evaluation
 from lamer_graph.runlog import read_trials
 from lamer_graph.stats import paired_test, task_success
 from lamer_trainers.curves import draw, read_metrics
 from lamer_trainers.loop import METRICS, train
-from lamer_trainers.runfile import RunFile, load_run
+from lamer_trainers.runfile import load_run
 
 Json = dict[str, Any]
 START = "warm start"
@@ -60,7 +59,18 @@ def main() -> None:
     )
     runs = {name: load_run(preset=given.preset, changes=(*common, *ROWS[name])) for name in given.only}
     some = next(iter(runs.values()))
-    start = play(some, Path(some.policy), given.out / "eval" / START.replace(" ", "-"), given.tasks)
+    # Three attempts with reflections at each of the held-out tasks.
+    held_out = {
+        "split": "test",
+        "tasks": given.tasks,
+        "trials": 1,
+        "max_episodes": 3,
+        "contents": "reflection",
+        "seed": 0,
+    }
+    settings = {**some.collect.model_dump(), **held_out}
+    begin = given.out / "eval" / START.replace(" ", "-")
+    start = play(settings, Path(some.policy), begin)
     found: dict[str, Json] = {START: row(start)}
     curves = {}
     for name, run in runs.items():
@@ -68,11 +78,9 @@ def main() -> None:
         if not (folder / "policy").is_dir():
             train(run, folder, resume=folder.exists(), progress=lambda line, name=name: print(name, line["update"]))
         played = given.out / "eval" / name
-        found[name] = row(play(run, folder / "policy", played, given.tasks))
+        found[name] = row(play(settings, folder / "policy", played))
         for k in (1, 3):
-            ours, theirs = (
-                task_success(read_trials(place), k) for place in (played, given.out / "eval" / START.replace(" ", "-"))
-            )
+            ours, theirs = (task_success(read_trials(place), k) for place in (played, begin))
             gain = paired_test(ours, theirs, start.instances)
             found[name][f"gain at pass@{k}"] = [round(number, 4) for number in gain[:3]]
         curves[name] = read_metrics(folder / METRICS)
@@ -88,22 +96,6 @@ def main() -> None:
 
 LAST = ("entropy", "policy/kl", "clip_ratio/region_mean", "grad_norm", "batch/invalid", "critic/explained")
 """What a row says of its last update, to look for reasons in."""
-
-
-def play(run: RunFile, policy: Path, folder: Path, tasks: int) -> Evaluation:
-    """Three attempts with reflections at each of the held-out tasks."""
-    changes = {"split": "test", "tasks": tasks, "trials": 1, "max_episodes": 3, "contents": "reflection", "seed": 0}
-    settings = {**run.collect.model_dump(), **changes}
-    player = LocalPolicy(policy)
-    try:
-        reading, summary = asyncio.run(
-            evaluate(CollectConfig(**settings), player, folder, concurrency=128, resume=folder.exists())
-        )
-    finally:
-        player.close()
-    if summary.interrupted:
-        raise KeyboardInterrupt
-    return reading
 
 
 def row(reading: Evaluation) -> Json:
