@@ -11,20 +11,23 @@ import torch
 from lamer_trainers.loop import RUN, train
 from lamer_trainers.runfile import load_run
 
-CHANGES = (
+SMALL = (
     "collect.tasks=2",
     "collect.trials=2",
     "collect.max_episodes=2",
     "collect.max_turns=1",
     "collect.max_tokens=3",
     "optimise.mini_batches=2",
-    "optimise.updates=4",
     "optimise.warmup_updates=0",
+    "concurrency=4",
+)
+CHANGES = (
+    *SMALL,
+    "optimise.updates=4",
     "optimise.learning_rate=0.01",
     "validation.tasks=3",
     "validation.every=1",
     "save_every=2",
-    "concurrency=4",
     "deterministic=true",
 )
 

@@ -13,7 +13,7 @@ import loop_run
 import orjson
 import pytest
 import torch
-from loop_run import run_in
+from loop_run import SMALL, run_in
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -39,20 +39,7 @@ def _one_thread():
 
 
 def small(model_dir, *changes):
-    base = [
-        f"policy={model_dir}",
-        "validation=null",
-        "collect.tasks=2",
-        "collect.trials=2",
-        "collect.max_episodes=2",
-        "collect.max_turns=1",
-        "collect.max_tokens=3",
-        "optimise.mini_batches=2",
-        "optimise.updates=2",
-        "optimise.warmup_updates=0",
-        "save_every=1",
-        "concurrency=4",
-    ]
+    base = (f"policy={model_dir}", *SMALL, "validation=null", "optimise.updates=2", "save_every=1")
     return load_run(preset="minesweeper-cpu", changes=[*base, *changes])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from training import (
     token_logprobs,
     train,
 )
+from transformers import Trainer
 from trl import GRPOTrainer
 
 from lamer_trainers.trainer import LamerTrainer
@@ -171,3 +173,27 @@ def test_the_metrics_of_micro_batches_are_weighted_by_tokens(tiny_model_dir, tmp
         trainer, _ = train(tmp_path / str(budget), model, tokenizer, Trials(trials), micro_batch_tokens=budget)
         entropies.append(trainer.state.log_history[0]["entropy"])
     assert entropies[0] == pytest.approx(entropies[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ref_model",
+        "beta",
+        "temperature",
+        "num_iterations",
+        "aux_loss_enabled",
+        "_entropy_bonus_enabled",
+        "_tokenizer",
+        "_metrics",
+        "_step",
+        "_buffered_inputs",
+        "current_gradient_accumulation_steps",
+    ],
+)
+def test_what_we_read_or_set_is_what_its_own_code_uses(name):
+    assert f"self.{name}" in inspect.getsource(GRPOTrainer) + inspect.getsource(Trainer)
+
+
+def test_a_checkpoints_folder_is_asked_of_the_trainer(trainer):
+    assert Path(trainer._get_output_dir(None)) == Path(trainer.args.output_dir)

@@ -313,7 +313,7 @@ class _Watch(TrainerCallback):
         self._clock = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """What no checkpoint needs any more is dropped; memories, or a run would keep one per update."""
+        """Drop what no checkpoint needs any more: a former best, and memories, of which a run would keep all."""
         self._best.checkpointed()
         steps = [steps_of(path) for path in Path(args.output_dir).glob("checkpoint-*")]
         if steps and not isinstance(self._collector, LoggedCollector):
