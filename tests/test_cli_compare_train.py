@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from command_line import Cli
 
@@ -15,13 +14,7 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.runlog import read_config, read_trials
 from lamer_trainers.presets import PRESETS
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -16,12 +16,7 @@ from lamer_trainers.samples import samples_of
 OPTIONS = {"algorithm": "ppo", "critic_learning_rate": 1e-2, "max_logprob_gap": None}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def a_critic(folder, *, lora=False, **options):

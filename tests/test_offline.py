@@ -28,12 +28,7 @@ Trial = dict[str, Any]
 CHANGES = ("collect.max_tokens=3", "collect.max_turns=2", "optimise.mini_batches=1", "optimise.warmup_updates=0")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def play(policy: Path, folder: Path, *, resume: bool = False, **more: Any) -> Path:

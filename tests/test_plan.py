@@ -21,12 +21,7 @@ GPU_PRESETS = [name for name in PRESETS if "-cpu" not in name]
 WEIGHTS = KNOWN["Qwen/Qwen3-4B"].parameters / GIB
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(*changes: str, device: DeviceName = "h100") -> Plan:

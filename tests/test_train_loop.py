@@ -29,13 +29,7 @@ from lamer_trainers.presets import RL_BASELINE
 from lamer_trainers.runfile import PRESETS, load_run
 from lamer_trainers.served import make_server
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(model_dir, *changes):

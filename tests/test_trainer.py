@@ -32,12 +32,7 @@ from lamer_trainers.trainer import LamerTrainer
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def expected_gradient(folder, trials, args, *, lora=False, **options):
