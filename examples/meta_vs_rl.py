@@ -29,8 +29,9 @@ from lamer_graph.stats import paired_test, task_success
 from lamer_trainers.best import BEST
 from lamer_trainers.curves import draw, read_metrics
 from lamer_trainers.gates import judged_remarks
-from lamer_trainers.loop import METRICS, train
+from lamer_trainers.loop import train
 from lamer_trainers.presets import RL_BASELINE
+from lamer_trainers.run_folder import METRICS
 from lamer_trainers.runfile import RunFile, load_run
 from lamer_trainers.warmup import teacher_of
 

@@ -20,7 +20,8 @@ from lamer_graph.evaluate import Evaluation
 from lamer_graph.runlog import read_trials
 from lamer_graph.stats import paired_test, task_success
 from lamer_trainers.curves import draw, read_metrics
-from lamer_trainers.loop import METRICS, train
+from lamer_trainers.loop import train
+from lamer_trainers.run_folder import METRICS
 from lamer_trainers.runfile import load_run
 
 Json = dict[str, Any]

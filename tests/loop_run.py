@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lamer_trainers.loop import RUN, train
+from lamer_trainers.loop import train
+from lamer_trainers.run_folder import RUN
 from lamer_trainers.runfile import load_run
 
 SMALL = (

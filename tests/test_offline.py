@@ -22,7 +22,7 @@ from lamer_graph.cli.train import update_line
 from lamer_graph.collect import CollectConfig, collect, sampled_by
 from lamer_graph.local_policy import LocalPolicy
 from lamer_graph.runlog import read_trials
-from lamer_trainers.loop import last_checkpoint
+from lamer_trainers.run_folder import last_checkpoint
 
 Trial = dict[str, Any]
 CHANGES = ("collect.max_tokens=3", "collect.max_turns=2", "optimise.mini_batches=1", "optimise.warmup_updates=0")

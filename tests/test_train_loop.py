@@ -24,8 +24,9 @@ from lamer_graph.runlog import read_trials
 from lamer_memory import ChromaMemory, MemoryConfigError, MemoryServerError
 from lamer_memory.hygiene import read_all
 from lamer_trainers.errors import CheckpointError, TrainingConfigError
-from lamer_trainers.loop import last_checkpoint, train
+from lamer_trainers.loop import train
 from lamer_trainers.presets import RL_BASELINE
+from lamer_trainers.run_folder import last_checkpoint
 from lamer_trainers.runfile import PRESETS, load_run
 from lamer_trainers.served import make_server
 
@@ -178,7 +179,7 @@ def test_a_report_that_cannot_be_made_is_refused_before_any_work(tiny_model_dir,
 
 
 def test_validations_without_progress_end_the_run_and_best_and_last_are_kept(tiny_model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("lamer_trainers.loop._Watch._validate", lambda self, update: [0.1, 0.5 if update == 1 else 0.4])
+    monkeypatch.setattr("lamer_trainers.watch.Watch._validate", lambda self, update: [0.1, 0.5 if update == 1 else 0.4])
     run = small(
         tiny_model_dir, "validation.tasks=2", "validation.every=1", "validation.patience=2", "optimise.updates=9"
     )
@@ -191,7 +192,7 @@ def test_validations_without_progress_end_the_run_and_best_and_last_are_kept(tin
 
 
 def test_a_run_that_stopped_early_does_not_go_on_when_it_is_resumed(tiny_model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("lamer_trainers.loop._Watch._validate", lambda self, update: [0.5 if update == 1 else 0.4])
+    monkeypatch.setattr("lamer_trainers.watch.Watch._validate", lambda self, update: [0.5 if update == 1 else 0.4])
     run = small(
         tiny_model_dir, "validation.tasks=2", "validation.every=1", "validation.patience=1", "optimise.updates=9"
     )
@@ -215,7 +216,7 @@ def test_part_of_a_validation_is_not_taken_for_one(tiny_model_dir, tmp_path, mon
         reading, summary = await evaluate(*args, **options)
         return reading, summary._replace(**change)
 
-    monkeypatch.setattr("lamer_trainers.loop.evaluate", partly)
+    monkeypatch.setattr("lamer_trainers.watch.evaluate", partly)
     with pytest.raises(error):
         train(small(tiny_model_dir, "validation.tasks=2", "validation.every=1"), tmp_path / "run")
     assert not (tmp_path / "run" / "best").exists()

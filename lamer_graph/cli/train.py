@@ -158,7 +158,8 @@ def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str])
 def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     """Train, with a line per update and a plot at the end; the document that `--json` prints."""
     from lamer_trainers.curves import draw, read_metrics
-    from lamer_trainers.loop import METRICS, check, train
+    from lamer_trainers.loop import check, train
+    from lamer_trainers.run_folder import METRICS
 
     check(run, folder, resume=resume)
     ui.working()
