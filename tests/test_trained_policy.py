@@ -1,4 +1,4 @@
-"""The shipped trained policy shows what it was trained for: it explores, and its reflections are what helps."""
+"""The shipped trained policies show what they were trained for: they explore, and their reflections are what helps."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from lamer_graph.runlog import read_config
 from lamer_graph.shipped import card, shipped_policies, shipped_policy
 
 FOLDER = "minesweeper-tiny"
+TRAINED = {FOLDER: "minesweeper:4x4-3", "minesweeper-5x5-trained": "minesweeper:5x5-4"}
+
+
+def shipped(name: str) -> Path:
+    found = shipped_policies().get(name)
+    assert found is not None, f"{name} is not among {sorted(shipped_policies())}"
+    return found
 
 
 @pytest.fixture
 def folder() -> Path:
-    found = shipped_policies().get(FOLDER)
-    assert found is not None, f"{FOLDER} is not among {sorted(shipped_policies())}"
-    return found
+    return shipped(FOLDER)
 
 
-def test_it_solves_more_with_its_reflections_than_with_anothers_or_than_the_warm_start(cli: Cli, folder: Path) -> None:
+@pytest.mark.parametrize("name", TRAINED)
+def test_it_solves_more_with_its_reflections_than_with_anothers_or_than_the_warm_start(cli: Cli, name: str) -> None:
+    folder, env = shipped(name), TRAINED[name]
+
     def pass_at_3(policy: Path, *options: str) -> float:
-        arguments = ("eval", "--policy", policy, "--env", "minesweeper:4x4-3", "--split", "val", "--tasks", "150")
+        arguments = ("eval", "--policy", policy, "--env", env, "--split", "val", "--tasks", "150")
         document = cli(*arguments, "--concurrency", "128", "--json", *options).document
         assert document["config"]["prompt_style"] == "compact"
         return float(document["pass_at"][2]["value"])
 
     own = pass_at_3(folder)
-    start = shipped_policy("minesweeper:4x4-3")
+    start = shipped_policy(env)
     assert start is not None
     assert own >= 0.75
     assert own - pass_at_3(folder, "--shuffle-reflections") >= 0.15
@@ -71,14 +79,19 @@ def test_the_help_of_env_says_what_a_bare_name_means(cli: Cli) -> None:
         assert "a name alone: as --policy's card says." in " ".join(words)
 
 
-def test_what_ships_is_small_safe_and_says_how_it_was_made(folder: Path) -> None:
-    assert card(folder)["trained"] is True
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_ships_is_small_safe_and_says_how_it_was_made(name: str) -> None:
+    folder = shipped(name)
+    assert (card(folder)["env"], card(folder)["trained"]) == (TRAINED[name], True)
     assert {path.suffix for path in folder.iterdir()} <= {".json", ".jinja", ".md", ".safetensors"}
     assert "lamer-graph train" in (folder / "README.md").read_text()
-    sizes = {name: sum(p.stat().st_size for p in policy.iterdir()) for name, policy in shipped_policies().items()}
-    assert sum(size for name, size in sizes.items() if name.startswith("minesweeper")) < 12_000_000
-    assert sum(sizes.values()) < 20_000_000
+    start = shipped_policy(TRAINED[name])
+    assert start is not None
+    assert sum(path.stat().st_size for one in (folder, start) for path in one.iterdir()) < 12_000_000
+    everything = (path for one in shipped_policies().values() for path in one.iterdir())
+    assert sum(path.stat().st_size for path in everything) < 24_000_000
 
 
-def test_the_default_policy_stays_the_warm_start(folder: Path) -> None:
-    assert shipped_policy("minesweeper:4x4-3") != folder
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_default_policy_stays_the_warm_start(name: str) -> None:
+    assert shipped_policy(TRAINED[name]) != shipped(name)

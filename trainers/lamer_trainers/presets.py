@@ -96,11 +96,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
-    # A harder board, half an hour: a lower rate learns more of it, less credit for later episodes keeps the first good.
+    # A harder board, 45 minutes: a lower rate learns more of it, less credit for later episodes keeps the first good.
     "minesweeper-5x5-cpu": {
         "policy": "examples/policies/minesweeper-5x5-warmstart",
         "collect": _board("minesweeper:5x5-4", 13),
-        "optimise": {**_SMALL, "updates": 350, "learning_rate": 2.5e-4, "gamma_traj": 0.3},
+        "optimise": {**_SMALL, "updates": 500, "learning_rate": 2.5e-4, "gamma_traj": 0.2},
         "validation": _CHOICE,
     },
     # 4x4 as an adapter: a vLLM that serves the warm start takes it without a restart.
