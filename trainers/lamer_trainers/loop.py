@@ -30,8 +30,8 @@ from lamer_trainers.run_folder import (
     COLLECTED,
     METRICS,
     RUN,
+    check_folder,
     claim,
-    compare,
     finish,
     last_checkpoint,
     steps_of,
@@ -158,6 +158,6 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
             f"report_to '{run.report_to}' needs the package {run.report_to}, which is not installed: pip install "
             f"{run.report_to}, or leave it out (the metrics are in {METRICS} either way)"
         )
-    compare(folder, run, resume, longer)
+    check_folder(folder, run, resume, longer)
     if run.logs:
         check_logs(run)

@@ -27,7 +27,7 @@ def claim(folder: Path, run: RunFile, resume: bool) -> None:
 
     A run may go on to more updates than it was begun with; the learning rate is from then on that of the longer run.
     """
-    compare(folder, run, resume and (folder / RUN).exists())
+    check_folder(folder, run, resume and (folder / RUN).exists())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RUN, orjson.dumps(run.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
@@ -35,7 +35,7 @@ def claim(folder: Path, run: RunFile, resume: bool) -> None:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
 
 
-def compare(folder: Path, run: RunFile, resume: bool, longer: bool = True) -> None:
+def check_folder(folder: Path, run: RunFile, resume: bool, longer: bool = True) -> None:
     """Raises CheckpointError if the folder holds a run that this one is not a continuation of, `longer` or as long."""
     path, wanted = folder / RUN, run.model_dump(mode="json")
     try:
