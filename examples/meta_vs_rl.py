@@ -61,9 +61,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="minesweeper-cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--tasks", type=int, default=800)
+    parser.add_argument("--tasks", type=int, default=800, help="held-out tasks to read every policy on")
+    parser.add_argument("--skip", type=int, default=0, help="held-out tasks to pass over, so that others are read")
     parser.add_argument("changes", nargs="*", help="section.key=value, for both arms")
     given = parser.parse_args()
+    suffix = f"-from-{given.skip}" if given.skip else ""
     rows: list[Json] = []
     for seed in given.seeds:
         found: dict[str, dict[str, Read]] = {}
@@ -76,13 +78,13 @@ def main() -> None:
             if arm != "base" and not (folder / "policy").is_dir():
                 train(run, folder, resume=folder.exists(), progress=lambda line, arm=arm: print(arm, line["update"]))
             # The warm start is the same for every seed, and so are the tasks and how it plays them.
-            played = given.out / "eval" / (arm if arm == "base" else folder.name)
-            found[arm] = read(run, policy, played, given.tasks)
+            played = given.out / f"eval{suffix}" / (arm if arm == "base" else folder.name)
+            found[arm] = read(run, policy, played, given.tasks, given.skip)
         rows.append(compared(seed, found))
         rows[-1]["true reflections"] = true_reflections(given.out / f"meta-{seed}")
         rows[-1]["episodes an update"] = {arm: episodes_played(given.out / f"{arm}-{seed}") for arm in NAMES}
     print(json.dumps(rows, indent=1))
-    (given.out / "meta-vs-rl.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (given.out / f"meta-vs-rl{suffix}.json").write_text(json.dumps(rows, indent=1) + "\n")
     first = given.seeds[0]
     curves = {name: read_metrics(given.out / f"{arm}-{first}" / METRICS) for arm, name in NAMES.items()}
     print("plot:", *draw(curves, given.out / "curves"))
@@ -91,15 +93,16 @@ def main() -> None:
 NAMES = {"rl": "RL", "meta": "meta-RL"}
 
 
-def read(run: RunFile, policy: Path, out: Path, tasks: int) -> dict[str, Read]:
-    """Play the held-out tasks in every way."""
+def read(run: RunFile, policy: Path, out: Path, tasks: int, skip: int) -> dict[str, Read]:
+    """Play so many held-out tasks after the first `skip` in every way."""
     found = {}
     for name, changes in READINGS.items():
         settings = {
             **run.collect.model_dump(),
             **{"split": "test", "tasks": tasks, "trials": 1, "contents": "reflection", "max_episodes": 3, "seed": 0},
+            "skip": skip,
             # New seeds of training layouts: those beyond all that the longest run could have drawn.
-            **({"skip": run.optimise.updates * run.collect.tasks} if changes.get("split") == "train" else {}),
+            **({"skip": run.optimise.updates * run.collect.tasks + skip} if changes.get("split") == "train" else {}),
             **changes,
         }
         folder = out / name.replace(",", "").replace("'", "").replace(" ", "-")
