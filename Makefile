@@ -30,10 +30,10 @@ test-slow: setup ## the tests marked slow
 
 # OpenEnv needs another mcp than vLLM; TextWorld's planner is built from source. So each has an environment of its own.
 test-openenv: .venv-openenv/ready ## server and client of OpenEnv, all environments over loopback
-	@.venv-openenv/bin/python -m pytest tests/test_envs_openenv.py tests/test_cli_serve_env.py $(ARGS)
+	@.venv-openenv/bin/python -m pytest tests/envs/test_openenv.py tests/graph/cli/test_serve_env.py $(ARGS)
 
 test-textworld: .venv-alfworld/ready ## ALFWorld's rules beside the real TextWorld's (needs a C++ compiler and cmake)
-	@.venv-alfworld/bin/python -m pytest -m slow tests/test_alfworld_textworld.py $(ARGS)
+	@.venv-alfworld/bin/python -m pytest -m slow tests/envs/alfworld/test_textworld.py $(ARGS)
 
 test-extras: test-openenv test-textworld ## both
 

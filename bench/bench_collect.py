@@ -22,7 +22,7 @@ REPEATS = 3
 
 
 def _policy() -> Any:
-    from lamer_graph.policy import Policy
+    from lamer_graph.policies.base import Policy
     from lamer_graph.types import Completion
 
     class SlowPolicy(Policy):
@@ -39,7 +39,8 @@ def _policy() -> Any:
 
 async def ours(folder: Path, trials: int) -> tuple[int, float, float]:
     """Turns, wall seconds and CPU seconds of `collect`."""
-    from lamer_graph.collect import CollectConfig, collect
+    from lamer_graph.collection.collect import collect
+    from lamer_graph.collection.config import CollectConfig
 
     config = CollectConfig(env="minesweeper:4x4-3", tasks=trials, contents="none", prompt_style="compact")
     started, cpu = time.perf_counter(), time.process_time()
@@ -49,7 +50,8 @@ async def ours(folder: Path, trials: int) -> tuple[int, float, float]:
 
 async def memory_growth(folder: Path) -> tuple[float, float]:
     """Resident MiB after 1,000 and after 5,000 trials of one collection with reflection memory."""
-    from lamer_graph.collect import CollectConfig, collect
+    from lamer_graph.collection.collect import collect
+    from lamer_graph.collection.config import CollectConfig
 
     seen: list[float] = []
     count = 0

@@ -13,7 +13,7 @@ from typing import Any
 from bench.bare_graph import bare_agent
 from lamer_envs import make
 from lamer_graph import create_lamer_agent
-from lamer_graph.policy import Policy
+from lamer_graph.policies.base import Policy
 from lamer_graph.types import Completion, Message, Sampling
 
 TURNS = 20

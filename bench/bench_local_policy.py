@@ -33,7 +33,7 @@ async def _alone(policy: Any, calls: list[Any]) -> tuple[float, float]:
 
 
 async def _collect(policy: Any) -> float:
-    from lamer_graph.collect import collect
+    from lamer_graph.collection.collect import collect
 
     with tempfile.TemporaryDirectory() as folder:
         done = await collect(config(TASKS), policy, Path(folder) / "run", concurrency=CALLERS)
@@ -41,7 +41,7 @@ async def _collect(policy: Any) -> float:
 
 
 async def _measure() -> list[dict[str, Any]]:
-    from lamer_graph.local_policy import LocalPolicy
+    from lamer_graph.policies.local import LocalPolicy
 
     policy = LocalPolicy(policy_folder())
     exact = LocalPolicy(policy_folder(), deterministic=True)

@@ -141,7 +141,7 @@ def stops() -> list[dict[str, Any]]:
 
 
 def _policy() -> Any:
-    from lamer_graph.policy import Policy
+    from lamer_graph.policies.base import Policy
     from lamer_graph.types import Completion
 
     class SlowPolicy(Policy):
@@ -158,7 +158,8 @@ def _policy() -> Any:
 
 def collection(contents: Literal["reflection", "both"], backend: str) -> float:
     """Wall seconds of playing and logging TRIALS trials, CONCURRENCY at once; without opening the store."""
-    from lamer_graph.collect import CollectConfig, collect
+    from lamer_graph.collection.collect import collect
+    from lamer_graph.collection.config import CollectConfig
 
     config = CollectConfig(
         env="minesweeper", tasks=TRIALS, contents=contents, backend=backend, prompt_style="compact", max_tokens=64

@@ -24,7 +24,7 @@ CALLS = 4
 def _model() -> Any:
     from peft import LoraConfig, get_peft_model
 
-    from lamer_graph.local_policy import LocalPolicy
+    from lamer_graph.policies.local import LocalPolicy
 
     settings = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(LocalPolicy(policy_folder()).model, settings)
@@ -89,8 +89,8 @@ def _swaps(sync: Any, model: Any, first: int) -> list[Any]:
 
 
 def rows() -> list[dict[str, Any]]:
-    from lamer_graph.serve import VllmServer, vllm_flavour
-    from lamer_trainers.sync import AdapterSync
+    from lamer_graph.serving.vllm import VllmServer, vllm_flavour
+    from lamer_trainers.sources.sync import AdapterSync
 
     if vllm_flavour() is None:
         return []

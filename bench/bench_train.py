@@ -37,7 +37,7 @@ class _Rival:
     """
 
     def __init__(self, trials: list[Any], bare: BareTrainer, args: Any, limits: Any) -> None:
-        from lamer_trainers.batch import read_batch
+        from lamer_trainers.learning.batch import read_batch
 
         batch = read_batch(trials, args, limits, 0)
         pairs = zip(batch.samples, batch.advantages, strict=True)
@@ -50,7 +50,7 @@ class _Rival:
         self._begun: tuple[float, float] | None = None
 
     def next_batch(self, step: int) -> list[Any]:
-        from lamer_trainers.packing import split
+        from lamer_trainers.learning.packing import split
 
         self.end()
         parts = split(len(self.answers), self._args.mini_batches, (self._args.seed, step))
@@ -79,12 +79,12 @@ def _since(begun: tuple[float, float]) -> tuple[float, float]:
 def _against_bare(folder: Path) -> list[dict[str, Any]]:
     from transformers import PrinterCallback
 
-    from lamer_graph.collect import collect
-    from lamer_graph.local_policy import LocalPolicy
+    from lamer_graph.collection.collect import collect
+    from lamer_graph.policies.local import LocalPolicy
     from lamer_graph.runlog import read_trials
+    from lamer_trainers.learning.samples import Limits
+    from lamer_trainers.learning.trainer import LamerTrainer
     from lamer_trainers.runfile import load_run
-    from lamer_trainers.samples import Limits
-    from lamer_trainers.trainer import LamerTrainer
 
     policy = LocalPolicy(policy_folder())
     asyncio.run(collect(config(GROUPS).model_copy(update={"trials": TRIALS}), policy, folder / "log"))
@@ -155,7 +155,7 @@ def _meta_against_rl(folder: Path, pipeline: int, rounds: int, preset: str = PRE
 def _updates(folder: Path, preset: str, changes: tuple[str, ...], pipeline: int) -> list[dict[str, Any]]:
     """The metrics of a short run, its first and last update left out, each with the episodes that it was trained on."""
     from lamer_graph.runlog import read_trials
-    from lamer_trainers.loop import train
+    from lamer_trainers.loop.train import train
     from lamer_trainers.runfile import load_run
 
     short = (f"collect.tasks={TASKS}", f"optimise.updates={RUN_UPDATES}", f"pipeline={pipeline}", "validation=null")

@@ -35,7 +35,7 @@ async def _policy(policy: Any, calls: list[Any]) -> tuple[float, float]:
 
 
 async def _collect(policy: Any, seed: int) -> float:
-    from lamer_graph.collect import collect
+    from lamer_graph.collection.collect import collect
 
     with tempfile.TemporaryDirectory() as folder:
         run = config(TASKS).model_copy(update={"seed": seed})
@@ -74,7 +74,7 @@ async def _measure(server: Any) -> list[dict[str, Any]]:
 
 
 def rows() -> list[dict[str, Any]]:
-    from lamer_graph.serve import VllmServer, vllm_flavour
+    from lamer_graph.serving.vllm import VllmServer, vllm_flavour
 
     if vllm_flavour() is None:
         return []

@@ -18,11 +18,11 @@ from statistics import median
 from typing import Any
 
 from lamer_envs.base import State
-from lamer_envs.webshop import Webshop
-from lamer_envs.webshop_catalogue import Catalogue, GeneratedCatalogue
-from lamer_envs.webshop_official import OfficialCatalogue
-from lamer_envs.webshop_search import CACHE_VARIABLE, build_index, open_index
-from lamer_envs.webshop_words import keywords
+from lamer_envs.webshop.catalogue import Catalogue, GeneratedCatalogue
+from lamer_envs.webshop.env import Webshop
+from lamer_envs.webshop.official import OfficialCatalogue
+from lamer_envs.webshop.search import CACHE_VARIABLE, build_index, open_index
+from lamer_envs.webshop.words import keywords
 
 LARGE = 100_000
 

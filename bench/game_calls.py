@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.collect import CollectConfig, collect
-from lamer_graph.policy import Policy
-from lamer_graph.shipped import shipped_policy
+from lamer_graph.collection.collect import collect
+from lamer_graph.collection.config import CollectConfig
+from lamer_graph.policies.base import Policy
+from lamer_graph.policies.shipped import shipped_policy
 from lamer_graph.types import Completion, Message, Sampling
 
 ENV = "minesweeper:4x4-3"

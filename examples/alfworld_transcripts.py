@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 
 from lamer_envs import Env, State, make
-from lamer_envs.alfworld_experts import Explorer
-from lamer_envs.alfworld_world import KINDS, house
+from lamer_envs.alfworld.experts import Explorer
+from lamer_envs.alfworld.world import KINDS, house
 
 MAX_COMMANDS = 100
 

@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamer_envs import make
-from lamer_graph.collect import CollectConfig
-from lamer_graph.evaluate import Evaluation, evaluate
-from lamer_graph.local_policy import LocalPolicy
+from lamer_graph.collection.config import CollectConfig
+from lamer_graph.evaluation.evaluate import Evaluation, evaluate
+from lamer_graph.evaluation.stats import paired_test, task_success
+from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.runlog import read_trials
-from lamer_graph.stats import paired_test, task_success
-from lamer_trainers.best import BEST
-from lamer_trainers.curves import draw, read_metrics
-from lamer_trainers.gates import judged_remarks
-from lamer_trainers.loop import train
+from lamer_trainers.loop.best import BEST
+from lamer_trainers.loop.curves import draw, read_metrics
+from lamer_trainers.loop.run_folder import METRICS
+from lamer_trainers.loop.train import train
 from lamer_trainers.presets import RL_BASELINE
-from lamer_trainers.run_folder import METRICS
 from lamer_trainers.runfile import RunFile, load_run
-from lamer_trainers.warmup import teacher_of
+from lamer_trainers.warmstart.gates import judged_remarks
+from lamer_trainers.warmstart.warmup import teacher_of
 
 Json = dict[str, Any]
 PAPER = CollectConfig.sampling_preset("paper")

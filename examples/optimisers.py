@@ -16,12 +16,12 @@ from typing import Any
 
 from meta_vs_rl import play
 
-from lamer_graph.evaluate import Evaluation
+from lamer_graph.evaluation.evaluate import Evaluation
+from lamer_graph.evaluation.stats import paired_test, task_success
 from lamer_graph.runlog import read_trials
-from lamer_graph.stats import paired_test, task_success
-from lamer_trainers.curves import draw, read_metrics
-from lamer_trainers.loop import train
-from lamer_trainers.run_folder import METRICS
+from lamer_trainers.loop.curves import draw, read_metrics
+from lamer_trainers.loop.run_folder import METRICS
+from lamer_trainers.loop.train import train
 from lamer_trainers.runfile import load_run
 
 Json = dict[str, Any]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 
 from lamer_envs import State
-from lamer_envs.webshop import Webshop
-from lamer_envs.webshop_catalogue import FAMILY
-from lamer_envs.webshop_players import click, right_options
+from lamer_envs.webshop.catalogue import FAMILY
+from lamer_envs.webshop.env import Webshop
+from lamer_envs.webshop.players import click, right_options
 
 
 def session(title: str, env: Webshop, start: State, actions: list[str]) -> None:

@@ -12,37 +12,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lamer_graph.agent import LamerContext as LamerContext
     from lamer_graph.agent import create_lamer_agent as create_lamer_agent
-    from lamer_graph.chat_policy import ChatModelPolicy as ChatModelPolicy
-    from lamer_graph.collect import CollectConfig as CollectConfig
+    from lamer_graph.collection.collect import collect as collect
+    from lamer_graph.collection.config import CollectConfig as CollectConfig
     from lamer_graph.errors import LamerError as LamerError
-    from lamer_graph.local_policy import LocalPolicy as LocalPolicy
-    from lamer_graph.openai_policy import OpenAIPolicy as OpenAIPolicy
-    from lamer_graph.policy import Policy as Policy
-    from lamer_graph.recording import TrialRecorder as TrialRecorder
+    from lamer_graph.evaluation.evaluate import evaluate as evaluate
+    from lamer_graph.policies.base import Policy as Policy
+    from lamer_graph.policies.chat import ChatModelPolicy as ChatModelPolicy
+    from lamer_graph.policies.local import LocalPolicy as LocalPolicy
+    from lamer_graph.policies.openai import OpenAIPolicy as OpenAIPolicy
     from lamer_graph.runlog import RunLog as RunLog
-    from lamer_graph.serve import VllmServer as VllmServer
+    from lamer_graph.runlog.recording import TrialRecorder as TrialRecorder
+    from lamer_graph.serving.vllm import VllmServer as VllmServer
     from lamer_graph.types import Completion as Completion
     from lamer_graph.types import Message as Message
     from lamer_graph.types import Sampling as Sampling
     from lamer_memory import MemoryConfig as MemoryConfig
 
-# `collect` and `evaluate` are not here: a loaded submodule hides a function of its name (import them from there).
 _HOMES = {
-    "ChatModelPolicy": "lamer_graph.chat_policy",
-    "CollectConfig": "lamer_graph.collect",
+    "ChatModelPolicy": "lamer_graph.policies.chat",
+    "CollectConfig": "lamer_graph.collection.config",
     "Completion": "lamer_graph.types",
     "LamerContext": "lamer_graph.agent",
     "LamerError": "lamer_graph.errors",
-    "LocalPolicy": "lamer_graph.local_policy",
+    "LocalPolicy": "lamer_graph.policies.local",
     "MemoryConfig": "lamer_memory",
     "Message": "lamer_graph.types",
-    "OpenAIPolicy": "lamer_graph.openai_policy",
-    "Policy": "lamer_graph.policy",
+    "OpenAIPolicy": "lamer_graph.policies.openai",
+    "Policy": "lamer_graph.policies.base",
     "RunLog": "lamer_graph.runlog",
     "Sampling": "lamer_graph.types",
-    "TrialRecorder": "lamer_graph.recording",
-    "VllmServer": "lamer_graph.serve",
+    "TrialRecorder": "lamer_graph.runlog.recording",
+    "VllmServer": "lamer_graph.serving.vllm",
+    "collect": "lamer_graph.collection.collect",
     "create_lamer_agent": "lamer_graph.agent",
+    "evaluate": "lamer_graph.evaluation.evaluate",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,7 +1,7 @@
 """The trial as a LangGraph state machine: `recall -> episode -> (END | reflect) -> remember -> recall`.
 
-What must stay true: the nodes only fetch and store; every decision is a pure step of `lamer_graph.trial`, which the
-bulk driver runs too. State is JSON-plain, so a checkpointer can save it anywhere and a killed run resumes to the same
+What must stay true: the nodes only fetch and store; every decision is a pure step of `trial.steps`, which the bulk
+driver runs too. State is JSON-plain, so a checkpointer can save it anywhere and a killed run resumes to the same
 result; handles (policy, environment, memory, log) live in the closure or in the run's context.
 
 `episode` runs an inner graph `begin -> act -> act ..` through its own call with its own recursion limit: LangChain
@@ -26,13 +26,13 @@ from langgraph.types import Checkpointer, Command
 
 from lamer_envs import make
 from lamer_envs.base import Env
-from lamer_graph import calls, trial
-from lamer_graph.driver import TRIAL_ERRORS, Played, error_record
 from lamer_graph.errors import ConfigError
-from lamer_graph.policy import Policy, run_sync
-from lamer_graph.prompts import PromptStyle, Strategy
-from lamer_graph.recording import TrialRecorder
-from lamer_graph.trial import EpisodeRecord, EpisodeState, Harness, Json, TrialState
+from lamer_graph.policies.base import Policy, run_sync
+from lamer_graph.runlog.recording import TrialRecorder
+from lamer_graph.trial import calls, steps
+from lamer_graph.trial.driver import TRIAL_ERRORS, Played, error_record
+from lamer_graph.trial.prompts import PromptStyle, Strategy
+from lamer_graph.trial.steps import EpisodeRecord, EpisodeState, Harness, Json, TrialState
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryConfig, MemoryRecord
 
@@ -127,7 +127,7 @@ def create_lamer_agent(
     custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
     lamer_envs errors for what cannot be played; policy errors come through the invocation.
     """
-    harness = trial.make_harness(
+    harness = steps.make_harness(
         _as_policy(model),
         make(env) if isinstance(env, str) else env,
         memory,
@@ -166,7 +166,7 @@ def compile_agent(
         graph.add_edge("remember", "recall")
 
     def route(state: TrialState) -> str:
-        return END if trial.is_over(harness, state) else after
+        return END if steps.is_over(harness, state) else after
 
     graph.add_conditional_edges("episode", route, [END, after])
     unknown = set(interrupt_before or ()) - set(graph.nodes)
@@ -203,7 +203,7 @@ async def play_in_graph(
         )
         return Played(cast(TrialState, state), None, None)
     except TRIAL_ERRORS as error:
-        state = trial.open_trial(h, task, started=time.time())
+        state = steps.open_trial(h, task, started=time.time())
         played = Played(state, error_record(error, state, None), None)
         await recorder.arecord(h, state, played.error)
         return played
@@ -222,7 +222,7 @@ def _as_policy(model: BaseChatModel | Policy) -> Policy:
     if isinstance(model, Policy):
         return model
     if isinstance(model, BaseChatModel):
-        from lamer_graph.chat_policy import ChatModelPolicy
+        from lamer_graph.policies.chat import ChatModelPolicy
 
         return ChatModelPolicy(model)
     raise ConfigError(f"model must be a LangChain chat model or a lamer_graph Policy, not {type(model).__name__}")
@@ -268,7 +268,7 @@ class _Nodes:
         unique = context.get("unique")
         if unique is None:
             unique = str(get_config().get("configurable", {}).get("thread_id") or uuid4().hex)
-        opened = trial.open_trial(self.h, task or {}, unique=unique, seed=context.get("seed"), started=time.time())
+        opened = steps.open_trial(self.h, task or {}, unique=unique, seed=context.get("seed"), started=time.time())
         return opened, cast(Json, opened)
 
     def recall(self, state: TrialState) -> Json:
@@ -286,14 +286,14 @@ class _Nodes:
         played: Any = {}
         # `stream` instead of `invoke`: the latter asks for every update as well, only to drop it.
         for played in self.inner.stream(  # noqa: B007  (the last one is wanted)
-            {"setup": trial.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
+            {"setup": steps.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
         ):
             pass
         update, after = self._ended(state, played)
-        if lessons := trial.lessons(self.h, after):
-            self.h.backend.put(trial.namespace_of(self.h, _namespace(), after), lessons)
+        if lessons := steps.lessons(self.h, after):
+            self.h.backend.put(steps.namespace_of(self.h, _namespace(), after), lessons)
             update, after = self._taught(update, after, lessons)
-        if trial.is_over(self.h, after):
+        if steps.is_over(self.h, after):
             calls.forget(self.h, after, _namespace())
             if "recorder" in context:
                 context["recorder"].record(self.h, after)
@@ -303,66 +303,66 @@ class _Nodes:
         context = _context()
         played: Any = {}
         async for played in self.inner.astream(  # noqa: B007
-            {"setup": trial.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
+            {"setup": steps.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
         ):
             pass
         update, after = self._ended(state, played)
-        if lessons := trial.lessons(self.h, after):
-            await self.h.backend.aput(trial.namespace_of(self.h, _namespace(), after), lessons)
+        if lessons := steps.lessons(self.h, after):
+            await self.h.backend.aput(steps.namespace_of(self.h, _namespace(), after), lessons)
             update, after = self._taught(update, after, lessons)
-        if trial.is_over(self.h, after):
+        if steps.is_over(self.h, after):
             await calls.aforget(self.h, after, _namespace())
             if "recorder" in context:
                 await context["recorder"].arecord(self.h, after)
         return update
 
     def _ended(self, state: TrialState, played: _InnerState) -> tuple[Json, TrialState]:
-        update = trial.ended(self.h, state, played["progress"])
-        _emit(trial.episode_event(len(state["episodes"]), update["episodes"][-1]))
+        update = steps.ended(self.h, state, played["progress"])
+        _emit(steps.episode_event(len(state["episodes"]), update["episodes"][-1]))
         return update, cast(TrialState, {**state, **update})
 
     @staticmethod
     def _taught(update: Json, after: TrialState, lessons: Sequence[MemoryRecord]) -> tuple[Json, TrialState]:
         """The update, and the state after it, with the lessons' write noted."""
-        written = trial.taught(after, lessons)
+        written = steps.taught(after, lessons)
         return {**update, **written}, cast(TrialState, {**after, **written})
 
     def act(self, state: _InnerState) -> Command[str]:
         now = cast(EpisodeState, {**state["setup"], **state["progress"]})
-        return self._acted(now, run_sync(calls.call(self.h.policy, trial.ask_action(self.h, now))))
+        return self._acted(now, run_sync(calls.call(self.h.policy, steps.ask_action(self.h, now))))
 
     async def aact(self, state: _InnerState) -> Command[str]:
         now = cast(EpisodeState, {**state["setup"], **state["progress"]})
-        return self._acted(now, await calls.call(self.h.policy, trial.ask_action(self.h, now)))
+        return self._acted(now, await calls.call(self.h.policy, steps.ask_action(self.h, now)))
 
-    def _acted(self, now: EpisodeState, reply: trial.Reply) -> Command[str]:
+    def _acted(self, now: EpisodeState, reply: steps.Reply) -> Command[str]:
         context = cast(_EpisodeContext, get_runtime().context)
-        update = trial.acted(self.h, now, reply, context["record"])
-        context["write"](trial.turn_event(now, update))
+        update = steps.acted(self.h, now, reply, context["record"])
+        context["write"](steps.turn_event(now, update))
         return Command(update={"progress": update}, goto=END if update["done"] else "act")
 
     # -- reflect and remember -----------------------------------------------------------------------------------------
 
     def reflect(self, state: TrialState) -> Json:
-        return self._reflected(state, run_sync(calls.call(self.h.policy, trial.ask_reflection(self.h, state))))
+        return self._reflected(state, run_sync(calls.call(self.h.policy, steps.ask_reflection(self.h, state))))
 
     async def areflect(self, state: TrialState) -> Json:
-        return self._reflected(state, await calls.call(self.h.policy, trial.ask_reflection(self.h, state)))
+        return self._reflected(state, await calls.call(self.h.policy, steps.ask_reflection(self.h, state)))
 
-    def _reflected(self, state: TrialState, reply: trial.Reply) -> Json:
-        update = trial.reflected(self.h, state, reply, "recorder" in _context())
-        _emit(trial.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
+    def _reflected(self, state: TrialState, reply: steps.Reply) -> Json:
+        update = steps.reflected(self.h, state, reply, "recorder" in _context())
+        _emit(steps.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
         return update
 
     def remember(self, state: TrialState) -> Json:
-        records = trial.memories(self.h, state)
-        self.h.backend.put(trial.namespace_of(self.h, _namespace(), state), records)
-        return trial.remembered(self.h, state, records)
+        records = steps.memories(self.h, state)
+        self.h.backend.put(steps.namespace_of(self.h, _namespace(), state), records)
+        return steps.remembered(self.h, state, records)
 
     async def aremember(self, state: TrialState) -> Json:
-        records = trial.memories(self.h, state)
-        await self.h.backend.aput(trial.namespace_of(self.h, _namespace(), state), records)
-        return trial.remembered(self.h, state, records)
+        records = steps.memories(self.h, state)
+        await self.h.backend.aput(steps.namespace_of(self.h, _namespace(), state), records)
+        return steps.remembered(self.h, state, records)
 
 
 def _begin(state: _InnerState) -> Json:

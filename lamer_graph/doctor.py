@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lamer_graph.shipped import FOLDER, shipped_policies
+from lamer_graph.policies.shipped import FOLDER, shipped_policies
 
 Status = Literal["ok", "missing", "broken", "note"]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
 from command_line import Cli, Outcome
 from fake_server import FakeServer, fake_server
-from hypothesis import settings
-from tiny_random import build_tiny_random
-
 from lamer_graph.cli import main
-from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
+from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
+from tiny_random import build_tiny_random
 
 # Read when torch loads. A second OpenMP thread spins at every barrier, and on two busy cores that costs tenfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

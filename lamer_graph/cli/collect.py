@@ -12,7 +12,7 @@ from lamer_graph.cli.options import RUN, Effort, Game, Place, Player
 from lamer_graph.cli.running import report_loss, run_trials
 
 if TYPE_CHECKING:
-    from lamer_graph.collect import CollectSummary
+    from lamer_graph.collection.collect import CollectSummary
 
 OutOption = Annotated[
     Path,

@@ -20,8 +20,8 @@ from lamer_graph.cli.running import WARM, filled_by, report_loss, run_trials, ru
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lamer_graph.collect import CollectConfig
-    from lamer_graph.compare import Comparison
+    from lamer_graph.collection.config import CollectConfig
+    from lamer_graph.evaluation.compare import Comparison
 
 ALL = "none,trajectory,reflection,both"
 CONTENTS = tuple(ALL.split(","))
@@ -117,8 +117,8 @@ def register(app: typer.Typer) -> None:
         the same number of updates, and plays with that.
         """
         from lamer_graph.cli.compare_tables import tables, write_files
-        from lamer_graph.compare import check_reference
-        from lamer_graph.compare import compare as compared
+        from lamer_graph.evaluation.compare import check_reference
+        from lamer_graph.evaluation.compare import compare as compared
 
         run = training.load(ui, player, setting)
         if run is not None:
@@ -155,8 +155,9 @@ def _planned(
     warm: int,
 ) -> dict[str, CollectConfig]:
     """The runs by name, checked as far as they can be without playing. Raises ConfigError and the memory's errors."""
-    from lamer_graph.compare import configurations
-    from lamer_graph.run_memory import check_memory, probe_memory
+    from lamer_graph.collection.config import check_memory
+    from lamer_graph.collection.run_memory import probe_memory
+    from lamer_graph.evaluation.compare import configurations
 
     contents = _listed("--memory", lists[0], CONTENTS)
     backends = _listed("--backend", lists[1], BACKENDS)

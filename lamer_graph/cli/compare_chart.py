@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lamer_graph.compare import Comparison
-from lamer_graph.stats import Difference, Estimate
+from lamer_graph.evaluation.compare import Comparison
+from lamer_graph.evaluation.stats import Difference, Estimate
 
 FIRST, LAST, GREY = "#9db4c0", "#1f5673", "#777777"
 """Colours of the first and the last episode's numbers, and of what is beside them."""

@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lamer_graph.cli.render import across_tasks
-from lamer_graph.compare import Comparison, Row
-from lamer_graph.stats import Difference, Estimate
+from lamer_graph.evaluation.compare import Comparison, Row
+from lamer_graph.evaluation.stats import Difference, Estimate
 
 Cells = list[str]
 

@@ -21,8 +21,8 @@ from lamer_graph.cli.running import WARM
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lamer_graph.collect import CollectConfig
-    from lamer_graph.policy import Policy
+    from lamer_graph.collection.config import CollectConfig
+    from lamer_graph.policies.base import Policy
     from lamer_trainers.runfile import RunFile
 
 TRAINING = "Training"
@@ -109,10 +109,10 @@ def starts(run: RunFile, player: Player, setting: Setting) -> tuple[Player, Sett
 
 
 def trainings(run: RunFile, planned: Mapping[str, CollectConfig], folders: Mapping[str, Path]) -> dict[str, RunFile]:
-    """The run file of each configuration. Raises ConfigError and what `lamer_trainers.loop.check` raises."""
-    from lamer_graph.compare import OF_MEMORY
-    from lamer_trainers.loop import check
-    from lamer_trainers.run_folder import RUN
+    """The run file of each configuration. Raises ConfigError and what `lamer_trainers.loop.train.check` raises."""
+    from lamer_graph.evaluation.compare import OF_MEMORY
+    from lamer_trainers.loop.run_folder import RUN
+    from lamer_trainers.loop.train import check
     from lamer_trainers.runfile import RunFile
 
     made = {}
@@ -133,7 +133,7 @@ def trainings(run: RunFile, planned: Mapping[str, CollectConfig], folders: Mappi
 def trained(ui: Ui, player: Player, run: RunFile, folder: Path, name: str) -> tuple[Player, Json]:
     """Train, or go on or be done with it, in `folder`; who plays from then on, and what `train --json` would print."""
     from lamer_graph.cli.train import train_run
-    from lamer_trainers.run_folder import RUN
+    from lamer_trainers.loop.run_folder import RUN
 
     document = train_run(ui, run, folder / FOLDER, resume=(folder / FOLDER / RUN).exists())
     begun = Path(run.policy).resolve().name

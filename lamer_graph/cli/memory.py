@@ -277,7 +277,7 @@ def _writing(memory: typer.Typer) -> None:
 
         Nobody else may use the store meanwhile.
         """
-        from lamer_memory.chroma import reindex as embed_anew
+        from lamer_memory.chroma.memory import reindex as embed_anew
 
         count = embed_anew(store, embedder, collection=collection)
         ui.print(f"{count:,} records embedded with {embedder}")
@@ -294,8 +294,8 @@ def _opened(store: str, embedder: str | None, collection: str, *, make: bool = F
 
         backend: MemoryBackend = StoreMemory(store)
     else:
-        from lamer_memory.chroma import ChromaMemory
-        from lamer_memory.chroma_client import DATABASE_FILE, MARK_FILE, is_url
+        from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, is_url
+        from lamer_memory.chroma.memory import ChromaMemory
 
         known = is_url(store) or (Path(store) / DATABASE_FILE).exists() or (Path(store) / MARK_FILE).exists()
         if not known and not make:

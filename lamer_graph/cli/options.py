@@ -18,8 +18,8 @@ from lamer_graph.cli.frame import Ui, options
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lamer_graph.collect import CollectConfig
-    from lamer_graph.policy import Policy
+    from lamer_graph.collection.config import CollectConfig
+    from lamer_graph.policies.base import Policy
 
 PLAYER, GAME, MEMORY, RUN = "Who plays", "What is played", "Memory", "The run"
 
@@ -91,7 +91,7 @@ class Player:
 
     def folder(self, env: str) -> Path | None:
         """The folder of the in-process policy, None where a server answers. Raises ConfigError."""
-        from lamer_graph.shipped import is_adapter, is_policy, shipped_policy
+        from lamer_graph.policies.shipped import is_adapter, is_policy, shipped_policy
 
         if self.base_url is not None:
             if self.policy is not None:
@@ -129,14 +129,14 @@ class Player:
         folder = self.folder(env)
         policy: Policy
         if folder is None:
-            from lamer_graph.openai_policy import OpenAIPolicy
+            from lamer_graph.policies.openai import OpenAIPolicy
 
             assert self.base_url is not None
             policy = await OpenAIPolicy(self.base_url, self.model, timeout=self.timeout, training=training).connect()
         else:
-            from lamer_graph.fingerprint import check_adapter
-            from lamer_graph.local_policy import LocalPolicy
-            from lamer_graph.shipped import base_of, is_adapter
+            from lamer_graph.policies.fingerprint import check_adapter
+            from lamer_graph.policies.local import LocalPolicy
+            from lamer_graph.policies.shipped import base_of, is_adapter
 
             base, adapter = (base_of(folder), folder) if is_adapter(folder) else (folder, None)
             if adapter is not None:
@@ -226,7 +226,7 @@ class Setting:
         **memory: Any,
     ) -> CollectConfig:
         """The run's configuration, but for who plays. Raises ConfigError, the environment's errors and pydantic's."""
-        from lamer_graph.collect import CollectConfig
+        from lamer_graph.collection.config import CollectConfig
 
         env = self.spec(ui, player)
         settings: dict[str, Any] = CollectConfig.sampling_preset(self.sampling)
@@ -254,7 +254,7 @@ class Setting:
         environment's errors.
         """
         from lamer_envs import make
-        from lamer_graph.shipped import taught_env
+        from lamer_graph.policies.shipped import taught_env
 
         asked = self._asked()
         taught = None if player.policy is None else taught_env(player.policy)
@@ -282,7 +282,7 @@ class Setting:
         """The prompt style: as asked, or the one that the policy's own card names, or standard."""
         if self.prompt_style != "auto":
             return self.prompt_style
-        from lamer_graph.shipped import taught_style
+        from lamer_graph.policies.shipped import taught_style
 
         folder = player.folder(env)
         return "standard" if folder is None else taught_style(folder)
@@ -405,7 +405,7 @@ class Store:
         if filled and self.store is not None:
             raise ConfigError("--warm and --store exclude each other: what is the memory filled with?")
         if self.store is not None:
-            from lamer_graph.run_memory import check_source
+            from lamer_graph.collection.run_memory import check_source
 
             check_source(self.store)
 

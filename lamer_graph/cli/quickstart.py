@@ -25,8 +25,8 @@ from lamer_graph.errors import ConfigError, LamerError
 from lamer_memory import Contents
 
 if TYPE_CHECKING:
-    from lamer_graph.evaluate import Evaluation
-    from lamer_graph.serve import VllmServer
+    from lamer_graph.evaluation.evaluate import Evaluation
+    from lamer_graph.serving.vllm import VllmServer
 
 # (memory contents, reflections shuffled between trials). The shuffled ones show what true reflections are worth.
 MODES: tuple[tuple[Contents, bool], ...] = (
@@ -165,7 +165,7 @@ def _made(ui: Ui, env: str, folder: Path, seed: int) -> Path:
 @contextmanager
 def _served(ui: Ui, policy: Path, folder: Path, local: bool) -> Iterator[VllmServer | None]:
     """A vLLM that serves the policy, None where it runs in this process instead."""
-    from lamer_graph.serve import VllmServer, vllm_flavour
+    from lamer_graph.serving.vllm import VllmServer, vllm_flavour
 
     ui.working()
     if local or vllm_flavour() is None:

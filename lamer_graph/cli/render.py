@@ -20,9 +20,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from lamer_envs import Env
-    from lamer_graph.collect import CollectConfig
-    from lamer_graph.evaluate import Evaluation
-    from lamer_graph.stats import Estimate
+    from lamer_graph.collection.config import CollectConfig
+    from lamer_graph.evaluation.evaluate import Evaluation
+    from lamer_graph.evaluation.stats import Estimate
 
 MAX_SHOWN_CHARS = 600
 """Of an answer that is not a plain action; the log has all of it."""

@@ -18,9 +18,10 @@ from lamer_graph.cli.options import Effort, Player
 from lamer_graph.errors import ConfigError, LamerError
 
 if TYPE_CHECKING:
-    from lamer_graph.collect import CollectConfig, CollectSummary
-    from lamer_graph.evaluate import Evaluation
-    from lamer_graph.policy import Policy
+    from lamer_graph.collection.collect import CollectSummary
+    from lamer_graph.collection.config import CollectConfig
+    from lamer_graph.evaluation.evaluate import Evaluation
+    from lamer_graph.policies.base import Policy
 
 
 def run_trials(
@@ -41,7 +42,7 @@ def run_trials(
     `training` demands exact tokens of every call; `through_graph` plays through the LangGraph agent instead of the bulk
     driver, in one process; `write_behind` as in `collect`. Raises what `frame` turns into exit codes.
     """
-    from lamer_graph.run_memory import check_memory
+    from lamer_graph.collection.config import check_memory
 
     if effort.workers > 1 and config.shuffle_reflections:
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
@@ -110,7 +111,7 @@ async def _run(
     write_behind: bool,
     advance: Callable[[int], None],
 ) -> tuple[CollectConfig, CollectSummary | int]:
-    from lamer_graph.collect import collect
+    from lamer_graph.collection.collect import collect
 
     async with player.open(config.env, training=training) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
@@ -150,22 +151,22 @@ async def preflight(config: CollectConfig, policy: Policy) -> None:
     Raises PolicyError (no answer, no tokens, another model, a context shorter than the prompt), ConfigError and the
     environment's and memory's errors.
     """
-    from lamer_graph import calls, trial
-    from lamer_graph.collect import requested_trials
-    from lamer_graph.run_memory import probe_memory
+    from lamer_graph.collection.collect import requested_trials
+    from lamer_graph.collection.run_memory import probe_memory
+    from lamer_graph.trial import calls, steps
     from lamer_memory import InContextMemory
 
     await asyncio.to_thread(probe_memory, config)
     with closing(InContextMemory()) as memory:
         harness = config.harness(policy, memory)
         task = next(requested_trials(config, harness))
-        state = trial.open_trial(harness, task)
-        await calls.call(one_token(policy), trial.ask_action(harness, trial.begin(state)))
+        state = steps.open_trial(harness, task)
+        await calls.call(one_token(policy), steps.ask_action(harness, steps.begin(state)))
 
 
 def one_token(policy: Policy) -> Policy:
     """`policy`, answering with a single token: a probe of everything but the answer."""
-    from lamer_graph.policy import Policy
+    from lamer_graph.policies.base import Policy
     from lamer_graph.types import Completion, Message, Sampling
 
     class Probe(Policy):
@@ -182,7 +183,7 @@ def one_token(policy: Policy) -> Policy:
 
 def report_of(folder: Path, summary: CollectSummary) -> Evaluation:
     """The evaluation of a run. Raises LamerError where not one trial was finished, with what went wrong."""
-    from lamer_graph.evaluate import report
+    from lamer_graph.evaluation.evaluate import report
 
     if summary.failed and not summary.finished + summary.already:
         raise LamerError(f"all {summary.failed} trials ended in an error, {first_error(folder)}")

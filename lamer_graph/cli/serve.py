@@ -14,7 +14,7 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, Player
 from lamer_graph.errors import ConfigError, ServeError
-from lamer_graph.shipped import card, taught_style
+from lamer_graph.policies.shipped import card, taught_style
 
 PolicyOption = Annotated[
     Path | None,
@@ -82,8 +82,8 @@ def register(app: typer.Typer) -> None:
         With --json the document is printed as soon as the server is healthy. The server dies with this process,
         whatever kills it; a server that crashes is restarted, unless it crashes again within ten minutes.
         """
-        from lamer_graph.openai_policy import API_KEY_ENV
-        from lamer_graph.serve import INSTALL_HINT, VllmServer, vllm_flavour
+        from lamer_graph.policies.openai import API_KEY_ENV
+        from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
 
         folder = Player(policy=policy).folder(env)
         assert folder is not None

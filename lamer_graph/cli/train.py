@@ -16,7 +16,7 @@ from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lamer_trainers.plan import Plan
+    from lamer_trainers.loop.plan import Plan
     from lamer_trainers.runfile import RunFile
 
 WHAT = "What is trained"
@@ -157,9 +157,9 @@ def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str])
 
 def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     """Train, with a line per update and a plot at the end; the document that `--json` prints."""
-    from lamer_trainers.curves import draw, read_metrics
-    from lamer_trainers.loop import check, train
-    from lamer_trainers.run_folder import METRICS
+    from lamer_trainers.loop.curves import draw, read_metrics
+    from lamer_trainers.loop.run_folder import METRICS
+    from lamer_trainers.loop.train import check, train
 
     check(run, folder, resume=resume)
     ui.working()
@@ -254,7 +254,7 @@ _FIGURES = (
 
 
 def _show_plan(ui: Ui, run: RunFile, device: Literal["cpu", "a100", "h100", "h200"] | None) -> Json:
-    from lamer_trainers.plan import plan
+    from lamer_trainers.loop.plan import plan
 
     made = plan(run, device)
     ui.print(_plan_table(run, made))

@@ -13,7 +13,7 @@ from lamer_graph.cli.options import DEFAULT_ENV, EnvOption
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lamer_trainers.warmup import WarmupReport
+    from lamer_trainers.warmstart.warmup import WarmupReport
 
 OutOption = Annotated[
     Path, typer.Option("--out", metavar="DIR", show_default=False, help="Folder for the policy; must not exist yet.")
@@ -67,7 +67,7 @@ def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float | None
     for module in ("torch", "transformers", "trl"):
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"warmup needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
-    from lamer_trainers.warmup import run_warmup
+    from lamer_trainers.warmstart.warmup import run_warmup
 
     ui.working()
     report = run_warmup(spec, out, seed=seed, minutes=minutes, progress=ui.note)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamer_graph.cli.options import Player
-from lamer_graph.collect import CollectConfig, CollectSummary, Shard, collect
+from lamer_graph.collection.collect import CollectSummary, Shard, collect
+from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import LamerError
 
 Json = dict[str, Any]

@@ -34,16 +34,16 @@ from lamer_memory.recall import (
 )
 
 if TYPE_CHECKING:
-    from lamer_memory.chroma import ChromaMemory
-    from lamer_memory.chroma_process import ChromaProcess
-    from lamer_memory.chroma_store import ChromaStore
+    from lamer_memory.chroma.memory import ChromaMemory
+    from lamer_memory.chroma.process import ChromaProcess
+    from lamer_memory.chroma.store import ChromaStore
     from lamer_memory.frozen import FrozenView
     from lamer_memory.store import StoreMemory
 
 _LAZY = {
-    "ChromaMemory": "lamer_memory.chroma",
-    "ChromaProcess": "lamer_memory.chroma_process",
-    "ChromaStore": "lamer_memory.chroma_store",
+    "ChromaMemory": "lamer_memory.chroma.memory",
+    "ChromaProcess": "lamer_memory.chroma.process",
+    "ChromaStore": "lamer_memory.chroma.store",
     "FrozenView": "lamer_memory.frozen",
     "StoreMemory": "lamer_memory.store",
 }

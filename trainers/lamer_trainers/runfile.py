@@ -1,7 +1,7 @@
 """Run files of `train`: a closed, typed description of a training run, and the presets.
 
 What must stay true: an unknown key is an error that names the nearest valid one, and everything that can be known to be
-wrong is known before any work. `collect` is `lamer_graph.collect.CollectConfig`, per update: `tasks` new tasks of the
+wrong is known before any work. `collect` is a `lamer_graph.CollectConfig`, per update: `tasks` new tasks of the
 split, `trials` trials each (the group), up to `max_episodes` episodes a trial; plain RL is `max_episodes: 1, contents:
 none` and a group three times as large. Complete ones that come with the project are in `presets`.
 """
@@ -16,14 +16,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from rapidfuzz import fuzz, process
 
-from lamer_graph.collect import CollectConfig
-from lamer_graph.serve import vllm_flavour
-from lamer_graph.shipped import shipped_policies
-from lamer_trainers.config import LamerConfig, OldLogprobs
+from lamer_graph.collection.config import CollectConfig
+from lamer_graph.policies.shipped import shipped_policies
+from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.learning.config import LamerConfig, OldLogprobs
+from lamer_trainers.learning.samples import Algorithm, Anchor, Baseline, Level, Normalise
 from lamer_trainers.presets import PRESETS
-from lamer_trainers.samples import Algorithm, Anchor, Baseline, Level, Normalise
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]

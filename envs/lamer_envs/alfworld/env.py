@@ -1,0 +1,278 @@
+"""ALFWorld: one household task, to be done by going about, opening, taking, treating and putting things down.
+
+What must stay true: a state is the household's text and what has changed in it, so that a state plays on by itself, in
+any process, whether its household was drawn from a seed or read from an official game; `step` is a pure function of it.
+
+The rules are the original's (ALFWorld, Shridhar et al., arXiv 2010.03768), kept in `world`; households are drawn
+by `generate` or read by `data` and `pddl`. Success is worth 10 (LaMer, arXiv 2512.16848), all else
+0. The default of 10 turns is LaMer's; full knowledge needs 3 to 10 of them, exploring about 13.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from lamer_envs.alfworld import texts as texts
+from lamer_envs.alfworld import textworld as textworld
+from lamer_envs.alfworld.data import (
+    ALIASES,
+    HOW_TO_GET,
+    KIND_OF_TASK,
+    OFFICIAL_SPLITS,
+    Game,
+    find_folder,
+    list_games,
+    load_game,
+)
+from lamer_envs.alfworld.experts import plan, weak
+from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household
+from lamer_envs.alfworld.world import KINDS, House, admissible, canonical, house, play
+from lamer_envs.base import Env, State, Step
+from lamer_envs.errors import EnvParameterError, InstanceError
+
+SUCCESS = 10.0
+MAX_TURNS = 10
+OUT_OF_DISTRIBUTION = ("cool", "pick2")
+"""Task types that belong to the split `ood`: LaMer's generalisation test leaves them out of training."""
+ENGINES = ("native", "textworld")
+
+_EXAMPLE = "make('alfworld', types='clean'), make('alfworld:heat+cool-t30') or make('alfworld', split='valid_unseen')"
+
+
+class Alfworld(Env):
+    """Household tasks of the given types, drawn from seeds, or the official games of `data` / `split`.
+
+    State (JSON): `{"house": str, "at": place, "held": object or None, "open": [receptacle], "in": [[receptacle] by
+    object], "hot"/"cool"/"clean"/"lit"/"cut": [object], "won": bool}` with numbers into the household's text; states of
+    official games also have "split", those of engine "textworld" the record "textworld".
+
+    Splits of drawn households: train, val and test for the in-distribution types, `ood` for the others. An environment
+    of out-of-distribution types alone has train, val and test of its own, and `ood` there means all of its tasks.
+    """
+
+    name: ClassVar[str] = "alfworld"
+
+    def __init__(
+        self,
+        types: str | Sequence[str] = KINDS,
+        max_turns: int = MAX_TURNS,
+        data: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        engine: str = "native",
+    ) -> None:
+        """All parameters are optional. Raises EnvParameterError.
+
+        `types`: out of pick, look, clean, heat, cool, pick2, as a sequence or joined by "+". `data`: the folder of the
+        official games, found by itself (ALFWORLD_DATA, ~/.cache/alfworld) when only `split` is given. `split`: the
+        official split that `reset` draws from (train, valid_seen, valid_unseen; val and test mean the latter two).
+        `engine`: "native", or "textworld" to play through TextWorld (extra `alfworld`).
+        """
+        self.types = _types(types)
+        if not isinstance(max_turns, int) or isinstance(max_turns, bool) or not 1 <= max_turns <= 9999:
+            raise EnvParameterError(f"max_turns must be an integer from 1 to 9999, not {str(max_turns)[:40]}")
+        if engine not in ENGINES:
+            raise EnvParameterError(f"engine must be 'native' or 'textworld', not {str(engine)[:40]!r}")
+        if engine == "textworld":
+            textworld.check_installed()
+        self.max_turns, self.engine = max_turns, engine
+        self.split = None if split is None else _official(split)
+        self.folder = find_folder(data) if data is not None or split is not None else None
+        if self.folder is None:
+            self._limit = min(PLAN_LIMIT, max_turns)
+            for kind in self.types:
+                if SHORTEST[kind] > self._limit:
+                    raise EnvParameterError(f"'{kind}' takes {SHORTEST[kind]} turns or more; max_turns is {max_turns}")
+            inside = any(kind not in OUT_OF_DISTRIBUTION for kind in self.types)
+            outside = any(kind in OUT_OF_DISTRIBUTION for kind in self.types)
+            self.splits = ("train", "val", "test") + (("ood",) if inside and outside else ())
+        else:
+            wanted = OFFICIAL_SPLITS if self.split is None else (self.split,)
+            self._games = [(s, path) for s in wanted for path in list_games(self.folder, s, self.types)]
+            if not self._games:
+                raise EnvParameterError(
+                    f"'{self.folder}' holds no games of {' or '.join(self.types)} in {' or '.join(wanted)}; "
+                    + HOW_TO_GET
+                )
+            self.splits = tuple(s for s in wanted if any(s == owner for owner, _ in self._games))
+        self._spec = self._canonical_spec()
+
+    # -- identity ---------------------------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> str:
+        return self._spec
+
+    def _canonical_spec(self) -> str:
+        parts = [] if self.types == KINDS else ["+".join(self.types)]
+        parts += [] if self.max_turns == MAX_TURNS else [f"t{self.max_turns}"]
+        parts += [self.split] if self.split is not None else []
+        parts += [] if self.engine == "native" else [self.engine]
+        text = "-".join(parts) + (f"@{self.folder}" if self.folder is not None else "")
+        return f"{self.name}:{text}" if text else self.name
+
+    @classmethod
+    def from_spec(cls, params: str) -> Alfworld:
+        text, at, folder = params.partition("@")
+        found: dict[str, Any] = {"data": folder} if at else {}
+        for part in text.split("-") if text else []:
+            turns = re.fullmatch(r"t([0-9]{1,4})", part, re.ASCII)
+            key = "split" if part in OFFICIAL_SPLITS else "engine" if part in ENGINES else "types"
+            key = "max_turns" if turns else key
+            if key in found:
+                raise EnvParameterError(f"'{params[:60]}' gives {key} twice; write for example {_EXAMPLE}")
+            found[key] = int(turns[1]) if turns else part
+        return cls(**found)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return {
+            "types": list(self.types),
+            "max_turns": self.max_turns,
+            "data": None if self.folder is None else str(self.folder),
+            "split": self.split,
+            "engine": self.engine,
+        }
+
+    # -- what the policy is told ------------------------------------------------------------------------------------
+
+    @property
+    def rules(self) -> str:
+        return texts.RULES
+
+    @property
+    def action_format(self) -> str:
+        return texts.ACTION_FORMAT
+
+    def observe(self, state: State) -> str:
+        h = house(state["house"])
+        return textworld.page(h, state["textworld"]) if "textworld" in state else texts.page(h, state)
+
+    def compact(self, state: State) -> str:
+        return texts.short(house(state["house"]), state)
+
+    def outcome(self, before: State, action: str, step: Step) -> str:
+        return texts.event(house(before["house"]), step.state, canonical(action), step.valid)
+
+    # -- dynamics ---------------------------------------------------------------------------------------------------
+
+    def reset(self, seed: int) -> State:
+        if self.folder is not None:
+            return self._official_game(seed)
+        text = f"alfworld\n{'+'.join(self.types)}\n{self._limit}\n{seed}"
+        rng = random.Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        return self._start(draw_household(rng.choice(self.types), rng, self._limit), None)
+
+    def _official_game(self, seed: int) -> State:
+        """The game of this number, or the next one of its split that the original can solve."""
+        count = len(self._games)
+        split = self._games[seed % count][0]
+        for i in range(seed, seed + count):
+            owner, path = self._games[i % count]
+            if owner == split and (game := load_game(str(path))).solvable:
+                return {**self._begin(game), "split": split}
+        raise InstanceError(f"every game of '{split}' in '{self.folder}' is marked as unsolvable")
+
+    def step(self, state: State, action: str) -> Step:
+        h = house(state["house"])
+        command = canonical(action)
+        after = None if command is None or state["won"] else self._play(h, state, command)
+        if after is None:
+            return Step(dict(state), self.observe(state), 0.0, state["won"], state["won"], False)
+        won = after["won"]
+        return Step(after, self.observe(after), SUCCESS if won else 0.0, won, won, True)
+
+    def _play(self, h: House, state: State, command: str) -> State | None:
+        if "textworld" not in state:
+            return play(h, state, command)
+        record = textworld.play(h, state["textworld"], command)
+        if record is None:
+            return None
+        return {**(play(h, state, command) or state), "textworld": record, "won": record["won"]}
+
+    def parse(self, answer: str) -> str | None:
+        """Case and spacing do not matter, and the older `put O in/on X` is `move O to X` unless it reads two ways."""
+        return canonical(answer)
+
+    def admissible(self, state: State) -> list[str]:
+        if "textworld" in state:
+            return list(state["textworld"]["can"])
+        return admissible(house(state["house"]), state)
+
+    def load(self, instance: Mapping[str, Any] | str) -> State:
+        """A state from `{"pddl_problem": str, "goal": str}` (`goal` may be left out) or the path of an official game.
+
+        Raises InstanceError, with line and reason where the PDDL is at fault.
+        """
+        return self._begin(load_game(instance))
+
+    def _begin(self, game: Game) -> State:
+        return self._start(game.house, game)
+
+    def _start(self, text: str, game: Game | None) -> State:
+        h = house(text)
+        state: State = h.state()
+        if self.engine == "textworld":
+            state["textworld"] = textworld.begin(h, game)
+        return state
+
+    # -- instances and splits ---------------------------------------------------------------------------------------
+
+    def instance(self, state: State) -> str:
+        """The household's text: its receptacles, its objects and where they lie, and the goal."""
+        return str(state["house"])
+
+    def split_of(self, state: State) -> str:
+        if "split" in state:
+            return str(state["split"])
+        outside = "ood" in self.splits and house(state["house"]).kind in OUT_OF_DISTRIBUTION
+        return "ood" if outside else super().split_of(state)
+
+    def seeds(self, split: str) -> Iterator[int]:
+        if self.folder is not None:
+            wanted = ALIASES.get(split, split)
+            if wanted in self.splits:
+                own = [i for i, (owner, _) in enumerate(self._games) if owner == wanted]
+                return (first + i for first in itertools.count(0, len(self._games)) for i in own)
+        elif split == "ood" and all(kind in OUT_OF_DISTRIBUTION for kind in self.types):
+            return itertools.count()
+        return super().seeds(split)
+
+    # -- scripted players and pictures ------------------------------------------------------------------------------
+
+    def solve(self, state: State) -> list[str] | None:
+        """The shortest straightforward plan, given all there is to know. experts.Explorer plays without."""
+        return plan(house(state["house"]), state)
+
+    def weak(self, state: State, rng: random.Random) -> str:
+        """A player without memory that is sensible about three times in four. Raises ValueError after the end."""
+        return weak(house(state["house"]), state, rng)
+
+    def render(self, state: State) -> str:
+        return texts.picture(house(state["house"]), state)
+
+
+def _types(given: object) -> tuple[str, ...]:
+    """The task types in their fixed order, from "clean+heat" or a sequence; official names are taken too."""
+    names = given.split("+") if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else []
+    kinds = {KIND_OF_TASK.get(name, name) for name in names if isinstance(name, str)}
+    unknown = sorted(kinds - set(KINDS))
+    if unknown or not kinds or len(names) != sum(isinstance(name, str) for name in names):
+        wrong = f"'{unknown[0][:40]}'" if unknown else str(given)[:40]
+        raise EnvParameterError(f"alfworld has no task type {wrong}; its types are {', '.join(KINDS)}: {_EXAMPLE}")
+    return tuple(kind for kind in KINDS if kind in kinds)
+
+
+def _official(split: object) -> str:
+    wanted = ALIASES.get(split, split) if isinstance(split, str) else split
+    if wanted not in OFFICIAL_SPLITS:
+        raise EnvParameterError(
+            f"split picks official games (train, valid_seen, valid_unseen), not {str(split)[:40]!r}; "
+            "drawn households have env.seeds('train'), 'val', 'test' and 'ood'"
+        )
+    return str(wanted)

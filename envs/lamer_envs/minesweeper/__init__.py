@@ -1,0 +1,3 @@
+"""MineSweeper: `env` is the environment, `board` what its cells say."""
+
+from lamer_envs.minesweeper.env import Minesweeper as Minesweeper

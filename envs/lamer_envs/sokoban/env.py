@@ -1,0 +1,341 @@
+"""Sokoban: push every box onto a target, one to three moves a turn.
+
+What must stay true: a level is drawn from the seed alone and was solved by exact search within its length bounds; the
+episode ends at the win, and as soon as a position is known to be dead; a position that can be won is never called dead.
+
+Rewards (LaMer, arXiv 2512.16848, section 5): the sum over a turn's moves of -0.1, +1 for a box pushed onto a target,
+-1 for one pushed off it, and +10 for the win.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
+from lamer_envs.errors import EnvParameterError, InstanceError
+from lamer_envs.instances import read_instance, read_instance_text
+from lamer_envs.sokoban.levels import MAX_SIDE, Level, canonical, draw_level, level, level_text
+from lamer_envs.sokoban.room import DIRECTIONS, bits
+from lamer_envs.sokoban.search import shortest
+
+INVALID = -0.1
+MOVES_PER_TURN = 3
+MIN_MOVES, MAX_MOVES, MAX_TURNS = 5, 21, 7
+MAX_BOXES = 20
+WEAK_SKILL = 0.3
+"""Share of the weak player's turns that follow a shortest solution; the others are random moves."""
+
+_SPEC = re.compile(
+    r"([0-9]{1,2})x([0-9]{1,2})-([0-9]{1,2})(?:-m([0-9]{1,4})\.\.([0-9]{1,4}))?(?:-t([0-9]{1,4}))?", re.ASCII
+)
+_INSTANCE_EXAMPLE = '{"xsb": ["#####", "#@$.#", "#####"]}'
+_EXAMPLE = "make('sokoban', size=(6, 6), boxes=2)"
+
+
+class _Turn(NamedTuple):
+    """What a turn's moves did; `player` and `boxes` are masks, the rest are counts."""
+
+    player: int
+    boxes: int
+    moves: int
+    bumped: int
+    on: int
+    off: int
+    won: bool
+    dead: bool
+
+
+class Sokoban(Env):
+    """Sokoban in rooms of `size` (rows, columns; outer walls included) with `boxes` boxes.
+
+    Levels take between `min_moves` and `max_moves` moves when solved best. State (JSON): `{"level": str, "player":
+    int, "boxes": [int], "dead": bool}`: the initial level as XSB rows joined by `/`, and row-major cells from 0.
+    """
+
+    name: ClassVar[str] = "sokoban"
+    markov: ClassVar[bool] = True
+    penalises_invalid: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        size: int | Sequence[int] | None = None,
+        boxes: int = 2,
+        min_moves: int = MIN_MOVES,
+        max_moves: int | None = None,
+        max_turns: int | None = None,
+    ) -> None:
+        """Defaults: 6x6 for up to 2 boxes, one row and column more for each further box up to 8x8; 7 turns, and at
+        most 21 moves or what the turns allow. Raises EnvParameterError for parameters that no level fits."""
+        _check_range("boxes", boxes, 1, MAX_BOXES)
+        if size is None:
+            size = min(max(6, boxes + 4), 8) if boxes <= 5 else boxes + 3
+        sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
+        if len(sides) != 2:
+            raise EnvParameterError(f"size must be (rows, columns), not {str(size)[:40]}; for example {_EXAMPLE}")
+        for side in sides:
+            _check_range("each side of size", side, 4, MAX_SIDE)
+        _check_range("min_moves", min_moves, 1, 9999)
+        if max_turns is not None:
+            _check_range("max_turns", max_turns, 1, 9999)
+        if max_moves is None:
+            max_moves = max(MAX_MOVES, min_moves) if max_turns is None else min(MAX_MOVES, MOVES_PER_TURN * max_turns)
+        _check_range("max_moves", max_moves, 1, 9999)
+        if max_turns is None:
+            max_turns = max(MAX_TURNS, -(-max_moves // MOVES_PER_TURN))
+        if not min_moves <= max_moves <= MOVES_PER_TURN * max_turns:
+            raise EnvParameterError(
+                f"min_moves {min_moves}, max_moves {max_moves} and max_turns {max_turns} do not fit together: "
+                f"min_moves <= max_moves <= {MOVES_PER_TURN} x max_turns must hold"
+            )
+        self.rows, self.columns = sides
+        self.boxes, self.min_moves, self.max_moves, self.max_turns = boxes, min_moves, max_moves, max_turns
+        if not _feasible(self.rows, self.columns, boxes, min_moves, max_moves):
+            raise EnvParameterError(
+                f"no sokoban level was found with size {self.rows}x{self.columns}, {boxes} boxes and a solution of "
+                f"{min_moves} to {max_moves} moves; use a larger room, fewer boxes or wider bounds: {_EXAMPLE}"
+            )
+
+    @property
+    def spec(self) -> str:
+        text = f"{self.name}:{self.rows}x{self.columns}-{self.boxes}"
+        if (self.min_moves, self.max_moves) != (MIN_MOVES, MAX_MOVES):
+            text += f"-m{self.min_moves}..{self.max_moves}"
+        usual_turns = max(MAX_TURNS, -(-self.max_moves // MOVES_PER_TURN))
+        return text if self.max_turns == usual_turns else f"{text}-t{self.max_turns}"
+
+    @classmethod
+    def from_spec(cls, params: str) -> Sokoban:
+        if not params:
+            return cls()
+        match = _SPEC.fullmatch(params)
+        if not match:
+            raise EnvParameterError(
+                f"'{params[:40]}' is no size of sokoban; write ROWSxCOLUMNS-BOXES, for example sokoban:6x6-2, with "
+                "-m5..12 for bounds of the solution in moves and -t9 for a budget of 9 turns where wanted"
+            )
+        low, high, turns = (int(part) if part else None for part in match.groups()[3:])
+        size = int(match[1]), int(match[2])
+        return cls(size, int(match[3]), MIN_MOVES if low is None else low, high, turns)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return {
+            "size": [self.rows, self.columns],
+            "boxes": self.boxes,
+            "min_moves": self.min_moves,
+            "max_moves": self.max_moves,
+            "max_turns": self.max_turns,
+        }
+
+    # -- what the policy is told ------------------------------------------------------------------------------------
+
+    @property
+    def rules(self) -> str:
+        return (
+            "This is Sokoban. You walk through a room and push boxes; the game is won when every box stands on a "
+            "target. Walking into a box pushes it one cell further if the cell behind it is free. Boxes cannot be "
+            "pulled, and two cannot be pushed at once; a move into a wall or a stuck box changes nothing. A box "
+            "pushed into a place from which the game can no longer be won ends it. The room is drawn row by row: "
+            "# wall, - floor, . target, $ box, * box on a target, @ you, + you on a target."
+        )
+
+    @property
+    def action_format(self) -> str:
+        return "one to three moves out of up, down, left and right, separated by commas, for example up, up, left"
+
+    def observe(self, state: State) -> str:
+        here = level(state["level"])
+        cells = self._cells(here, state)
+        return "\n".join(" ".join(cells[at : at + here.columns]) for at in range(0, len(cells), here.columns))
+
+    def compact(self, state: State) -> str:
+        here = level(state["level"])
+        parts = [
+            ("You", [state["player"]]),
+            ("Box", state["boxes"]),
+            ("Goal", [i for i, cell in enumerate(here.ground) if cell == "."]),
+            ("Wall", here.inner_walls()),
+        ]
+        return " ".join(" ".join([word, *map(here.cell, cells)]) for word, cells in parts if cells)
+
+    def outcome(self, before: State, action: str, step: Step) -> str:
+        parsed = self.parse(action)
+        if not step.valid:
+            return f"{parsed} invalid" if parsed else "invalid"
+        here = level(before["level"])
+        turn = _play(here, before, str(parsed).split(", "))
+        pushed = [cell for cell in step.state["boxes"] if cell not in before["boxes"]]
+        parts = [f"box to {here.cell(cell)}{' on goal' if here.ground[cell] == '.' else ''}" for cell in pushed]
+        parts = parts or [f"at {here.cell(step.state['player'])}"]
+        parts += [f"bumped {turn.bumped}"] if turn.bumped else []
+        parts += ["won"] if turn.won else ["stuck"] if turn.dead else []
+        return f"{parsed}: {', '.join(parts)}"
+
+    # -- dynamics ---------------------------------------------------------------------------------------------------
+
+    def reset(self, seed: int) -> State:
+        text = f"sokoban\n{self.rows} {self.columns} {self.boxes} {self.min_moves} {self.max_moves}\n{seed}"
+        rng = random.Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        drawn = draw_level(self.rows, self.columns, self.boxes, self.min_moves, self.max_moves, rng)
+        return _initial(str(drawn))
+
+    def step(self, state: State, action: str) -> Step:
+        here = level(state["level"])
+        won = _mask(state["boxes"]) == here.goals
+        over = won or state["dead"]
+        parsed = self.parse(action)
+        if parsed is None or over:
+            return Step({**state, "boxes": list(state["boxes"])}, self.observe(state), INVALID, over, won, False)
+        turn = _play(here, state, parsed.split(", "))
+        following = {
+            "level": state["level"],
+            "player": turn.player.bit_length() - 1,
+            "boxes": [bit.bit_length() - 1 for bit in bits(turn.boxes)],
+            "dead": turn.dead,
+        }
+        reward = (100 * turn.won + 10 * (turn.on - turn.off) - turn.moves) / 10
+        return Step(following, self.observe(following), reward, turn.won or turn.dead, turn.won, True)
+
+    def parse(self, answer: str) -> str | None:
+        if len(answer) > MAX_ACTION_CHARS:
+            return None
+        moves = [move.strip() for move in answer.lower().split(",")]
+        if not all(move in DIRECTIONS for move in moves):
+            return None
+        return ", ".join(moves[:MOVES_PER_TURN])
+
+    def admissible(self, state: State) -> list[str]:
+        over = state["dead"] or _mask(state["boxes"]) == level(state["level"]).goals
+        return [] if over else list(DIRECTIONS)
+
+    def load(self, instance: Mapping[str, Any] | str) -> State:
+        """A state from `{"xsb": [rows]}` of any size, from a file of that, or from a file of one level in plain XSB.
+
+        A level that is known to be unsolvable (`Room.is_dead`) is over from the start.
+        """
+        if isinstance(instance, str) and not (text := read_instance_text(instance)).lstrip().startswith("{"):
+            instance = {"xsb": [line for line in text.splitlines() if not line.startswith(";")]}
+        data = read_instance(instance, ("xsb",), _INSTANCE_EXAMPLE)
+        rows = data.get("xsb")
+        if not isinstance(rows, list | tuple) or not all(isinstance(row, str) for row in rows):
+            raise InstanceError(f"a sokoban instance is a list of rows of text; expected {_INSTANCE_EXAMPLE}")
+        return _initial(level_text(rows), check=True)
+
+    # -- instances, scripted players, pictures ----------------------------------------------------------------------
+
+    def instance(self, state: State) -> str:
+        """The initial level, the same for all its mirrored and turned forms."""
+        return canonical(state["level"])
+
+    def solve(self, state: State) -> list[str] | None:
+        """A shortest solution in moves, as turns of up to three moves; None if there is none.
+
+        Raises EnvError where the search would take too long, which no generated level does.
+        """
+        if state["dead"]:
+            return None
+        moves = shortest(level(state["level"]).room, 1 << state["player"], _mask(state["boxes"]))
+        if moves is None:
+            return None
+        return [", ".join(moves[at : at + MOVES_PER_TURN]) for at in range(0, len(moves), MOVES_PER_TURN)]
+
+    def weak(self, state: State, rng: random.Random) -> str:
+        """With probability WEAK_SKILL the next turn of a shortest solution, else one to three random moves."""
+        if rng.random() < WEAK_SKILL and (plan := self.solve(state)):
+            return plan[0]
+        return ", ".join(rng.choice(DIRECTIONS) for _ in range(rng.randint(1, MOVES_PER_TURN)))
+
+    def render(self, state: State) -> str:
+        here = level(state["level"])
+        cells = [_STYLES[cell] for cell in self._cells(here, state)]
+        return "\n".join("".join(cells[at : at + here.columns]) for at in range(0, len(cells), here.columns))
+
+    def _cells(self, here: Level, state: State) -> list[str]:
+        """The XSB character of every cell, row-major, `-` for floor."""
+        cells = here.ground.copy()
+        for box in state["boxes"]:
+            cells[box] = "*" if cells[box] == "." else "$"
+        player = state["player"]
+        cells[player] = "+" if cells[player] == "." else "@"
+        return cells
+
+
+_STYLES = {
+    "#": "[grey42 on grey42]##[/]",
+    "-": "[dim] .[/]",
+    ".": "[bold yellow]()[/]",
+    "$": "[bold black on dark_orange]<>[/]",
+    "*": "[bold black on green]<>[/]",
+    "@": "[bold bright_cyan]@>[/]",
+    "+": "[bold bright_cyan on yellow4]@>[/]",
+}
+
+
+def _play(here: Level, state: State, moves: Sequence[str]) -> _Turn:
+    """Play the moves until they end, the boxes are all home, or a push made the position dead."""
+    room = here.room
+    player, boxes = 1 << state["player"], _mask(state["boxes"])
+    floor, goals = here.floor, here.goals
+    played = bumped = on = off = 0
+    dead = False
+    for name in moves:
+        played += 1
+        step = room.steps[name]
+        ahead = _shift(player, step)
+        if ahead & boxes:
+            beyond = _shift(ahead, step)
+            if not beyond & floor & ~boxes:
+                bumped += 1
+                continue
+            boxes ^= ahead | beyond
+            player = ahead
+            on += bool(beyond & goals)
+            off += bool(ahead & goals)
+            if boxes == goals:
+                break
+            dead = room.is_dead(player, boxes, beyond)
+            if dead:
+                break
+        elif ahead & floor:
+            player = ahead
+        else:
+            bumped += 1
+    return _Turn(player, boxes, played, bumped, on, off, boxes == goals, dead)
+
+
+def _initial(text: str, check: bool = False) -> State:
+    here = level(text)
+    return {
+        "level": text,
+        "player": here.player.bit_length() - 1,
+        "boxes": [bit.bit_length() - 1 for bit in bits(here.boxes)],
+        "dead": check and here.room.is_dead(here.player, here.boxes, here.boxes),
+    }
+
+
+@lru_cache(maxsize=64)
+def _feasible(rows: int, columns: int, boxes: int, min_moves: int, max_moves: int) -> bool:
+    """Whether some of 300 rooms from a fixed seed hold a level within the bounds."""
+    if (rows - 2) * (columns - 2) < 2 * boxes + 2:
+        return False
+    return draw_level(rows, columns, boxes, min_moves, max_moves, random.Random(0), draws=300) is not None
+
+
+def _mask(cells: Sequence[int]) -> int:
+    return sum(1 << cell for cell in cells)
+
+
+def _shift(mask: int, step: int) -> int:
+    return mask << step if step > 0 else mask >> -step
+
+
+def _check_range(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise EnvParameterError(
+            f"{name} must be an integer from {low} to {high}, not {str(value)[:40]}; try {_EXAMPLE}"
+        )

@@ -1,0 +1,281 @@
+"""Collection: many trials at once, each logged whole, under a configuration that the run folder remembers.
+
+What must stay true: a run is the exact set {`tasks` seeds of the split, after `skip`} x {`trials` indices}; resuming
+plays what is missing and nothing else; a failed call ends its trial with a recorded error and never the run; the log
+is the only thing that grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.exchange import Exchange
+from lamer_graph.collection.run_memory import Heritage, open_run_memory
+from lamer_graph.errors import ConfigError, RunLogError
+from lamer_graph.policies.base import Policy
+from lamer_graph.policies.fingerprint import sampler_fingerprint
+from lamer_graph.runlog import RUN_FILE, RunLog, write_atomic
+from lamer_graph.runlog.recording import TrialRecorder
+from lamer_graph.trial.driver import Played, play_trial, settled
+from lamer_graph.trial.steps import Harness, Json, task_id_of
+from lamer_graph.trial.write_behind import WriteBehind
+from lamer_memory import InContextMemory
+
+
+class CollectSummary(NamedTuple):
+    """What a call of `collect` did. `missing` trials are left for a resume (interrupted or failed)."""
+
+    requested: int
+    already: int
+    finished: int
+    failed: int
+    turns: int
+    calls: int
+    seconds: float
+    interrupted: bool
+
+    @property
+    def missing(self) -> int:
+        return self.requested - self.already - self.finished
+
+    def to_json(self) -> Json:
+        return {**self._asdict(), "missing": self.missing}
+
+
+HELD = 4
+"""How many played trials a worker may have waiting for the memory and the log while it plays on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The part of a run that one worker process plays: trials number `index`, `index + count`, .."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+
+
+def requested_trials(config: CollectConfig, h: Harness) -> Iterator[Json]:
+    """The run's tasks in order, each with its trial index; lazily, so that a run of any length holds one at a time."""
+    for seed in islice(h.env.seeds(config.split), config.skip, config.skip + config.tasks):
+        for index in range(config.trials):
+            yield {"seed": seed, "trial": index}
+
+
+async def collect(
+    config: CollectConfig,
+    policy: Policy,
+    folder: str | Path,
+    *,
+    concurrency: int = 64,
+    resume: bool = False,
+    shard: Shard = WHOLE,
+    through_graph: bool = False,
+    write_behind: bool = True,
+    heritage: Heritage | None = None,
+    on_trial: Callable[[Json], None] | None = None,
+) -> CollectSummary:
+    """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
+
+    `through_graph` plays them through the LangGraph agent instead of the bulk driver: the same trials, at more CPU per
+    turn (see `make bench`); reflections cannot be shuffled there. `write_behind` lets a trial play on while its records
+    are on their way to a store, and know them without reading; without it every write and read is waited for.
+    `heritage` is what the memory begins with, for a run that goes on from another (see `run_memory`).
+    SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
+    and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
+    if through_graph and config.shuffle_reflections:
+        raise ConfigError("shuffle_reflections works between trials, which the graph plays one by one: leave one out")
+    # What can be refused is, before there is a folder; the memory itself lies in it.
+    with closing(InContextMemory()) as none_yet:
+        config.harness(policy, none_yet)
+    log = RunLog.create(folder, config.model_dump(mode="json"), resume=resume)
+    try:
+        _note_sampler(Path(folder), policy)
+        memory = await asyncio.to_thread(open_run_memory, config, Path(folder), heritage)
+        try:
+            h = config.harness(policy, memory.backend)
+            return await _collect(
+                config, h, memory.namespace, log, concurrency, shard, through_graph, write_behind, on_trial
+            )
+        finally:
+            await asyncio.to_thread(memory.close)
+    finally:
+        log.close()
+
+
+SAMPLED_BY = "sampled_by"
+"""Beside the configuration in `run.json`: the fingerprints of the models that played, as far as they are known."""
+
+
+def sampled_by(folder: str | Path) -> list[dict[str, Any]]:
+    """`sampler_fingerprint` of each model that is known to have played the run in `folder`; older logs name none."""
+    noted: list[dict[str, Any]] = orjson.loads((Path(folder) / RUN_FILE).read_bytes()).get(SAMPLED_BY, [])
+    return noted
+
+
+def _note_sampler(folder: Path, policy: Policy) -> None:
+    """Add what plays to `run.json`; it decides nothing about a resume. Raises RunLogError."""
+    sampler, noted, path = sampler_fingerprint(policy), sampled_by(folder), folder / RUN_FILE
+    if sampler is None or sampler in noted:
+        return
+    about = {**orjson.loads(path.read_bytes()), SAMPLED_BY: [*noted, sampler]}
+    try:
+        write_atomic(path, orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        raise RunLogError(f"cannot write {path} ({error.strerror})") from error
+
+
+async def _collect(
+    config: CollectConfig,
+    h: Harness,
+    namespace: tuple[str, ...],
+    log: RunLog,
+    concurrency: int,
+    shard: Shard,
+    through_graph: bool,
+    write_behind: bool,
+    on_trial: Callable[[Json], None] | None,
+) -> CollectSummary:
+    started = time.perf_counter()
+    requested = already = finished = failed = turns = policy_calls = 0
+    exchange: Exchange | None = None
+    behind: WriteBehind | None = None
+
+    def logged(line: Json) -> None:
+        nonlocal finished, failed, turns, policy_calls
+        finished += line["error"] is None
+        failed += line["error"] is not None
+        count = sum(len(episode["turns"]) for episode in line["episodes"])
+        turns += count
+        policy_calls += count + len(line["reflections"])
+        if on_trial is not None:
+            on_trial(line)
+
+    recorder = TrialRecorder(log, config.split, logged)
+
+    def missing() -> Iterator[Json]:
+        nonlocal requested, already
+        for number, task in enumerate(requested_trials(config, h)):
+            if number % shard.count == shard.index:
+                requested += 1
+                if (task_id_of(h.env, task), task["trial"]) in log.keys:
+                    already += 1
+                else:
+                    yield task
+
+    tasks = missing()
+    if config.shuffle_reflections:
+        # Everyone must fail together before reflections can change hands, so all trials are open at once.
+        waiting = list(tasks)
+        tasks, exchange = iter(waiting), Exchange(len(waiting), config.seed)
+        concurrency = max(1, len(waiting))
+
+    if through_graph:
+        from lamer_graph.agent import compile_agent, play_in_graph  # LangGraph only where it is used
+
+        agent = compile_agent(h)
+
+        async def worker() -> None:
+            for task in tasks:
+                await play_in_graph(agent, h, task, recorder, namespace=namespace)
+
+    else:
+        # A store on disk or behind a network is slower than a turn: nobody waits for it but who is about to be logged
+        # (and, with a live memory, the next trial, which is to see what this one wrote).
+        if write_behind and h.remembers and h.backend.persistent and config.visible == "frozen":
+            behind = WriteBehind(h.backend)
+
+        async def log_it(played: Played) -> None:
+            played = await settled(played)
+            await recorder.arecord(h, played.state, played.error, played.unfinished)
+
+        async def worker() -> None:
+            # The next trials are played while earlier ones are settled and logged.
+            held: deque[asyncio.Task[None]] = deque()
+            try:
+                for task in tasks:
+                    try:
+                        played = await play_trial(h, task, namespace=namespace, exchange=exchange, behind=behind)
+                    finally:
+                        if exchange is not None:
+                            exchange.leave()
+                    held.append(asyncio.create_task(log_it(played)))
+                    while held and (held[0].done() or len(held) > HELD):
+                        await asyncio.wait((held[0],))
+                        held.popleft().result()
+                if behind is not None:
+                    behind.hurry()
+                while held:
+                    await asyncio.wait((held[0],))
+                    held.popleft().result()
+            finally:
+                # Where the run is interrupted, what was played to its end still counts (and waiting cancels nothing).
+                await asyncio.gather(*held, return_exceptions=True)
+
+    workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
+    with _signals(workers) as interrupted:
+        try:
+            await asyncio.gather(*workers)
+        except asyncio.CancelledError:
+            if not interrupted():
+                raise
+        finally:
+            if not interrupted():  # else they are cancelled already; twice would cut short what they finish
+                for running in workers:
+                    running.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            if behind is not None:
+                await behind.aclose()
+    for _ in tasks:  # an interrupted run still says how much was asked for
+        pass
+    return CollectSummary(
+        requested=requested,
+        already=already,
+        finished=finished,
+        failed=failed,
+        turns=turns,
+        calls=policy_calls,
+        seconds=time.perf_counter() - started,
+        interrupted=interrupted(),
+    )
+
+
+@contextmanager
+def _signals(workers: list[asyncio.Task[None]]) -> Iterator[Callable[[], bool]]:
+    """While open, SIGINT and SIGTERM cancel the workers instead of killing the process in the middle of a write."""
+    loop = asyncio.get_running_loop()
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        for running in workers:
+            running.cancel()
+
+    installed = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread: the host owns its signals
+            loop.add_signal_handler(number, stop)
+            installed.append(number)
+    try:
+        yield lambda: stopped
+    finally:
+        for number in installed:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,166 @@
+"""What a run collects, in one value: tasks, rules, memory, sampling; and which of these exclude each other.
+
+What must stay true: two runs with equal configurations hold trials of the same tasks under the same rules, and what
+cannot work is refused by name before there is a folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from lamer_envs import make
+from lamer_graph.errors import ConfigError
+from lamer_graph.policies.base import Policy
+from lamer_graph.trial.prompts import PromptStyle, Strategy
+from lamer_graph.trial.steps import Harness, Json, make_harness
+from lamer_graph.types import SAMPLING_PRESETS, Sampling
+from lamer_memory import MemoryBackend, MemoryConfig, Outcomes
+from lamer_memory.config import check_backend
+from lamer_memory.embedders import open_embedder
+
+Positive = Annotated[int, Field(ge=1)]
+HASHING = "hashing"
+
+
+class CollectConfig(BaseModel):
+    """What is collected. Two runs with equal configurations hold trials of the same tasks under the same rules.
+
+    `policy` names what plays, for the record: the caller hands over the policy itself. `skip` leaves out that many
+    tasks of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an
+    ablation: what is lost was memory at work).
+
+    `backend` names what keeps the memory: "in-context", "chroma" (a folder of the run), "chroma:http://host:port" or
+    "store:postgresql://..". With `scope="tasks"` it may be filled from `store` first, which is an earlier run's folder
+    or a Chroma directory (taken from the run's own folder if relative); `visible="frozen"` then shows what was there
+    before the run's first trial, "live" also what its other trials have written (see `run_memory`). `outcomes` chooses
+    among their records by what they came to (see `MemoryConfig`); `embedder` says what Chroma compares them by
+    ("hashing", "minilm" or "URL#MODEL", see `lamer_memory.embedders`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: str
+    policy: str = ""
+    split: str = "train"
+    tasks: Positive
+    skip: Annotated[int, Field(ge=0)] = 0
+    trials: Positive = 1
+    max_episodes: Positive = 3
+    max_turns: Positive | None = None
+    contents: Literal["none", "trajectory", "reflection", "both"] = "reflection"
+    backend: str = "in-context"
+    scope: Literal["trial", "tasks"] = "trial"
+    k: Positive = 3
+    max_chars: Positive = 2000
+    store: str = ""
+    visible: Literal["frozen", "live"] = "frozen"
+    outcomes: Outcomes = "any"
+    embedder: str = HASHING
+    prompt_style: PromptStyle = "standard"
+    strategy: Strategy = "lamer"
+    history: Positive | None = None
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Positive = 512
+    seed: int = 0
+    shuffle_reflections: bool = False
+
+    @model_serializer(mode="wrap")
+    def _plain(self, plain: SerializerFunctionWrapHandler) -> Json:
+        # What says nothing is left out, so that a run of before these fields is still the same run.
+        unsaid = {"store", "visible"} if self.scope == "trial" else set()
+        unsaid |= {
+            key for key in ("outcomes", "embedder") if getattr(self, key) == type(self).model_fields[key].default
+        }
+        return {key: value for key, value in plain(self).items() if key not in unsaid}
+
+    @classmethod
+    def sampling_preset(cls, name: str) -> dict[str, Any]:
+        """The sampling fields of a preset ("train" or "paper"). Raises ConfigError for another name."""
+        if name not in SAMPLING_PRESETS:
+            raise ConfigError(f"unknown sampling '{name}'; choose one of: {', '.join(SAMPLING_PRESETS)}")
+        preset = SAMPLING_PRESETS[name]
+        return {"temperature": preset.temperature, "top_p": preset.top_p, "top_k": preset.top_k}
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed)
+
+    def harness(self, policy: Policy, backend: MemoryBackend | None = None) -> Harness:
+        """The harness of this configuration, with `backend` or else a new one of its name.
+
+        Raises ConfigError and the environment's and memory's own errors.
+        """
+        check_memory(self)
+        if self.shuffle_reflections and self.contents not in ("reflection", "both"):
+            raise ConfigError(f"shuffle_reflections needs memory with reflections, not '{self.contents}'")
+        memory = memory_config(self)
+        harness = make_harness(
+            policy,
+            make(self.env),
+            memory if backend is None else replace(memory, backend=backend),
+            max_episodes=self.max_episodes,
+            max_turns=self.max_turns,
+            prompt_style=self.prompt_style,
+            strategy=self.strategy,
+            sampling=self.sampling,
+            history=self.history,
+        )
+        return replace(harness, memory=memory)
+
+
+def check_memory(config: CollectConfig, workers: int = 1) -> None:
+    """Refuse what cannot work, by name. Raises ConfigError, MemoryConfigError and, without its library, the backend's
+    MemoryBackendError."""
+    check_backend(config.backend)
+    memory_config(config)
+    name, _, place = config.backend.partition(":")
+    if config.scope == "tasks" and name == "in-context":
+        raise ConfigError(
+            "backend 'in-context' and scope 'tasks' exclude each other: it ends with its process and cannot tell which "
+            "tasks are alike; use backend 'chroma' (or 'store'), or scope 'trial'"
+        )
+    if config.embedder != HASHING:
+        open_embedder(config.embedder)
+        if name != "chroma":
+            raise ConfigError(
+                f"embedder '{config.embedder}' and backend '{config.backend}' exclude each other: only Chroma ranks "
+                "by vectors; use backend 'chroma'"
+            )
+        if urlsplit(config.embedder).password:
+            raise ConfigError("the address of an embedder may not hold a password, it would be logged")
+    if config.scope == "trial":
+        for given, what in (
+            (config.store, f"store '{config.store}'"),
+            (config.visible == "live", "visible 'live'"),
+            (config.embedder != HASHING, f"embedder '{config.embedder}'"),
+        ):
+            if given:
+                raise ConfigError(f"{what} and scope 'trial' exclude each other: other tasks are not seen; use 'tasks'")
+    if name == "store" and not place:
+        raise ConfigError("backend 'store' needs an address, e.g. 'store:postgresql://user@host/database'")
+    if urlsplit(place).password or "password=" in urlsplit(place).query:
+        raise ConfigError("the address of a memory may not hold a password, it would be logged: set PGPASSWORD instead")
+    if workers > 1 and name == "chroma" and not is_shared(config.backend):
+        raise ConfigError(
+            f"{workers} workers and a Chroma folder exclude each other: a folder belongs to one process; start a "
+            "server with `chroma run` and give its address, or use one worker"
+        )
+
+
+def memory_config(config: CollectConfig) -> MemoryConfig:
+    """What a run's configuration says of memory. Raises MemoryConfigError."""
+    return MemoryConfig(
+        config.contents, config.backend, config.scope, config.k, config.max_chars, outcomes=config.outcomes
+    )
+
+
+def is_shared(backend: str) -> bool:
+    """Whether other runs may have their memory at the same place."""
+    name, _, place = backend.partition(":")
+    return name != "in-context" and bool(place) and bool(urlsplit(place).netloc)

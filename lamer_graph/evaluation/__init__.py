@@ -1,0 +1,1 @@
+"""From logs to numbers: pass@k with intervals (`evaluate`, `stats`), memories side by side (`compare`)."""

@@ -1,0 +1,122 @@
+"""A run log as a Parquet table: one row per policy call, written through `datasets`.
+
+What must stay true: a row carries the exact tokens and logprobs of the log, in the order of the log, and the file
+appears whole or not at all. Turns that no policy was called for have no row. Memory use does not grow with the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, List, Value
+
+from lamer_graph.errors import RunLogError
+from lamer_graph.runlog.lines import read_trials
+
+CHUNK = 1000
+"""Rows that are in memory at once."""
+
+FEATURES = Features(
+    {
+        "trial_id": Value("string"),
+        "task_id": Value("string"),
+        "env": Value("string"),
+        "seed": Value("int64"),
+        "split": Value("string"),
+        "trial": Value("int64"),
+        "config_hash": Value("string"),
+        "contents": Value("string"),
+        "kind": Value("string"),  # "action" or "reflection"
+        "episode": Value("int64"),
+        "turn": Value("int64"),  # null for a reflection
+        "messages": List({"role": Value("string"), "content": Value("string")}),
+        "text": Value("string"),
+        "prompt_token_ids": List(Value("int64")),
+        "token_ids": List(Value("int64")),
+        "logprobs": List(Value("float64")),
+        "policy_version": Value("string"),
+        "finish_reason": Value("string"),
+        "sampling_seed": Value("int64"),
+        "dropped": Value("int64"),
+        "observation": Value("string"),  # null for a reflection, and so are the three below
+        "action": Value("string"),
+        "valid": Value("bool"),
+        "reward": Value("float64"),
+        "episode_success": Value("bool"),
+        "trial_success": Value("bool"),
+    }
+)
+
+
+def call_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a run: per trial its turns in order, each episode's followed by the reflection on it."""
+    for trial in read_trials(folder):
+        reflections = {reflection["episode"]: reflection for reflection in trial["reflections"]}
+        for number, episode in enumerate(trial["episodes"]):
+            for position, turn in enumerate(episode["turns"]):
+                if turn["call"] is not None:
+                    answer = {name: turn[name] for name in ("text", "observation", "action", "valid", "reward")}
+                    yield {**_row(trial, number, turn["call"]), "kind": "action", "turn": position, **answer}
+            reflection = reflections.get(number)
+            if reflection is not None and reflection["call"] is not None:
+                blank = dict.fromkeys(("turn", "observation", "action", "valid", "reward"))
+                row = _row(trial, number, reflection["call"])
+                yield {**row, "kind": "reflection", "text": reflection["text"], **blank}
+
+
+def export_parquet(folder: str | Path, out: str | Path) -> int:
+    """Write all policy calls of the run in `folder` to the Parquet file `out`, replacing it; the number of rows.
+
+    `datasets.load_dataset("parquet", data_files=out)` reads it back with these features. Raises RunLogError where the
+    log is missing or damaged, or `out` cannot be written.
+    """
+    out = Path(out)
+    rows, count = call_rows(folder), 0
+    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer:
+            while chunk := list(islice(rows, CHUNK)):
+                table = Dataset.from_list(chunk, features=FEATURES).data.table
+                writer.write_table(table.select(FEATURES.arrow_schema.names))
+                count += len(chunk)
+        partial.replace(out)
+    except OSError as error:
+        raise RunLogError(f"cannot write {out} ({error.strerror or error}); choose another file") from error
+    except (KeyError, TypeError, IndexError, pa.ArrowException) as error:
+        raise RunLogError(
+            f"{folder} holds a malformed trial ({error!r}); `lamer-graph log check` says where"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _row(trial: dict[str, Any], episode: int, call: dict[str, Any]) -> dict[str, Any]:
+    texts, task = trial["texts"], trial["task"]
+    return {
+        "trial_id": trial["trial_id"],
+        "task_id": task["id"],
+        "env": task["env"],
+        "seed": task["seed"],
+        "split": task["split"],
+        "trial": trial["trial"],
+        "config_hash": trial["config_hash"],
+        "contents": trial["memory"].get("contents"),
+        "episode": episode,
+        "messages": [{"role": role, "content": texts[index]} for role, index in call["messages"]],
+        "prompt_token_ids": call["prompt_token_ids"],
+        "token_ids": call["token_ids"],
+        "logprobs": call["logprobs"],
+        "policy_version": call["policy_version"],
+        "finish_reason": call["finish_reason"],
+        "sampling_seed": call["seed"],
+        "dropped": call["dropped"],
+        "episode_success": trial["episodes"][episode]["success"],
+        "trial_success": trial["success"],
+    }

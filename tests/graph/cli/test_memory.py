@@ -1,0 +1,131 @@
+"""`lamer-graph memory` looks after a store from the command line."""
+
+import json
+
+import pytest
+
+from lamer_memory import make_record
+from lamer_memory.chroma.memory import ChromaMemory
+
+LESSON = "Open the corners first; the numbers beside them say which of the closed cells hide a mine, so count them all."
+
+
+@pytest.fixture
+def store(tmp_path):
+    place = tmp_path / "memory"
+    memory = ChromaMemory(place)
+    rows = [(LESSON, False), (LESSON, True), (LESSON.lower(), False), ("\x1b[31mpush [bold]the box", False)]
+    memory.put(
+        ("lamer", "t"),
+        [make_record(f"t{i}", f"task {i}", 0, "reflection", text, won) for i, (text, won) in enumerate(rows)],
+    )
+    memory.put(("other",), [make_record("o", "task", 0, "trajectory", "box", False)])
+    memory.close()
+    return place
+
+
+def test_stats_and_search(cli, store):
+    document = cli("memory", "stats", store, "--json").document
+    assert document["records"] == 5
+    assert [(one["namespace"], one["records"], one["successes"]) for one in document["namespaces"]] == [
+        (["lamer", "t"], 4, 1),
+        (["other"], 1, 0),
+    ]
+    shown = cli("memory", "stats", store)
+    assert shown.code == 0
+    assert "lamer/t" in shown.out
+    document = cli("memory", "search", store, "push the box", "--limit", 1, "--namespace", "lamer", "--json").document
+    (found,) = document["found"]
+    assert found["record"]["key"] == "t3/0/reflection"
+    shown = cli("memory", "search", store, "push the box")
+    assert "push [bold]the box" in shown.out
+    assert "\x1b" not in shown.out
+
+
+def test_export_and_import(cli, store, tmp_path):
+    assert cli("memory", "export", store, "--out", "all.jsonl", "--json").document["records"] == 5
+    lines = (tmp_path / "all.jsonl").read_text()
+    assert cli("memory", "export", store).out == lines
+    assert cli("memory", "import", "copy", "all.jsonl", "--json").document["records"] == 5
+    assert cli("memory", "export", "copy").out == lines
+    assert cli("memory", "import", "copy", "all.jsonl", "--namespace", "x/y").code == 0
+    names = [one["namespace"] for one in cli("memory", "stats", "copy", "--json").document["namespaces"]]
+    assert names == [["lamer", "t"], ["other"], ["x", "y", "lamer", "t"], ["x", "y", "other"]]
+
+
+def test_prune(cli, store):
+    arguments = ("memory", "prune", store, "--max-records", 1, "--namespace", "lamer", "--json")
+    planned = cli(*arguments, "--dry-run").document
+    assert (planned["forgotten"], planned["dry_run"]) == (3, True)
+    done = cli(*arguments).document
+    assert done["namespaces"] == planned["namespaces"]
+    assert done["namespaces"][0] == {
+        "namespace": ["lamer", "t"],
+        "duplicates": 1,
+        "near_duplicates": 1,
+        "evicted": 1,
+        "kept": 1,
+    }
+    left = [json.loads(line) for line in cli("memory", "export", store).out.splitlines()]
+    assert [one["record"]["key"] for one in left] == ["t1/0/reflection", "o/0/trajectory"]
+
+
+def test_another_embedder_is_refused_until_reindex(cli, store):
+    refused = cli("memory", "stats", store, "--embedder", "hashing:64")
+    assert refused.code == 2
+    assert f"lamer-graph memory reindex {store} --embedder NAME" in refused.error_line
+    assert cli("memory", "reindex", store, "--embedder", "hashing:64", "--json").document["records"] == 5
+    assert cli("memory", "stats", store, "--embedder", "hashing:64", "--json").document["records"] == 5
+    assert cli("memory", "stats", store, "--json").document["records"] == 5  # with what filled it
+
+
+def test_a_store_without_vectors_is_read_and_says_that_it_does_not_rank(cli, tmp_path):
+    memory = ChromaMemory(tmp_path / "store", embedder=None)
+    memory.put(("a",), [make_record("t", "t", 0, "reflection", "mine at (1, 2)", False)])
+    memory.close()
+    assert "the newest, not the nearest" in cli("memory", "search", tmp_path / "store", "mine").out
+    assert cli("memory", "reindex", tmp_path / "store", "--json").document["records"] == 1
+    assert "not the nearest" not in cli("memory", "search", tmp_path / "store", "mine").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("stats", "nothing"), "holds no memory"),
+        (("stats", "http://127.0.0.1:1"), "no Chroma server answers at http://127.0.0.1:1"),
+        (("reindex", "nothing"), "holds no memory"),
+        (("stats", "STORE", "--embedder", "hashin"), "did you mean 'hashing'"),
+        (("import", "new", "gone.jsonl"), "gone.jsonl: No such file"),
+        (("export", "STORE", "--out", "no/such/folder"), "No such file"),
+        (("prune", "STORE", "--max-records", "-1"), "max-records"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(cli, store, tmp_path, arguments, message):
+    outcome = cli("memory", *(str(store) if part == "STORE" else part for part in arguments))
+    assert outcome.code == 2
+    assert message in outcome.error_line
+    assert not (tmp_path / "nothing").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_malformed_import_names_the_line(cli, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"schema": 1}\n')
+    outcome = cli("memory", "import", "new", "bad.jsonl")
+    assert outcome.code == 1
+    assert "bad.jsonl: line 1: must be an object" in outcome.error_line
+
+
+def test_a_store_in_use_is_refused(cli, store):
+    import subprocess
+    import sys
+
+    code = "import sys; from lamer_memory import ChromaMemory as C; C(sys.argv[1]); print('open', flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", code, store], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"open\n"
+        outcome = cli("memory", "stats", store)
+        assert outcome.code == 2
+        assert "chroma run" in outcome.error_line
+    finally:
+        holder.kill()
+        holder.wait()

@@ -1,0 +1,86 @@
+"""Prompts are trimmed to the model's context in whole pieces, and memory that dies with the process is refilled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from lamer_envs import make
+from lamer_graph.errors import PromptTooLongError
+from lamer_graph.trial.driver import play_trial
+from lamer_graph.trial.steps import make_harness
+from lamer_graph.types import Sampling
+from lamer_memory import InContextMemory, MemoryConfig
+from scripted import ScriptedPolicy, random_player
+
+ENV = make("minesweeper", size=4, mines=3)
+
+
+def played(policy: ScriptedPolicy, **options: Any) -> Any:
+    harness = make_harness(policy, ENV, "trajectory", **options)
+    return asyncio.run(play_trial(harness, {"seed": 1}))
+
+
+def never_valid(messages: Any, sampling: Any) -> str:
+    return "<action>(9, 9)</action>"
+
+
+def lengths(policy: ScriptedPolicy) -> list[int]:
+    return [sum(len(m["content"]) for m in messages) for messages in policy.seen]
+
+
+def test_a_prompt_that_fits_is_sent_whole() -> None:
+    policy = ScriptedPolicy(never_valid, window=1_000_000)
+    result = played(policy)
+    assert result.error is None
+    assert all(t["call"]["dropped"] == 0 for e in result.state["episodes"] for t in e["turns"])
+
+
+def test_a_long_prompt_loses_its_oldest_turns_keeps_the_newest_and_counts_them() -> None:
+    whole = ScriptedPolicy(never_valid)
+    played(whole, max_turns=30)
+    window = max(lengths(whole)) - 500
+    policy = ScriptedPolicy(never_valid, window=window)
+    result = played(policy, max_turns=30, sampling=Sampling(max_tokens=100))
+    dropped = [t["call"]["dropped"] for e in result.state["episodes"] for t in e["turns"]]
+    assert result.error is None
+    assert max(dropped) > 0
+    assert max(lengths(policy)) <= window - 100
+    for messages, count in zip(policy.seen, dropped, strict=True):
+        text = messages[-1]["content"]
+        own = [line for line in text.splitlines() if not line.startswith(">")]
+        assert any("left out)" in line for line in own) == (count > 0)
+        turns = [int(line.split()[1][:-1]) for line in text.splitlines() if line.startswith("Turn ")]
+        assert turns == list(range(turns[0], turns[0] + len(turns))) if turns else True
+
+
+def test_no_more_is_dropped_than_needed() -> None:
+    whole = ScriptedPolicy(never_valid)
+    played(whole, max_turns=30)
+    window = max(lengths(whole)) - 500
+    policy = ScriptedPolicy(never_valid, window=window)
+    played(policy, max_turns=30, sampling=Sampling(max_tokens=100))
+    piece = 90  # no piece of this prompt is longer
+    assert max(lengths(policy)) > window - 100 - piece - 40
+
+
+def test_a_context_that_cannot_hold_the_bare_prompt_is_an_error_that_says_by_how_much() -> None:
+    result = played(ScriptedPolicy(random_player, window=700), sampling=Sampling(max_tokens=100))
+    assert result.error["type"] == PromptTooLongError.__name__
+    assert "more than the 600" in result.error["message"]
+
+
+def test_the_answer_is_given_what_the_prompt_leaves_of_the_context() -> None:
+    policy = ScriptedPolicy(never_valid, window=3_000)
+    result = played(policy, sampling=Sampling(max_tokens=100_000))
+    assert result.error is None
+    for messages, sampling in zip(policy.seen, policy.samplings, strict=True):
+        assert 0 < sampling.max_tokens <= 3_000 - sum(len(m["content"]) for m in messages)
+
+
+def test_records_of_a_finished_trial_do_not_pile_up_in_process_memory() -> None:
+    backend = InContextMemory()
+    harness = make_harness(ScriptedPolicy(random_player), ENV, MemoryConfig("both", backend=backend))
+    played = asyncio.run(play_trial(harness, {"seed": 1}))
+    assert len(played.state["records"]) == 4
+    assert backend.search(("lamer", played.state["trial_id"])) == []

@@ -1,0 +1,146 @@
+"""A small HTTP server with vLLM's shape and chosen faults, for tests of what a client does when a server misbehaves.
+
+It plays like `scripted.random_player` unless it is given another `player`: the answer depends on the request's seed
+alone, so runs repeat.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from lamer_graph.types import Sampling
+from scripted import Answer, random_player
+
+MODEL = "fake-policy"
+WORD_TOKENS = 4
+"""Characters per token of its make-believe tokenizer."""
+
+
+class FakeServer(ThreadingHTTPServer):
+    """`fault` is one of the names below and may be changed while it runs, and so may its `player`; `calls` counts chat
+    completions.
+
+    `events` are what it was told besides, in order, with a `chat` for every run of completions; `adapters` are loaded.
+    """
+
+    daemon_threads = True
+    FAULTS = ("401", "500", "hang", "no token ids", "another model", "garbage", "chat 500", "chat hang", "insomnia")
+
+    def __init__(self, fault: str = "", *, delay: float = 0.0, context: int = 8192) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.fault = fault
+        self.delay = delay
+        self.context = context
+        self.calls = 0
+        self.player: Answer = random_player
+        self.answer: str | None = None
+        self.adapters: set[str] = set()
+        self.asleep = False
+        self.events: list[str] = []
+        self.stopping = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # one packet per answer: two would wait 40 ms for each other
+    server: FakeServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _send(self, body: Any, status: int = 200) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _broken(self, chat: bool) -> bool:
+        fault = self.server.fault
+        if chat and fault.startswith("chat "):
+            fault = fault.removeprefix("chat ")
+        if fault in ("401", "500"):
+            self._send({"error": {"message": f"the fault is {fault}"}}, int(fault))
+        elif fault == "hang":
+            self.server.stopping.wait(60)
+            self.close_connection = True
+        elif fault == "garbage":
+            self._send(b"<html>not what you want</html>")
+        else:
+            return False
+        return True
+
+    def _told(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Sleep and adapters, answered as vLLM 0.32 does."""
+        server = self.server
+        server.events.append(path)
+        if path == "/v1/load_lora_adapter":
+            server.adapters.add(body["lora_name"])
+        elif path == "/v1/unload_lora_adapter":
+            server.adapters.remove(body["lora_name"])
+        else:
+            server.asleep = path.startswith("/sleep") or server.fault == "insomnia"
+        return {"status": "sleeping" if server.asleep else "awake"}
+
+    def do_GET(self) -> None:
+        if not self._broken(chat=False):
+            names = (MODEL, *self.server.adapters)
+            self._send({"data": [{"id": name, "max_model_len": self.server.context} for name in names]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self._broken(chat=True):
+            return
+        if "messages" not in body:
+            self._send(self._told(self.path, body))
+            return
+        prompt = sum(len(message["content"]) for message in body["messages"]) // WORD_TOKENS
+        if self.path == "/tokenize":
+            self._send({"count": prompt})
+            return
+        self.server.calls += 1
+        event = "chat asleep" if self.server.asleep else "chat"
+        if self.server.events[-1:] != [event]:
+            self.server.events.append(event)
+        time.sleep(self.server.delay)
+        text = self.server.answer or self.server.player(body["messages"], Sampling(seed=body["seed"]))
+        choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "stop"}
+        answer = {"model": body["model"] if body["model"] in self.server.adapters else MODEL, "choices": [choice]}
+        if self.server.fault == "another model":
+            answer["model"] = "somebody-else"
+        if self.server.fault != "no token ids":
+            ids = [ord(character) for character in text]
+            answer["prompt_token_ids"] = [1, 2, 3]
+            choice["token_ids"] = ids
+            choice["logprobs"] = {"content": [{"logprob": -0.5} for _ in ids]}
+        self._send(answer)
+
+
+@contextmanager
+def fake_server(fault: str = "", *, delay: float = 0.0, context: int = 8192) -> Iterator[FakeServer]:
+    """A server on a free port until the end of the block."""
+    server = FakeServer(fault, delay=delay, context=context)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stopping.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

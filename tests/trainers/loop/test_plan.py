@@ -1,0 +1,174 @@
+"""The plan's memory: it is what the trainer allocates and the server reserves, and it says where that does not fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lamer_graph.policies.local import LocalPolicy
+from lamer_trainers.loop import train as loop
+from lamer_trainers.loop.plan import DEVICES, GIB, KNOWN, VLLM_SHARE, DeviceName, Plan, _trainer, plan, shape_of
+from lamer_trainers.presets import PRESETS, RL_BASELINE
+from lamer_trainers.runfile import load_run
+from training import Trials, load, make_trials, train
+
+GPU_PRESETS = [name for name in PRESETS if "-cpu" not in name]
+WEIGHTS = KNOWN["Qwen/Qwen3-4B"].parameters / GIB
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def made(*changes: str, device: DeviceName = "h100") -> Plan:
+    return plan(load_run(preset="minesweeper-qwen3-4b", changes=["server.gpu_memory=null", *changes]), device)
+
+
+# -- what a server reserves -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GPU_PRESETS)
+@pytest.mark.parametrize("changes", [(), RL_BASELINE], ids=["meta", "rl"])
+@pytest.mark.parametrize("device", ["a100", "h100"])
+def test_a_gpu_preset_fits_on_one_card_of_80_gb(name: str, changes: tuple[str, ...], device: DeviceName) -> None:
+    fit = plan(load_run(preset=name, changes=changes), device)
+    assert fit.warnings == ()
+    assert fit.reserved_gib is not None
+    assert fit.device_gib is not None
+    assert fit.server_gib <= fit.reserved_gib
+    assert fit.peak_gib == pytest.approx(fit.trainer_gib + fit.reserved_gib)
+    assert fit.peak_gib <= fit.device_gib < 80
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ((), 0.5),
+        (("server.placement=colocated",), 0.5),
+        (("server.devices=1",), VLLM_SHARE),
+        (("server.gpu_memory=0.7",), 0.7),
+        (("server.devices=1", "server.gpu_memory=0.7"), 0.7),
+    ],
+)
+def test_a_server_on_a_gpu_takes_its_share_whatever_it_needs(changes: tuple[str, ...], share: float) -> None:
+    one, fewer = made(*changes, "concurrency=64"), made(*changes, "concurrency=32")
+    assert one.device_gib is not None
+    assert one.reserved_gib == fewer.reserved_gib == pytest.approx(share * one.device_gib)
+    assert one.peak_gib == fewer.peak_gib >= one.reserved_gib
+    assert one.server_gib > fewer.server_gib
+    assert f"the server reserves {one.reserved_gib:.1f} GiB" in one.peak_says
+    assert not one.warnings
+
+
+def test_on_a_cpu_nothing_is_reserved() -> None:
+    slow = made("concurrency=100000", device="cpu")
+    assert slow.reserved_gib is None
+    assert slow.device_gib is None
+    assert "reserves" not in slow.peak_says
+    assert not slow.warnings
+
+
+def test_the_default_share_is_that_of_the_installed_vllm() -> None:
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        pytest.skip("vLLM is not installed")
+    source = (Path(found.origin).parent / "config" / "cache.py").read_text()
+    default = re.search(r"gpu_memory_utilization: float = Field\(default=([\d.]+)", source)
+    assert default is not None
+    assert float(default[1]) == VLLM_SHARE
+
+
+def test_what_does_not_fit_into_the_reservation_is_noted() -> None:
+    (note,) = made("server.gpu_memory=0.3").warnings
+    known = re.match(
+        r"the server needs ([\d.]+) GiB for 128 of .* reserves 23.4 GiB: only (\d+) fit, others wait", note
+    )
+    assert known is not None
+    assert float(known[1]) == pytest.approx(made().server_gib, abs=0.05)
+    assert not made("server.gpu_memory=0.3", f"concurrency={known[2]}").warnings
+    assert made("server.gpu_memory=0.3", f"concurrency={int(known[2]) + 1}").warnings
+    (note,) = made("server.gpu_memory=0.1").warnings
+    assert "reserves 7.8 GiB: vLLM will not start; raise server.gpu_memory" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("server.gpu_memory=0.8",), r"8\d.\d GiB do not fit on a device of 78 GiB: lower server.gpu_memory or"),
+        (("server.gpu_memory=0.92", "server.placement=colocated"), r"8\d.\d GiB do not fit .* 78 GiB: lower server"),
+        (("server=null", "lora=null"), r"\d+.\d GiB do not fit .*: lower optimise.micro_batch_tokens, or train an ad"),
+    ],
+)
+def test_trainer_and_server_that_do_not_fit_on_the_device_are_noted(changes: tuple[str, ...], message: str) -> None:
+    (note,) = made(*changes).warnings
+    assert re.match(message, note)
+    assert not made(*changes, device="h200").warnings
+
+
+# -- what the trainer allocates ---------------------------------------------------------------------------------------
+
+
+class _Gpu(LocalPolicy):
+    """Loads as on a GPU, where the type that is not asked for is bfloat16."""
+
+    def __init__(self, model: Any, *rest: Any, dtype: str | None = None, **options: Any) -> None:
+        super().__init__(model, *rest, dtype=dtype or "bfloat16", **options)
+
+
+def test_what_is_trained_is_float32_where_policies_are_loaded_in_16_bits(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LocalPolicy", _Gpu)
+    changes = [f"policy={tiny_model_dir}"]
+    whole = loop.make_policy(load_run(preset="minesweeper-cpu", changes=changes)).model
+    assert {value.dtype for value in whole.parameters()} == {torch.float32}
+    adapted = loop.make_policy(load_run(preset="minesweeper-cpu-lora", changes=changes)).model
+    types = {(value.requires_grad, value.dtype) for value in adapted.parameters()}
+    assert types == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"algorithm": "ppo"}, {"beta": 0.1}], ids=["gigpo", "ppo", "kl"])
+def test_what_stays_in_memory_is_what_is_allocated(
+    tiny_model_dir: Path, tmp_path: Path, lora: bool, changes: dict[str, Any]
+) -> None:
+    model, tokenizer = load(tiny_model_dir, lora)
+    source = Trials(make_trials(12, model=model))
+    trainer, gradients = train(tmp_path, model, tokenizer, source, max_logprob_gap=None, **changes)
+    tensors = [*model.parameters(), gradients[0], *_moments(trainer.optimizer)]
+    tensors += [] if trainer.ref_model is None else trainer.ref_model.parameters()
+    if trainer.critic is not None:
+        critic = trainer.critic._parameters
+        tensors += [*critic, *(value.grad for value in critic), *_moments(trainer.critic._optimiser)]
+    allocated = sum(value.numel() * value.element_size() for value in tensors)
+    options = [f"optimise.algorithm={changes.get('algorithm', 'gigpo')}", f"optimise.kl={changes.get('beta', 0)}"]
+    options += ["lora.rank=4"] if lora else []
+    if "ppo" in options[0]:
+        options += ["optimise.anchor=observation", "optimise.normalise=mean"]
+    run = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}", *options])
+    assert _trainer(run, shape_of(str(tiny_model_dir)), DEVICES["cpu"]).held == pytest.approx(allocated, rel=0.01)
+
+
+def _moments(optimiser: Any) -> list[torch.Tensor]:
+    return [value for state in optimiser.state.values() for value in state.values() if torch.is_tensor(value)]
+
+
+def test_weights_count_in_the_type_that_they_are_trained_in() -> None:
+    """4 bytes of each, its gradient and two moments, and 2 of autocast; of a frozen base 2."""
+    process = ("server=null", "optimise.micro_batch_tokens=1")
+    assert made(*process, "lora=null").trainer_gib == pytest.approx(18 * WEIGHTS, rel=1e-3)
+    assert made(*process, "lora.rank=1").trainer_gib == pytest.approx(2 * WEIGHTS, rel=1e-2)
+    # The critic is a copy of the body in float32, with its own gradients and moments.
+    ppo = (*process, "optimise.algorithm=ppo")
+    assert made(*ppo, "lora=null").trainer_gib == pytest.approx((16 + 18) * WEIGHTS, rel=1e-3)
+    assert made(*ppo, "lora.rank=1").trainer_gib == pytest.approx((16 + 2) * WEIGHTS, rel=1e-2)
+
+
+def test_a_sampler_that_runs_ahead_in_process_has_weights_of_its_own() -> None:
+    shared, ahead = made("server=null"), made("server=null", "pipeline=1")
+    assert ahead.peak_gib - shared.peak_gib == pytest.approx(2 * WEIGHTS, rel=0.05)
+    assert "copy" in ahead.peak_says

@@ -1,0 +1,164 @@
+"""`train`: the loop of collecting (or reading logs), training and validating, in process or with a vLLM of its own.
+
+What must stay true: everything a run is lies in its folder (`run.json`, `collected/`, `checkpoints/`, `validation/`,
+`metrics.jsonl`, `best/`, `policy/` or `adapter/`), a killed run goes on with `resume=True` from its last whole
+checkpoint, and a folder never mixes two runs. With `pipeline` 0 every update is strictly on-policy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, set_seed
+
+from lamer_envs import make
+from lamer_graph.collection.config import check_memory
+from lamer_graph.collection.run_memory import check_source, probe_memory
+from lamer_graph.policies.local import SMALL, LocalPolicy, no_bar
+from lamer_graph.policies.shipped import is_policy
+from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
+from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.learning.saving import replacing
+from lamer_trainers.learning.trainer import LamerTrainer
+from lamer_trainers.loop.run_folder import (
+    CHECKPOINTS,
+    COLLECTED,
+    METRICS,
+    RUN,
+    check_folder,
+    claim,
+    finish,
+    last_checkpoint,
+    steps_of,
+)
+from lamer_trainers.loop.watch import Watch
+from lamer_trainers.runfile import RunFile
+from lamer_trainers.sources.batches import version_name
+from lamer_trainers.sources.offline import check_logs
+from lamer_trainers.sources.served import check_placement, collecting
+
+Json = dict[str, Any]
+
+
+class Trained(NamedTuple):
+    """What a run came to: where the result is, updates made, and the best validated pass@N (None: none was made)."""
+
+    folder: Path
+    updates: int
+    best: float | None
+    best_update: int | None
+
+
+def train(
+    run: RunFile, folder: str | Path, *, resume: bool = False, progress: Callable[[Json], None] | None = None
+) -> Trained:
+    """Train as `run` says, with everything in `folder`. `progress` gets one JSON object per update.
+
+    Raises TrainingConfigError, CheckpointError and ConfigError before any work; TrainingDataError, PolicyError and
+    RunLogError during it, with the run resumable.
+    """
+    folder = Path(folder)
+    check(run, folder, resume=resume and (folder / RUN).exists())
+    claim(folder, run, resume)
+    set_seed(run.optimise.seed)  # a fresh adapter is drawn before the trainer seeds anything
+    policy = make_policy(run)
+    args = run.trainer_config(folder / CHECKPOINTS, cpu=policy.model.device.type == "cpu")
+    checkpoint = last_checkpoint(folder / CHECKPOINTS) if resume else None
+    with no_bar(), _few_threads(policy), collecting(run, policy, folder, folder / COLLECTED) as collector:
+        watch = Watch(run, folder, collector, progress)
+        steps = 0 if checkpoint is None else steps_of(checkpoint)
+        watch.go_back(steps // args.steps_per_update)
+        if watch.over:
+            args.max_steps = steps  # it had stopped early, and does not go on
+        trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer)
+        # Before the reports of `report_to`, so that they get what it adds.
+        trainer.callback_handler.callbacks.insert(0, watch)
+        for printer in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printer)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    result = folder / ("adapter" if run.lora else "policy")
+    with no_bar(), replacing(result) as fresh:
+        trainer.save_model(str(fresh))
+        finish(fresh, run, policy.tokenizer)
+    return Trained(result, trainer.update, watch.best, watch.best_update)
+
+
+@contextlib.contextmanager
+def _few_threads(policy: LocalPolicy) -> Iterator[None]:
+    """One torch thread while a small model is trained on the CPU: its products are too small to be shared."""
+    model = policy.model
+    small = model.device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_policy(run: RunFile) -> LocalPolicy:
+    """The policy that samples and is trained: the folder's weights, with a fresh adapter if the run trains one.
+
+    What is trained is float32 on every device (PEFT's adapters are so anyway): a step at the paper's learning rate of
+    1e-6 is far below the last digit of a 16-bit weight, and would be rounded away. A frozen base has 16 bits on a GPU.
+    """
+    dtype = "float32" if run.lora is None else None
+    policy = LocalPolicy(run.policy, dtype=dtype, deterministic=run.deterministic, version=version_name(0))
+    if run.lora is None:
+        return policy
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=run.lora.rank, lora_alpha=run.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(policy.model, settings)
+    return LocalPolicy(model, policy.tokenizer, deterministic=run.deterministic, version=version_name(0))
+
+
+def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> None:
+    """Everything that can be known to be wrong before anything is loaded or written.
+
+    A run that is resumed may go on to more updates than it was begun with, unless it may not get `longer`.
+
+    Raises TrainingConfigError for a policy that is not there or cannot be trained here, ConfigError and EnvError for a
+    collection that cannot be played, CheckpointError for a folder that holds something else, RunLogError and
+    TrainingDataError for logs that cannot be trained on.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise TrainingConfigError(
+            f"a run file's loop is one process, and this was launched as {processes}: start it without a launcher, or "
+            "launch a script of your own around LamerTrainer, which takes any number"
+        )
+    path = Path(run.policy)
+    if not is_policy(path):
+        raise TrainingConfigError(
+            f"policy '{run.policy}' is not a folder with a model in Hugging Face format (config.json, tokenizer.json, "
+            "model.safetensors); download it there first, nothing is fetched unasked"
+        )
+    make(run.collect.env)
+    check_memory(run.collect)
+    if run.collect.scope == "tasks" and not run.logs:
+        probe_memory(run.collect)
+        if run.collect.store:
+            check_source(Path(run.collect.store))
+    if run.server is not None and vllm_flavour() is None:
+        raise TrainingConfigError(f"`server` needs vLLM: {INSTALL_HINT}")
+    if run.server is not None:
+        cuda = torch.cuda.is_available() and vllm_flavour() == "gpu"
+        check_placement(run.server, cuda=cuda, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    run.trainer_config(folder, cpu=True)
+    if run.report_to != "none" and find_spec(run.report_to) is None:
+        raise TrainingConfigError(
+            f"report_to '{run.report_to}' needs the package {run.report_to}, which is not installed: pip install "
+            f"{run.report_to}, or leave it out (the metrics are in {METRICS} either way)"
+        )
+    check_folder(folder, run, resume, longer)
+    if run.logs:
+        check_logs(run)

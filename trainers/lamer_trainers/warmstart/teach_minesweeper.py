@@ -1,0 +1,118 @@
+"""MineSweeper's teacher: exact-posterior play in some episodes, random play in the others, never into a named mine.
+
+What must stay true: it sees what the policy sees, the board and the memory, except in reflections, where it knows the
+mine it has just hit. A cell that memory names as a mine is closed for good, whether the note is true or not.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from lamer_envs.base import State
+from lamer_envs.minesweeper.env import Minesweeper, mine_probabilities
+from lamer_graph.trial.prompts import Remembered
+from lamer_trainers.warmstart.teachers import Attempt, Choice, Teacher
+from lamer_trainers.warmstart.tiny import Piece, spaced
+
+SKILL = 0.7
+TUNED_CELLS, TUNED_MINES = 16, 3
+"""Cells and mines of the board that the number of rows was tuned on. Each cell has tokens of its own, to be met as
+often, and more mines mean more to infer."""
+BROADEST = 8.0
+"""A fit of over an hour; boards that would need more are not for policies this small."""
+TRUE, VAGUE = 0.42, 0.28
+"""Shares of reflections that name the mine that was hit, and that say nothing of use; the others name a wrong cell."""
+VAGUE_REMARKS = ("be careful", "count the numbers first", "try another cell")
+MINE_AT = re.compile(r"mine at (\([0-9]+, [0-9]+\))")
+MOST_NAMED = 6
+
+
+class MinesweeperTeacher(Teacher):
+    """Teacher of one board size."""
+
+    env: Minesweeper
+    skill = SKILL
+
+    def __init__(self, env: Minesweeper, max_episodes: int = 3) -> None:
+        super().__init__(env, max_episodes)
+        broad = max(1.0, env.size**2 / TUNED_CELLS) * max(1.0, env.mines / TUNED_MINES) ** 2
+        self.breadth = min(broad, BROADEST)
+        # Of some twenty cells that are as good, one draw says little: on 5x5 with 4 mines half as many rows do if all
+        # are taught. 4x4 with 3 learns enough without, and its shipped policy was made so.
+        self._teach_ties = self.breadth > 1
+
+    def pieces(self) -> list[Piece]:
+        found = [Piece(text) for text in VAGUE_REMARKS]
+        found += [Piece(f" {text}") for text in VAGUE_REMARKS]
+        found += [piece for text in ("Open", "Closed") for piece in spaced(text, text, before=("\n", " "))]
+        highest = min(8, self.env.mines + 3)
+        for row in range(1, self.env.size + 1):
+            for column in range(1, self.env.size + 1):
+                cell, parts = f"({row}, {column})", (f"row {row}", f"column {column}")
+                found += spaced(cell, *parts, "cell")
+                found += spaced(f"mine at {cell}", *parts, "mine")
+                for number in range(highest + 1):
+                    found += spaced(f"{cell}={number}", *parts, f"number {number}")
+        return found
+
+    def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
+        closed = self.env.admissible(attempt.state)
+        named = named_mines(attempt.memory)
+        free = [cell for cell in closed if cell not in named] or closed
+        open_cells = set(self._cells()) - set(closed)
+        forbidden = tuple(sorted(open_cells | (named - set(free))))
+        if attempt.skilled:
+            chances = {f"({r}, {c})": p for (r, c), p in mine_probabilities(self.env, attempt.state).items()}
+            least = min(chances[cell] for cell in free)
+            free = [cell for cell in free if chances[cell] <= least + 1e-12]
+        return Choice(rng.choice(free), forbidden, tuple(free) if self._teach_ties else ())
+
+    def remark(self, attempt: Attempt, rng: random.Random) -> str:
+        hit = attempt.actions[-1] if attempt.state["hit"] is not None else None
+        draw = rng.random()
+        if hit is None or TRUE <= draw < TRUE + VAGUE:
+            return rng.choice(VAGUE_REMARKS)
+        if draw < TRUE:
+            return f"mine at {hit}"
+        mines = self._mines(attempt.state)
+        return f"mine at {rng.choice([cell for cell in self._cells() if cell not in mines])}"
+
+    def instructive(self, attempt: Attempt) -> bool:
+        return attempt.state["hit"] is not None
+
+    def true_remark(self, attempt: Attempt, text: str) -> bool:
+        named = set(MINE_AT.findall(text))
+        return bool(named) and named <= self._mines(attempt.state)
+
+    def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
+        """One to six closed cells named as mines, in notes or as the ends of trajectories, spread over episodes."""
+        closed = self.env.admissible(state)
+        count = min(rng.randint(1, MOST_NAMED), len(closed) - 1)
+        named = rng.sample(closed, max(count, 0))
+        episodes = rng.randint(1, self.prompts.max_episodes - 1)
+        memory: list[Remembered] = []
+        cells = self._cells()
+        for episode in range(1, episodes + 1):
+            share = named[episode - 1 :: episodes]
+            if not share:
+                continue
+            if rng.random() < 0.3:
+                opened = [f"{cell}={rng.randint(0, 3)}" for cell in rng.sample(cells, rng.randint(0, 4))]
+                memory.append(Remembered("trajectory", "; ".join([*opened, f"mine at {share.pop()}"]), episode))
+            if share:
+                memory.append(Remembered("reflection", "; ".join(f"mine at {cell}" for cell in share), episode))
+        return memory, episodes + 1
+
+    def _cells(self) -> list[str]:
+        size = self.env.size
+        return [f"({row}, {column})" for row in range(1, size + 1) for column in range(1, size + 1)]
+
+    def _mines(self, state: State) -> set[str]:
+        return {f"({row}, {column})" for row, column in self.env.mine_cells(state)}
+
+
+def named_mines(memory: Sequence[Remembered]) -> set[str]:
+    """Cells that a memory says are mines."""
+    return {cell for record in memory for cell in MINE_AT.findall(record.text)}

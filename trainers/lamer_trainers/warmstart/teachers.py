@@ -1,0 +1,185 @@
+"""Scripted teachers of a warm start: weak play, play that uses its memory, and reflections of mixed quality.
+
+What must stay true: every prompt is built by `lamer_graph.trial.prompts.PromptBuilder` from the same views as in a real
+trial, so that what is trained and what is served are identical to the character; everything follows from the seed.
+
+A teacher is weak on purpose (a warm start must leave something to learn), but never goes against its memory: a base
+that ignores it gives RL nothing to reinforce. Its reflections are true in some four of ten cases, else vague or wrong,
+so that telling the truth is a habit RL can strengthen and not one it must invent.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lamer_envs.base import Env, State
+from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
+from lamer_graph.types import Message
+from lamer_memory import Contents, kinds
+from lamer_trainers.warmstart.tiny import Piece
+
+CONTENTS: dict[Contents, float] = {"none": 0.1, "trajectory": 0.25, "reflection": 0.4, "both": 0.25}
+"""How often a scripted trial has which memory."""
+
+
+class Row(NamedTuple):
+    """One example: the prompt, the answer to imitate, and answers that must become improbable.
+
+    A forbidden answer is pushed down at the token where it parts from the one to imitate. `ties` are actions as good as
+    the answer's, which was drawn among them: each is taught alike, at the token where it parts.
+    """
+
+    messages: list[Message]
+    answer: str
+    forbidden: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
+
+
+class Choice(NamedTuple):
+    """A teacher's action, the actions (or their beginnings) that would be mistakes whatever the style of play, and the
+    actions that it might as well have drawn."""
+
+    action: str
+    forbidden: tuple[str, ...] = ()
+    ties: tuple[str, ...] = ()
+
+
+@dataclass
+class Attempt:
+    """A scripted episode so far, as a teacher and the prompt see it. `skilled` is drawn once per episode."""
+
+    state: State
+    memory: Sequence[Remembered]
+    skilled: bool
+    turns: list[Turn] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    start: State = field(default_factory=dict)
+    won: bool = False
+
+
+class Teacher(ABC):
+    """What is particular to one environment. Methods draw from the generator they are given and keep no state."""
+
+    skill: float
+    """Share of the episodes that are played well."""
+    breadth = 1.0
+    """How many times the rows it takes that the environment of the recipe needed, at least 1."""
+
+    def __init__(self, env: Env, max_episodes: int = 3) -> None:
+        self.env = env
+        self.prompts = PromptBuilder(env, style="compact", max_episodes=max_episodes)
+
+    @abstractmethod
+    def pieces(self) -> list[Piece]:
+        """Texts that deserve a token of their own."""
+
+    @abstractmethod
+    def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
+        """The next action of a scripted episode."""
+
+    def slip(self, attempt: Attempt, rng: random.Random) -> str | None:
+        """A bad action that is played but not taught, so that the rest of the episode is about recovering; or None."""
+        return None
+
+    @abstractmethod
+    def remark(self, attempt: Attempt, rng: random.Random) -> str:
+        """A reflection on a failed episode, of mixed quality."""
+
+    @abstractmethod
+    def instructive(self, attempt: Attempt) -> bool:
+        """Whether a failed episode shows anything that a reflection could truly state."""
+
+    @abstractmethod
+    def true_remark(self, attempt: Attempt, text: str) -> bool:
+        """Whether a reflection states something about this task that is true and useful."""
+
+    @abstractmethod
+    def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
+        """A made-up memory that bears on the choice in `state`, and the number (from 1) of the episode it is for."""
+
+    def observe(self, attempt: Attempt, episode: int) -> View:
+        """What the policy sees now. `episode` is 1-based."""
+        return View(episode, self.env.compact(attempt.state), tuple(attempt.turns), tuple(attempt.memory))
+
+    def play(self, attempt: Attempt, action: str) -> bool:
+        """Play one turn of the attempt; True if the episode is over."""
+        before = attempt.state
+        step = self.env.step(before, action)
+        # Compact prompts tell a turn by its outcome alone: the page that was read is not drawn again for them.
+        attempt.turns.append(Turn("", action, self.env.outcome(before, action, step)))
+        attempt.actions.append(action)
+        attempt.state, attempt.won = step.state, step.success
+        return step.done or len(attempt.turns) >= self.env.max_turns
+
+    def begin(self, start: State, memory: Sequence[Remembered], rng: random.Random) -> Attempt:
+        """An episode about to start."""
+        return Attempt(start, memory, rng.random() < self.skill, start=start)
+
+    def trial(self, start: State, contents: Contents, rng: random.Random) -> Iterator[Row]:
+        """All rows of one scripted trial under a memory of these contents."""
+        memory: list[Remembered] = []
+        for episode in range(1, self.prompts.max_episodes + 1):
+            attempt = self.begin(start, tuple(memory), rng)
+            over = False
+            while not over:
+                slip = self.slip(attempt, rng)
+                if slip is None:
+                    choice = self.choose(attempt, rng)
+                    messages = self.prompts.act(self.observe(attempt, episode))
+                    yield self._row(messages, choice)
+                over = self.play(attempt, choice.action if slip is None else slip)
+            if attempt.won or episode == self.prompts.max_episodes:
+                return
+            for kind in kinds(contents):
+                if kind == "reflection":
+                    text = self.remark(attempt, rng)
+                    yield Row(self.prompts.reflect(self.observe(attempt, episode)), self.prompts.remark_answer(text))
+                else:
+                    text = self.prompts.trajectory(attempt.turns, self.env.compact(attempt.state))
+                memory.append(Remembered(kind, text, episode))
+
+    def drills(self, start: State, rng: random.Random) -> Iterator[Row]:
+        """Rows under a made-up memory: a choice somewhere on the way of a scripted episode, or a remark on its loss."""
+        attempt = self.begin(start, (), rng)
+        for _ in range(rng.randrange(self.env.max_turns)):
+            before, played = attempt.state, len(attempt.turns)
+            if self.play(attempt, self.slip(attempt, rng) or self.choose(attempt, rng).action):
+                if not attempt.won:
+                    attempt.memory, episode = self.drill(before, rng)
+                    remark = self.prompts.remark_answer(self.remark(attempt, rng))
+                    yield Row(self.prompts.reflect(self.observe(attempt, episode)), remark)
+                attempt.state = before
+                del attempt.turns[played:], attempt.actions[played:]
+                break
+        attempt.memory, episode = self.drill(attempt.state, rng)
+        choice = self.choose(attempt, rng)
+        messages = self.prompts.act(self.observe(attempt, episode))
+        yield self._row(messages, choice)
+
+    def _row(self, messages: list[Message], choice: Choice) -> Row:
+        return Row(messages, self.prompts.action_answer(choice.action), choice.forbidden, choice.ties)
+
+
+def rows(teacher: Teacher, count: int, seed: int, drills: float = 0.3) -> list[Row]:
+    """`count` rows of scripted trials on the train split, a share `drills` of them drills; the seed decides them."""
+    rng = random.Random(seed)
+    contents, weights = list(CONTENTS), list(CONTENTS.values())
+    collected: list[Row] = []
+    owed = 0.0
+    for task in teacher.env.seeds("train"):
+        start = teacher.env.reset(task)
+        trial = list(teacher.trial(start, rng.choices(contents, weights)[0], rng))
+        collected += trial
+        owed += len(trial) * drills / (1 - drills)
+        while owed > 0:
+            extra = list(teacher.drills(start, rng))
+            collected += extra
+            owed -= len(extra)
+        if len(collected) >= count:
+            break
+    rng.shuffle(collected)
+    return collected[:count]

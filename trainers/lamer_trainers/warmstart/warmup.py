@@ -1,0 +1,287 @@
+"""The tiny warm start: a policy from nothing in some minutes, measured against the gates before it is handed out.
+
+What must stay true: the same environment, seed and size of the fit give the same weights on one machine with the same
+library versions; the folder that is written says how it was made and whether it passed; nothing is downloaded.
+
+Tokenizer and model are `tiny`'s, rows are the scripted teachers' (`teachers` and one `teach_*` per environment),
+the fit is TRL's SFTTrainer with an unlikelihood term (`fitting`), the gates are measured in real trials on held-out
+tasks (`gates`). What a warm start must be so that RL has something to work with: format-correct; weak but not helpless;
+it already heeds its memory; it writes true reflections sometimes, not always.
+
+    lamer-graph warmup --env minesweeper:4x4-3 --out runs/tiny          # the shipped policies were made by this, seed 0
+    lamer-graph warmup --env sokoban:6x6-2 --out runs/tiny-sokoban
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+
+from lamer_envs import make
+from lamer_envs.alfworld.env import Alfworld
+from lamer_envs.base import Env
+from lamer_envs.minesweeper.env import Minesweeper
+from lamer_envs.sokoban.env import Sokoban
+from lamer_envs.webshop.env import Webshop
+from lamer_graph.errors import ConfigError
+from lamer_graph.policies.base import run_sync
+from lamer_graph.policies.local import LocalPolicy
+from lamer_trainers.warmstart.fitting import FitConfig, fit
+from lamer_trainers.warmstart.gates import Gate, Reading, measure
+from lamer_trainers.warmstart.model_card import model_card
+from lamer_trainers.warmstart.teach_alfworld import AlfworldTeacher
+from lamer_trainers.warmstart.teach_minesweeper import MinesweeperTeacher
+from lamer_trainers.warmstart.teach_sokoban import SokobanTeacher
+from lamer_trainers.warmstart.teach_webshop import WebshopTeacher
+from lamer_trainers.warmstart.teachers import Teacher, rows
+from lamer_trainers.warmstart.tiny import build_model, build_tokenizer
+
+THREADS = 1
+"""Torch threads of the fit, on every machine: another number would sum in another order and give other weights."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is particular to an environment: the size of the fit and the gates.
+
+    `gates` maps a reading to its closed interval. `rows_per_minute` (two cores, no GPU) turns a time limit into a
+    number of rows, so that a limited run repeats too.
+    """
+
+    rows: int
+    rows_per_minute: int
+    gates: dict[str, tuple[float, float]]
+    fit: FitConfig = field(default_factory=FitConfig)
+    copying: float = 0.0
+    spread: float = 0.02
+    """These two: see `tiny.build_model`."""
+
+
+TEXT_GATES = {"well-formed answers": (0.95, 1.0), "valid actions": (0.95, 1.0), "pass@1": (0.03, 0.4)}
+"""Gates of the environments in words."""
+TEXT_FIT = FitConfig(batch=32, learning_rate=2e-3, reading=3.0)
+
+RECIPES: dict[type[Env], tuple[type[Teacher], Recipe]] = {
+    Minesweeper: (
+        MinesweeperTeacher,
+        Recipe(
+            rows=150_000,
+            rows_per_minute=25_000,
+            gates={
+                "valid actions": (0.97, 1.0),
+                "pass@1": (0.15, 0.25),
+                "forbidden-cell probability": (0.0, 0.02),
+                "true remarks": (0.3, 0.5),
+            },
+        ),
+    ),
+    Sokoban: (
+        SokobanTeacher,
+        Recipe(
+            rows=200_000,
+            rows_per_minute=25_000,
+            gates={"valid actions": (0.98, 1.0), "pass@1": (0.05, 0.3)},
+            fit=FitConfig(unlikelihood=1.5),
+        ),
+    ),
+    Alfworld: (
+        AlfworldTeacher,
+        Recipe(
+            rows=120_000,
+            rows_per_minute=9_000,
+            gates=TEXT_GATES,
+            fit=TEXT_FIT,
+            copying=0.5,
+        ),
+    ),
+    Webshop: (
+        WebshopTeacher,
+        Recipe(
+            rows=100_000,
+            rows_per_minute=8_500,
+            gates=TEXT_GATES,
+            fit=TEXT_FIT,
+            copying=0.5,
+            spread=0.06,
+        ),
+    ),
+}
+"""Gates for what each recipe was tuned on: 4x4 with 3 mines, 6x6 with 2 boxes, households of four task types, a shop of
+1,000 products. Others have the same gates."""
+
+
+@dataclass(frozen=True)
+class WarmupReport:
+    """What was made, and how it fared."""
+
+    env: str
+    seed: int
+    rows: int
+    parameters: int
+    vocabulary: int
+    seconds: float
+    tasks: int
+    fit: FitConfig
+    gates: list[Gate]
+    reading: Reading
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "env": self.env,
+            "seed": self.seed,
+            "rows": self.rows,
+            "parameters": self.parameters,
+            "vocabulary": self.vocabulary,
+            "seconds": round(self.seconds, 1),
+            "tasks": self.tasks,
+            "fit": self.fit.to_json(),
+            "passed": self.passed,
+            "gates": [gate.to_json() for gate in self.gates],
+            "reading": self.reading.to_json(),
+            "threads": THREADS,
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in LIBRARIES},
+        }
+
+
+def teacher_of(env: Env) -> tuple[Teacher, Recipe]:
+    """The scripted teacher of an environment and its recipe. Raises ConfigError where there is none."""
+    for kind, (teacher, recipe) in RECIPES.items():
+        if isinstance(env, kind):
+            return teacher(env), recipe
+    known = ", ".join(sorted(kind.name for kind in RECIPES))
+    raise ConfigError(f"there is no scripted teacher for '{env.name}'; warm starts exist for {known}")
+
+
+def run_warmup(
+    env_spec: str,
+    out: str | Path,
+    seed: int = 0,
+    minutes: float | None = None,
+    progress: Progress = print,
+    *,
+    tasks: int = 400,
+) -> WarmupReport:
+    """Make a warm start for `env_spec` in the folder `out` and measure it on `tasks` held-out tasks per memory.
+
+    `minutes` bounds the fit, about, on two cores; None (or more than it needs) is the recipe's full size. The folder
+    gets the model, the tokenizer, a model card, `lamer.json` (what it plays and how it wants to be asked) and
+    `warmup.json` (the report), also when a gate is missed. Raises ConfigError for an environment without a teacher or
+    an `out` that is not an empty folder, and lamer_envs' errors for a malformed specification.
+    """
+    started = time.perf_counter()
+    env = make(env_spec)
+    teacher, recipe = teacher_of(env)
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not an empty folder; choose another")
+    count = int(recipe.rows * teacher.breadth)
+    if minutes is not None:
+        count = min(count, max(1, int(minutes * recipe.rows_per_minute)))
+    with _quiet(), _threads(THREADS):
+        progress(f"writing {count:,} scripted rows for {env.spec}")
+        data = rows(teacher, count, seed)
+        pieces = teacher.pieces()
+        tokenizer = build_tokenizer(pieces)
+        model = build_model(tokenizer, pieces, seed=seed, copying=recipe.copying, spread=recipe.spread)
+        fit(model, tokenizer, data, recipe.fit, seed=seed, progress=progress)
+        out.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        progress(f"measuring on {tasks} held-out tasks, four memories")
+        policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu")
+        reading = run_sync(measure(teacher, policy, model, tokenizer, tasks=tasks, seed=seed))
+        run_sync(policy.aclose())
+    report = WarmupReport(
+        env=env.spec,
+        seed=seed,
+        rows=count,
+        parameters=model.num_parameters(),
+        vocabulary=len(tokenizer),
+        seconds=time.perf_counter() - started,
+        tasks=tasks,
+        fit=recipe.fit,
+        gates=gates_of(reading, recipe),
+        reading=reading,
+    )
+    for line in table(report):
+        progress(line)
+    _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
+    _write(out / "warmup.json", report.to_json())
+    (out / "README.md").write_text(model_card(report.to_json()))
+    for path in out.iterdir():
+        path.chmod(0o644)
+    return report
+
+
+def gates_of(reading: Reading, recipe: Recipe) -> list[Gate]:
+    """The recipe's gates with what was read."""
+    values = {
+        "well-formed answers": reading.well_formed,
+        "valid actions": reading.valid_actions,
+        "pass@1": reading.pass_at["none"][0].value,
+        "forbidden-cell probability": reading.forbidden,
+        "true remarks": reading.true_remarks,
+    }
+    return [Gate(name, values[name], low, high) for name, (low, high) in recipe.gates.items()]
+
+
+def table(report: WarmupReport) -> Iterator[str]:
+    """The reading as lines of text."""
+    yield f"{'gate':<28}{'reading':>9}  {'asked for':<14}"
+    for gate in report.gates:
+        yield f"{gate.name:<28}{gate.value:>9.3f}  {gate.target:<14}{'passed' if gate.passed else 'MISSED'}"
+    yield f"{'memory':<12}{'pass@1':>8}{'pass@2':>8}{'pass@3':>8}  same end in episode 2   ({report.tasks} tasks)"
+    for contents, row in report.reading.pass_at.items():
+        shown = "".join(f"{estimate.value:>8.3f}" for estimate in row)
+        yield f"{contents:<12}{shown}  {report.reading.same_end[contents]:.3f}"
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and notes of the libraries: progress lines are ours."""
+    logging: Any = transformers.utils.logging
+    before = logging.get_verbosity()
+    bars: Any = datasets.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+        if shown:
+            bars.enable_progress_bar()
