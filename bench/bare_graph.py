@@ -6,10 +6,11 @@ of ours is imported but the environment.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
+from typing_extensions import TypedDict
 
 from lamer_envs import make
 

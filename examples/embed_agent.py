@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
 
 from lamer_graph import LocalPolicy, create_lamer_agent
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, cast
 from uuid import uuid4
 
 from langchain_core.language_models import BaseChatModel
@@ -23,6 +23,9 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer, Command
+from pydantic import InstanceOf
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict
 
 from lamer_envs import make
 from lamer_envs.base import Env
@@ -50,14 +53,23 @@ class LamerContext(TypedDict, total=False):
 
     namespace: tuple[str, ...]
     seed: int
-    recorder: TrialRecorder
+    # A handle: JSON has no form of it, so clients that read the schema do not see it.
+    recorder: Annotated[InstanceOf[TrialRecorder], SkipJsonSchema()]
     unique: str
+
+
+class LamerTask(TypedDict, total=False):
+    """One task: a `seed`, or an explicit `instance`; `trial` (0 if left out) tells repeated trials of it apart."""
+
+    seed: int
+    instance: dict[str, Any]
+    trial: int
 
 
 class LamerInput(TypedDict):
     """`{"task": {"seed": 7}}` or `{"task": {"instance": {...}}}`, optionally with `"trial": index` in the task."""
 
-    task: dict[str, Any]
+    task: LamerTask
 
 
 class LamerOutput(TypedDict):
@@ -113,6 +125,7 @@ def create_lamer_agent(
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
     interrupt_before: Sequence[str] | None = None,
+    recorder: TrialRecorder | None = None,
     name: str = "lamer",
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """An agent that plays a task for up to `max_episodes` episodes and reflects after each failed one but the last.
@@ -121,7 +134,7 @@ def create_lamer_agent(
     "trajectory", "reflection", "both", or a MemoryConfig. `max_turns` bounds an episode (the environment's default if
     None). `strategy="react"` asks for a short reasoning before each action. `sampling.seed` is the run's seed.
     `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection (`update_state` with
-    `{"reflection": text}`).
+    `{"reflection": text}`). `recorder` logs every trial with its exact tokens, unless the context names another.
 
     Returns a compiled graph: `invoke({"task": {"seed": 7}})` gives `{"success", "episodes", "reflections"}`. The
     custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
@@ -137,7 +150,14 @@ def create_lamer_agent(
         strategy=strategy,
         sampling=sampling,
     )
-    return compile_agent(harness, checkpointer=checkpointer, store=store, interrupt_before=interrupt_before, name=name)
+    return compile_agent(
+        harness,
+        checkpointer=checkpointer,
+        store=store,
+        interrupt_before=interrupt_before,
+        recorder=recorder,
+        name=name,
+    )
 
 
 def compile_agent(
@@ -146,10 +166,11 @@ def compile_agent(
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
     interrupt_before: Sequence[str] | None = None,
+    recorder: TrialRecorder | None = None,
     name: str = "lamer",
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """The graph of a harness; `create_lamer_agent` without the choosing. Raises ConfigError."""
-    nodes = _Nodes(harness)
+    nodes = _Nodes(harness, recorder)
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
     )
@@ -240,15 +261,12 @@ def _emit(event: Json) -> None:
     get_runtime().stream_writer(event)
 
 
-def _inner_context(context: LamerContext) -> _EpisodeContext:
-    return {"write": get_runtime().stream_writer, "record": "recorder" in context}
-
-
 class _Nodes:
     """The node functions of one agent: fetch, ask `trial` what it means, return the update."""
 
-    def __init__(self, harness: Harness) -> None:
+    def __init__(self, harness: Harness, recorder: TrialRecorder | None = None) -> None:
         self.h = harness
+        self._recorder = recorder
         graph: StateGraph[Any, Any, Any, Any] = StateGraph(_InnerState, context_schema=_EpisodeContext)
         graph.add_node("begin", _Node("begin", _begin, _abegin))
         graph.add_node("act", _Node("act", self.act, self.aact), destinations=("act", END))
@@ -281,12 +299,17 @@ class _Nodes:
 
     # -- episode ------------------------------------------------------------------------------------------------------
 
+    def _recording(self) -> TrialRecorder | None:
+        return _context().get("recorder", self._recorder)
+
+    def _inner_context(self) -> _EpisodeContext:
+        return {"write": get_runtime().stream_writer, "record": self._recording() is not None}
+
     def episode(self, state: TrialState) -> Json:
-        context = _context()
         played: Any = {}
         # `stream` instead of `invoke`: the latter asks for every update as well, only to drop it.
         for played in self.inner.stream(  # noqa: B007  (the last one is wanted)
-            {"setup": steps.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
+            {"setup": steps.begin(state)}, self._inner_config, context=self._inner_context(), stream_mode="values"
         ):
             pass
         update, after = self._ended(state, played)
@@ -295,15 +318,14 @@ class _Nodes:
             update, after = self._taught(update, after, lessons)
         if steps.is_over(self.h, after):
             calls.forget(self.h, after, _namespace())
-            if "recorder" in context:
-                context["recorder"].record(self.h, after)
+            if (recorder := self._recording()) is not None:
+                recorder.record(self.h, after)
         return update
 
     async def aepisode(self, state: TrialState) -> Json:
-        context = _context()
         played: Any = {}
         async for played in self.inner.astream(  # noqa: B007
-            {"setup": steps.begin(state)}, self._inner_config, context=_inner_context(context), stream_mode="values"
+            {"setup": steps.begin(state)}, self._inner_config, context=self._inner_context(), stream_mode="values"
         ):
             pass
         update, after = self._ended(state, played)
@@ -312,8 +334,8 @@ class _Nodes:
             update, after = self._taught(update, after, lessons)
         if steps.is_over(self.h, after):
             await calls.aforget(self.h, after, _namespace())
-            if "recorder" in context:
-                await context["recorder"].arecord(self.h, after)
+            if (recorder := self._recording()) is not None:
+                await recorder.arecord(self.h, after)
         return update
 
     def _ended(self, state: TrialState, played: _InnerState) -> tuple[Json, TrialState]:
@@ -350,7 +372,7 @@ class _Nodes:
         return self._reflected(state, await calls.call(self.h.policy, steps.ask_reflection(self.h, state)))
 
     def _reflected(self, state: TrialState, reply: steps.Reply) -> Json:
-        update = steps.reflected(self.h, state, reply, "recorder" in _context())
+        update = steps.reflected(self.h, state, reply, self._recording() is not None)
         _emit(steps.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
         return update
 

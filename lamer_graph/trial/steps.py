@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple
 
 import orjson
+from typing_extensions import TypedDict
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State
 from lamer_graph.errors import ConfigError
