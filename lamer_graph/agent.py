@@ -287,6 +287,8 @@ class _Nodes:
         if unique is None:
             unique = str(get_config().get("configurable", {}).get("thread_id") or uuid4().hex)
         opened = steps.open_trial(self.h, task or {}, unique=unique, seed=context.get("seed"), started=time.time())
+        if context.get("unique") is None:
+            opened = steps.nth_of_thread(opened, state, unique)
         return opened, cast(Json, opened)
 
     def recall(self, state: TrialState) -> Json:

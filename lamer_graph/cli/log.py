@@ -61,8 +61,8 @@ def register(app: typer.Typer) -> None:
         ui.print(table)
         for line, message in report.errors:
             ui.print(f"[red]line {line}[/]: {escape(message)}")
-        for line, task, trial in report.duplicates:
-            ui.print(f"[red]line {line}[/]: trial {trial} of {escape(task)} was already logged")
+        for line, name in report.duplicates:
+            ui.print(f"[red]line {line}[/]: trial {escape(name)} was already logged")
         if report.ok:
             ui.print("[green]the log is valid[/]")
         else:

@@ -142,7 +142,7 @@ def claim(config: CollectConfig, folder: Path, resume: bool) -> int:
     from lamer_graph.runlog import RunLog
 
     with RunLog.create(folder, config.model_dump(mode="json"), resume=resume) as log:
-        return len(log.keys)
+        return len(log.trial_ids)
 
 
 async def preflight(config: CollectConfig, policy: Policy) -> None:

@@ -29,7 +29,7 @@ from lamer_graph.policies.fingerprint import sampler_fingerprint
 from lamer_graph.runlog import RUN_FILE, RunLog, write_atomic
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial.driver import Played, play_trial, settled
-from lamer_graph.trial.steps import Harness, Json, task_id_of
+from lamer_graph.trial.steps import Harness, Json, task_id_of, trial_id_of
 from lamer_graph.trial.write_behind import WriteBehind
 from lamer_memory import InContextMemory
 
@@ -175,7 +175,7 @@ async def _collect(
         for number, task in enumerate(requested_trials(config, h)):
             if number % shard.count == shard.index:
                 requested += 1
-                if (task_id_of(h.env, task), task["trial"]) in log.keys:
+                if trial_id_of(task_id_of(h.env, task), task["trial"]) in log.trial_ids:
                     already += 1
                 else:
                     yield task

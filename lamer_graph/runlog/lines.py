@@ -20,9 +20,6 @@ SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"
 
-Key = tuple[str, int]
-"""(task id, trial index): what a run must hold exactly once."""
-
 
 class LogLine(NamedTuple):
     """One line as it lies in the file. `value` is None where it is not JSON; `torn` marks an unfinished last one."""
@@ -114,15 +111,12 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
         )
 
 
-def key_of(trial: Mapping[str, Any], where: str) -> Key:
-    """The key of a trial, which `where` names in the RunLogError for one that has none."""
-    try:
-        task, index = trial["task"]["id"], trial["trial"]
-    except (KeyError, TypeError):
-        task = index = None
-    if not isinstance(task, str) or not isinstance(index, int):
-        raise RunLogError(f"{where} has no task.id (text) and trial (whole number)")
-    return task, index
+def trial_id_in(trial: Mapping[str, Any], where: str) -> str:
+    """What a trial is known by: task, index, and whose it is. `where` names it in the RunLogError if it has none."""
+    name = trial.get("trial_id")
+    if not isinstance(name, str):
+        raise RunLogError(f"{where} has no trial_id (text)")
+    return name
 
 
 def _parse(raw: bytes) -> Any:

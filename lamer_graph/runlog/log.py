@@ -13,8 +13,9 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from itertools import compress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -27,12 +28,11 @@ from lamer_graph.runlog.lines import (
     RUN_FILE,
     SCHEMA_VERSION,
     TRIALS_FILE,
-    Key,
     config_hash,
-    key_of,
     open_trials,
     read_config,
     scan,
+    trial_id_in,
     trial_of,
 )
 
@@ -41,9 +41,9 @@ MAX_BATCH_BYTES = 64 << 20
 
 
 class _Line(NamedTuple):
-    """An encoded trial. Only a `finished` one takes its key: a resume plays a trial that an error ended again."""
+    """An encoded trial. Only a `finished` one takes its id: a resume plays a trial that an error ended again."""
 
-    key: Key
+    trial_id: str
     finished: bool
     data: bytes
 
@@ -51,7 +51,7 @@ class _Line(NamedTuple):
 class _Waiting(NamedTuple):
     line: _Line
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[None]
+    done: asyncio.Future[bool]
 
 
 class RunLog:
@@ -62,12 +62,12 @@ class RunLog:
     ended before, and a later call may try again.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], fd: int, keys: set[Key]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], fd: int, trial_ids: set[str]) -> None:
         self.folder = folder
         self.config_hash = config_hash(config)
         self._path = folder / TRIALS_FILE
         self._fd = fd
-        self._keys = keys
+        self._trial_ids = trial_ids
         self._pid = os.getpid()
         self._mutex = threading.Lock()  # one commit at a time; flock does not exclude threads of one process
         self._wake = threading.Condition()  # guards the three below
@@ -93,7 +93,7 @@ class RunLog:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)  # two processes may create the same run at once
             _claim(folder, fd, wanted, resume)
-            keys = _recover(folder / TRIALS_FILE, fd)
+            trial_ids = _recover(folder / TRIALS_FILE, fd)
             fcntl.flock(fd, fcntl.LOCK_UN)
         except OSError as error:
             os.close(fd)
@@ -101,18 +101,18 @@ class RunLog:
         except BaseException:
             os.close(fd)
             raise
-        return cls(folder, wanted, fd, keys)
+        return cls(folder, wanted, fd, trial_ids)
 
     @property
-    def keys(self) -> Set[Key]:
-        """(task id, trial index) of every finished trial that this object knows to be on disk."""
-        return self._keys
+    def trial_ids(self) -> Set[str]:
+        """The id of every finished trial that this object knows to be on disk."""
+        return self._trial_ids
 
-    def append(self, trial: Mapping[str, Any]) -> None:
-        """Log a trial; returns when it is on disk. A trial that has already finished under its key is skipped."""
-        self._commit([self._encode(trial)])
+    def append(self, trial: Mapping[str, Any]) -> bool:
+        """Log a trial; returns when it is on disk. False where one has already finished under its id: it is skipped."""
+        return self._commit([self._encode(trial)])[0]
 
-    async def aappend(self, trial: Mapping[str, Any]) -> None:
+    async def aappend(self, trial: Mapping[str, Any]) -> bool:
         """`append` without blocking the loop: all trials that wait together share one write and one fsync."""
         line = self._encode(trial)
         loop = asyncio.get_running_loop()
@@ -125,7 +125,7 @@ class RunLog:
                 self._writer.start()
             self._queue.append(waiting)
             self._wake.notify()
-        await waiting.done
+        return await waiting.done
 
     def close(self) -> None:
         """Write what is still queued and release the file; calling it again does nothing."""
@@ -154,27 +154,26 @@ class RunLog:
             raise RunLogError(f"this RunLog of {self.folder} belongs to another process; create one in each worker")
         if (version := trial.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
             raise RunLogError(f"a trial of schema {version} cannot be logged; this version writes {SCHEMA_VERSION}")
-        key = key_of(trial, "a trial to be logged")
-        return _Line(key, trial.get("error") is None, _dump({"schema_version": SCHEMA_VERSION, **trial}))
+        name = trial_id_in(trial, "a trial to be logged")
+        return _Line(name, trial.get("error") is None, _dump({"schema_version": SCHEMA_VERSION, **trial}))
 
-    def _commit(self, lines: Iterable[_Line]) -> None:
-        """Write the lines whose key is new, in one piece, and fsync. Raises RunLogError, having written nothing."""
+    def _commit(self, lines: Sequence[_Line]) -> list[bool]:
+        """Write the lines whose trial is new, in one piece, and fsync; which were. Raises RunLogError, none written."""
         with self._mutex:
             if self._fd < 0:
                 raise self._closed_error()
-            fresh: list[_Line] = []
-            keys: set[Key] = set()
+            fresh: list[bool] = []
+            finished: set[str] = set()
             for line in lines:
-                if line.key not in self._keys and line.key not in keys:
-                    fresh.append(line)
-                    if line.finished:
-                        keys.add(line.key)
-            if not fresh:
-                return
+                fresh.append(line.trial_id not in self._trial_ids and line.trial_id not in finished)
+                if line.finished:
+                    finished.add(line.trial_id)
+            if not any(fresh):
+                return fresh
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 try:
-                    _append_synced(self._fd, b"".join(line.data for line in fresh))
+                    _append_synced(self._fd, b"".join(line.data for line in compress(lines, fresh)))
                 finally:
                     fcntl.flock(self._fd, fcntl.LOCK_UN)
             except OSError as error:
@@ -182,7 +181,8 @@ class RunLog:
                     f"cannot write {self._path} ({reason_of(error)}); what was logged is intact: make room, then "
                     "--resume"
                 ) from error
-            self._keys.update(keys)
+            self._trial_ids |= finished
+            return fresh
 
     def _write_queued(self) -> None:
         """The writer thread: takes all that waits, commits it, tells the loops that wait."""
@@ -193,15 +193,15 @@ class RunLog:
                 if not self._queue:
                     return
                 batch = self._take()
-            error: BaseException | None = None
+            outcomes: Sequence[bool | BaseException]
             try:
-                self._commit([waiting.line for waiting in batch])
+                outcomes = self._commit([waiting.line for waiting in batch])
             except BaseException as problem:  # whoever waits must hear of it, whatever it is
-                error = problem
+                outcomes = [problem] * len(batch)
             for loop in {waiting.loop for waiting in batch}:
-                futures = [waiting.done for waiting in batch if waiting.loop is loop]
+                futures = [(one.done, came) for one, came in zip(batch, outcomes, strict=True) if one.loop is loop]
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    loop.call_soon_threadsafe(_settle, futures, error)
+                    loop.call_soon_threadsafe(_settle, futures)
 
     def _take(self) -> list[_Waiting]:
         size = count = 0
@@ -215,14 +215,14 @@ class RunLog:
         return RunLogError(f"the run log of {self.folder} was closed; nothing can be added to it")
 
 
-def _settle(futures: list[asyncio.Future[None]], error: BaseException | None) -> None:
-    for future in futures:
+def _settle(futures: list[tuple[asyncio.Future[bool], bool | BaseException]]) -> None:
+    for future, came in futures:
         if future.done():  # its task was cancelled while it waited
             continue
-        if error is None:
-            future.set_result(None)
+        if isinstance(came, BaseException):
+            future.set_exception(came)
         else:
-            future.set_exception(error)
+            future.set_result(came)
 
 
 # -- the file ---------------------------------------------------------------------------------------------------------
@@ -260,11 +260,11 @@ def _trim(fd: int) -> int:
     return end
 
 
-def _recover(path: Path, fd: int) -> set[Key]:
-    """The keys of all finished trials, after dropping a torn last line. Raises RunLogError for any other damage."""
-    keys: set[Key] = set()
+def _recover(path: Path, fd: int) -> set[str]:
+    """The ids of all finished trials, after dropping a torn last line. Raises RunLogError for any other damage."""
+    trial_ids: set[str] = set()
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        return keys  # a device has no past to read; the first append says whether it takes data
+        return trial_ids  # a device has no past to read; the first append says whether it takes data
     with open_trials(path) as file:
         for line in scan(file):
             if line.torn:
@@ -272,10 +272,10 @@ def _recover(path: Path, fd: int) -> set[Key]:
                 os.fsync(fd)
                 break
             trial = trial_of(line, path)
-            key = key_of(trial, f"{path} line {line.number}")
+            name = trial_id_in(trial, f"{path} line {line.number}")
             if trial.get("error") is None:
-                keys.add(key)
-    return keys
+                trial_ids.add(name)
+    return trial_ids
 
 
 def _claim(folder: Path, fd: int, wanted: dict[str, Any], resume: bool) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class TrialRecorder:
     """Writes trials to a run log; give it as `context={"recorder": ..}` to log a graph run for training.
 
-    `on_line` is told of every line once it is on disk.
+    `on_line` is told of every line that was written, once it is on disk.
     """
 
     def __init__(self, log: RunLog, split: str | None = None, on_line: Callable[[Json], None] | None = None) -> None:
@@ -30,16 +30,16 @@ class TrialRecorder:
     def record(self, h: Harness, s: TrialState) -> None:
         """Append the finished trial; returns when it is on disk. Raises RunLogError."""
         line = self._line(h, s, None, None)
-        self.log.append(line)
-        self._tell(line)
+        if self.log.append(line):
+            self._tell(line)
 
     async def arecord(
         self, h: Harness, s: TrialState, error: Json | None = None, unfinished: EpisodeState | None = None
     ) -> None:
         """`record`, async and batched with other trials' appends; `error` says what ended the trial early."""
         line = self._line(h, s, error, unfinished)
-        await self.log.aappend(line)
-        self._tell(line)
+        if await self.log.aappend(line):
+            self._tell(line)
 
     def _line(self, h: Harness, s: TrialState, error: Json | None, unfinished: EpisodeState | None) -> Json:
         return trial_record(

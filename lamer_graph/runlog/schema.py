@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lamer_graph.errors import RunLogError
-from lamer_graph.runlog.lines import TRIALS_FILE, Key, LogLine, open_trials, scan, trial_of
+from lamer_graph.runlog.lines import TRIALS_FILE, LogLine, open_trials, scan, trial_of
 
 MAX_ERRORS = 100
 """Errors that a report spells out; the rest are counted."""
@@ -155,8 +155,8 @@ class CheckReport:
     """Calls without tokens; valid, but a trainer skips them."""
     non_finite_calls: int = 0
     length_mismatches: int = 0
-    duplicates: list[tuple[int, str, int]] = field(default_factory=list)
-    """(line, task id, trial index) of every trial that was already logged further up."""
+    duplicates: list[tuple[int, str]] = field(default_factory=list)
+    """(line, trial id) of every trial that was already logged further up."""
     torn_bytes: int = 0
     """Length of a torn last line; the next open drops it."""
     policy_versions: dict[str, int] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def check(folder: str | Path) -> CheckReport:
     """Validate every line of a run's log, going on past bad ones. Raises RunLogError where there is no log."""
     path = Path(folder) / TRIALS_FILE
     report = CheckReport(path=str(path))
-    first_seen: dict[Key, int] = {}
+    seen: set[str] = set()
     tasks: set[str] = set()
     with open_trials(path) as file:
         for line in scan(file):
@@ -191,11 +191,10 @@ def check(folder: str | Path) -> CheckReport:
             trial = _validated(line, path, report)
             if trial is None:
                 continue
-            key = (trial.task.id, trial.trial)
             if trial.error is None:  # a trial that an error ended may be followed by the one that a resume played
-                if key in first_seen:
-                    report.duplicates.append((line.number, *key))
-                first_seen.setdefault(key, line.number)
+                if trial.trial_id in seen:
+                    report.duplicates.append((line.number, trial.trial_id))
+                seen.add(trial.trial_id)
             tasks.add(trial.task.id)
             _count(trial, line.number, report)
     report.tasks = len(tasks)

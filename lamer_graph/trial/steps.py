@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import orjson
 from typing_extensions import TypedDict
@@ -65,7 +65,7 @@ class TrialState(TypedDict, total=False):
     """The state of a trial between episodes; JSON-plain throughout.
 
     `task` is the input; opening the trial takes it over into `playing`, so that a new input on a used thread is a new
-    trial and a resumed run is not. `started` is in seconds since the epoch.
+    trial and a resumed run is not. `number` counts the thread's trials from 1. `started` is in seconds since the epoch.
     """
 
     task: Json | None
@@ -73,6 +73,7 @@ class TrialState(TypedDict, total=False):
     task_id: str
     trial_id: str
     trial: int
+    number: int
     seed: int
     started: float
     start: State
@@ -178,6 +179,21 @@ def task_id_of(env: Env, task: Mapping[str, Any]) -> str:
     return f"{env.spec}/{task['seed']}"
 
 
+def trial_id_of(task_id: str, index: int, unique: str = "", number: int = 1) -> str:
+    """What a trial is known by, in logs, memories and resumes: task, index, and the thread or run that it belongs to.
+
+    `number` counts the trials of a thread, of which none may pass for another.
+    """
+    return f"{task_id}#{index}" + (f".{number}" if number > 1 else "") + (f"@{unique}" if unique else "")
+
+
+def nth_of_thread(opened: TrialState, before: TrialState, thread: str) -> TrialState:
+    """`opened` as a trial of its own on a thread that may have played others, up to the state `before`."""
+    number = before.get("number", int("trial_id" in before)) + 1
+    name = trial_id_of(opened["task_id"], opened["trial"], thread, number)
+    return cast(TrialState, {**opened, "number": number, "trial_id": name})
+
+
 def open_trial(
     h: Harness, task: Mapping[str, Any], *, unique: str = "", seed: int | None = None, started: float = 0.0
 ) -> TrialState:
@@ -203,7 +219,7 @@ def open_trial(
         task=None,
         playing=dict(task),
         task_id=task_id,
-        trial_id=f"{task_id}#{index}" + (f"@{unique}" if unique else ""),
+        trial_id=trial_id_of(task_id, index, unique),
         trial=index,
         seed=(h.sampling.seed or 0) if seed is None else seed,
         started=started,

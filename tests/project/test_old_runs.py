@@ -88,7 +88,7 @@ def test_a_log_opens_for_more_and_knows_what_it_holds(run: Path, old: Path) -> N
     before = lines(old / run)
     finished = [trial for trial in read_trials(run) if trial["error"] is None]
     with RunLog.create(run, read_config(run), resume=True) as log:
-        assert len(log.keys) == len(finished)
+        assert len(log.trial_ids) == len(finished)
         for trial in finished:
             log.append(trial)
     assert lines(old / run) == before

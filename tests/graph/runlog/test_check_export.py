@@ -28,7 +28,7 @@ def test_a_sound_log_is_counted(tmp_path):
 
 def test_duplicates_are_found(tmp_path):
     report = check(write(tmp_path, a_trial("a"), a_trial("b"), a_trial("a")))
-    assert report.duplicates == [(3, "a", 0)]
+    assert report.duplicates == [(3, "a/0")]
     assert not report.ok
 
 

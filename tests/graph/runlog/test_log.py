@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lamer_graph.errors import RunLogError
-from lamer_graph.runlog import RunLog, config_hash, read_config, read_trials, write_atomic
+from lamer_graph.runlog import RunLog, check, config_hash, read_config, read_trials, write_atomic
 from lamer_graph.runlog import log as runlog
 from log_samples import a_trial
 from places import SUPPORT
@@ -27,6 +27,11 @@ shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 
 def logged(folder):
     return [(trial["task"]["id"], trial["trial"]) for trial in read_trials(folder)]
+
+
+def a_named(task, index):
+    """The least that a line must say."""
+    return {"trial_id": f"{task}#{index}", "task": {"id": task}, "trial": index}
 
 
 def lines_of(folder):
@@ -93,7 +98,8 @@ def test_a_trial_that_is_not_json_is_refused_and_nothing_is_written(tmp_path):
         for bad, message in (
             ({**a_trial(), "memory": {"backend": object()}}, "JSON-plain"),
             ({**a_trial(), "schema_version": 2}, "schema 2"),
-            ({"trial": 3}, "no task.id"),
+            ({"trial": 3}, "no trial_id"),
+            ({"trial_id": 3}, "no trial_id"),
         ):
             with pytest.raises(RunLogError, match=message):
                 log.append(bad)
@@ -101,34 +107,89 @@ def test_a_trial_that_is_not_json_is_refused_and_nothing_is_written(tmp_path):
     assert len(logged(tmp_path)) == 1
 
 
-def test_a_key_is_logged_once(tmp_path):
+def test_a_trial_is_logged_once(tmp_path):
     async def several(log):
-        await asyncio.gather(*(log.aappend(a_trial(index=1, note=str(i))) for i in range(5)))
+        written = await asyncio.gather(*(log.aappend(a_trial(index=1, note=str(i))) for i in range(5)))
+        assert written == [True, False, False, False, False]
 
     with RunLog.create(tmp_path, CONFIG) as log:
-        log.append(a_trial(note="first"))
-        log.append(a_trial(note="again"))
+        assert log.append(a_trial(note="first"))
+        assert not log.append(a_trial(note="again"))
         asyncio.run(several(log))
     with RunLog.create(tmp_path, CONFIG, resume=True) as log:
-        assert log.keys == {(a_trial()["task"]["id"], 0), (a_trial()["task"]["id"], 1)}
-        log.append(a_trial(note="after a restart"))
+        assert log.trial_ids == {a_trial()["trial_id"], a_trial(index=1)["trial_id"]}
+        assert not log.append(a_trial(note="after a restart"))
     assert [trial["texts"][1] for trial in read_trials(tmp_path)] == ["the board first", "the board 0"]
 
 
-def test_a_trial_that_an_error_ended_takes_no_key_and_may_be_played_again(tmp_path):
+def test_a_trial_that_an_error_ended_is_not_finished_and_may_be_played_again(tmp_path):
     failure = {"type": "PolicyConnectionError", "message": "no server", "episode": 1, "turn": 0}
     failed, finished = {**a_trial(), "error": failure}, a_trial()
     with RunLog.create(tmp_path, CONFIG) as log:
         log.append(failed)
-        assert log.keys == set()
+        assert log.trial_ids == set()
     with RunLog.create(tmp_path, CONFIG, resume=True) as log:
-        assert log.keys == set()
+        assert log.trial_ids == set()
         log.append(finished)
         log.append(finished)
         log.append(failed)  # late news: it has finished meanwhile
-        assert log.keys == {(a_trial()["task"]["id"], 0)}
+        assert log.trial_ids == {a_trial()["trial_id"]}
     assert [trial["error"] for trial in read_trials(tmp_path)] == [failure, None]
-    assert runlog.check(tmp_path).duplicates == []
+    assert check(tmp_path).duplicates == []
+
+
+# -- any history ------------------------------------------------------------------------------------------------------
+
+some_ids = st.sampled_from(["", "t#0", "t#0@ann", "t#0@bob", "t#0.2@ann", "\u2028", "\x00", "\n", "#@"]) | st.text()
+appends = st.tuples(st.just("append"), st.lists(st.tuples(some_ids, st.booleans()), min_size=1, max_size=4))
+together = st.tuples(st.just("aappend"), st.lists(st.tuples(some_ids, st.booleans()), min_size=1, max_size=4))
+histories = st.lists(
+    appends | together | st.just(("resume", None)) | st.tuples(st.just("torn"), st.binary(max_size=30)), max_size=12
+)
+
+
+@shared_folder
+@given(history=histories)
+def test_whatever_happens_a_finished_trial_is_on_disk_once_and_all_that_was_acknowledged_is_there(
+    tmp_path_factory, history
+):
+    """Ids of any text; trials that finish and trials that an error ends; resumes; neighbours killed in mid-line."""
+    folder = tmp_path_factory.mktemp("run")
+    finished, acknowledged = set(), []
+    log = RunLog.create(folder, CONFIG)
+
+    def trial(name, well):
+        return {"trial_id": name, "task": {"id": "t"}, "trial": 0, "error": None if well else {"type": "E"}}
+
+    def came(name, well, written):
+        assert written == (name not in finished)
+        if written:
+            acknowledged.append((name, well))
+        if well:
+            finished.add(name)
+
+    async def all_at_once(several):
+        return await asyncio.gather(*(log.aappend(trial(*one)) for one in several))
+
+    for what, given_ in history:
+        if what == "append":
+            for one in given_:
+                came(*one, log.append(trial(*one)))
+        elif what == "aappend":
+            for one, written in zip(given_, asyncio.run(all_at_once(given_)), strict=True):
+                came(*one, written)
+        elif what == "resume":  # as after a kill: what is on disk is all there is
+            log.close()
+            log = RunLog.create(folder, CONFIG, resume=True)
+            assert log.trial_ids == finished
+        else:
+            with (folder / "trials.jsonl").open("ab") as neighbour:
+                neighbour.write(b'{"schema_version":1,' + given_.replace(b"\n", b""))
+    log.close()
+    RunLog.create(folder, CONFIG, resume=True).close()
+    on_disk = [(one["trial_id"], one["error"] is None) for one in read_trials(folder)]
+    assert on_disk == acknowledged
+    assert sorted(name for name, well in on_disk if well) == sorted(finished)
 
 
 # -- run.json ---------------------------------------------------------------------------------------------------------
@@ -146,7 +207,7 @@ def test_an_existing_run_is_continued_only_when_asked(tmp_path):
     with pytest.raises(RunLogError, match="already holds this run; continue it with --resume or choose another name"):
         RunLog.create(tmp_path, CONFIG)
     with RunLog.create(tmp_path, CONFIG, resume=True) as log:
-        assert len(log.keys) == 3
+        assert len(log.trial_ids) == 3
 
 
 def test_another_configuration_is_refused_key_by_key(tmp_path):
@@ -207,7 +268,7 @@ def test_a_log_cut_at_any_byte_holds_exactly_its_whole_lines(tmp_path):
     keys = [("a", 0), ("\u2028 \U0001f4a3", 1), ("c", 2)]
     with RunLog.create(tmp_path, CONFIG) as log:
         for task, index in keys:
-            log.append({"task": {"id": task}, "trial": index, "texts": ['{"quoted": "\n"}']})
+            log.append({**a_named(task, index), "texts": ['{"quoted": "\n"}']})
     whole = lines_of(tmp_path)
     ends = [0] + [i + 1 for i, byte in enumerate(whole) if byte == 0x0A]
     for cut in range(len(whole) + 1):
@@ -215,7 +276,7 @@ def test_a_log_cut_at_any_byte_holds_exactly_its_whole_lines(tmp_path):
         count = sum(end <= cut for end in ends) - 1
         assert logged(tmp_path) == keys[:count]
         with RunLog.create(tmp_path, CONFIG, resume=True) as log:
-            assert log.keys == set(keys[:count])
+            assert log.trial_ids == {a_named(*key)["trial_id"] for key in keys[:count]}
             assert lines_of(tmp_path) == whole[: ends[count]]
             log.append(a_trial("another", 5))
         assert logged(tmp_path) == [*keys[:count], ("another", 5)]
@@ -227,13 +288,13 @@ def test_a_cut_log_of_any_text_recovers_its_whole_lines(tmp_path_factory, notes,
     folder = tmp_path_factory.mktemp("run")
     with RunLog.create(folder, CONFIG) as log:
         for index, note in enumerate(notes):
-            log.append({"task": {"id": note}, "trial": index})
+            log.append(a_named(note, index))
     whole = lines_of(folder)
     cut = data.draw(st.integers(0, len(whole)))
     os.truncate(folder / "trials.jsonl", cut)
     kept = whole[:cut].count(b"\n")
     with RunLog.create(folder, CONFIG, resume=True) as log:
-        assert log.keys == {(note, index) for index, note in enumerate(notes[:kept])}
+        assert log.trial_ids == {a_named(note, index)["trial_id"] for index, note in enumerate(notes[:kept])}
     assert lines_of(folder) == b"".join(line + b"\n" for line in whole.split(b"\n")[:kept])
 
 
@@ -298,7 +359,7 @@ def test_an_append_after_a_killed_neighbour_drops_its_torn_line(tmp_path):
         for size in (1, 100, 300_000):
             with (tmp_path / "trials.jsonl").open("ab") as neighbour:
                 neighbour.write(b'{"schema_version":1,' + b" " * size)
-            assert len(logged(tmp_path)) == len(log.keys)
+            assert len(logged(tmp_path)) == len(log.trial_ids)
             log.append(a_trial(index=size))
     assert logged(tmp_path) == [(a_trial()["task"]["id"], index) for index in (0, 1, 100, 300_000)]
 
@@ -348,7 +409,7 @@ def test_kill_9_loses_nothing_acknowledged(tmp_path, mode):
         assert len(keys) == len(set(keys))
         assert acknowledged <= set(keys)
     with RunLog.create(tmp_path, {"purpose": "test"}, resume=True) as log:
-        assert log.keys == set(logged(tmp_path))
+        assert log.trial_ids == {trial["trial_id"] for trial in read_trials(tmp_path)}
 
 
 def test_several_processes_share_a_log(tmp_path):
@@ -452,7 +513,7 @@ def test_threads_and_loops_may_share_a_log(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(log.keys) == 120
+        assert len(log.trial_ids) == 120
     assert len(set(logged(tmp_path))) == len(logged(tmp_path)) == 120
 
 
@@ -515,7 +576,7 @@ def test_when_the_write_fails_everyone_who_waits_hears_it_and_may_try_again(tmp_
         monkeypatch.setattr(runlog.os, "write", full)
         results = asyncio.run(everything(log))
         assert all(isinstance(result, RunLogError) and "No space left" in str(result) for result in results)
-        assert log.keys == {("before", 0)}
+        assert log.trial_ids == {a_trial("before")["trial_id"]}
         assert logged(tmp_path) == [("before", 0)]
         monkeypatch.undo()
         asyncio.run(everything(log))

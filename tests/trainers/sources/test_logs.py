@@ -72,8 +72,19 @@ def test_several_runs_are_one_source(tmp_path, run):
 
 def test_runs_that_hold_the_same_trial_are_refused(tmp_path, run):
     other = write(tmp_path, [a_trial("task-1", 0)], "other")
-    with pytest.raises(TrainingDataError, match="trial 0 of task-1 is in"):
+    with pytest.raises(TrainingDataError, match="trial task-1/0 is in"):
         LoggedRuns([run, other])
+
+
+def test_two_users_trials_of_one_task_are_one_group(tmp_path, run):
+    def whose(user):
+        return {**a_trial("task-1", 0), "trial_id": f"task-1#0@{user}"}
+
+    once = write(tmp_path, [whose("ann"), whose("bob")], "users")
+    again = write(tmp_path, [whose("cid")], "more")
+    batch = LoggedRuns([once, again], groups=1).next_batch(0)
+    assert [trial["trial_id"] for trial in batch] == ["task-1#0@ann", "task-1#0@bob", "task-1#0@cid"]
+    assert len(LoggedRuns([run, once, again], groups=5)) == 5
 
 
 def test_more_groups_than_there_are_is_refused(run):

@@ -129,7 +129,7 @@ def test_a_plan_for_logs_collects_nothing(cli: Cli, tiny_model_dir: Path) -> Non
         (["collect.temperature=0.5"], "log has temperature 1.0, the run 0.5: set collect.temperature=1.0"),
         (["collect.max_tokens=2"], "exceeds max_completion_length 2; raise it"),
         (["collect.tasks=9"], "a batch of 9 groups cannot come from 3 tasks"),
-        (["--from-logs", "log"], r"trial \d+ of .* is in log/trials.jsonl and in log/trials.jsonl"),
+        (["--from-logs", "log"], r"trial .*#\d+ is in log/trials.jsonl and in log/trials.jsonl"),
         (["--from-logs", "nowhere"], "nowhere/run.json is not a readable run description"),
     ],
 )

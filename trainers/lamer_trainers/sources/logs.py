@@ -24,16 +24,24 @@ class _Place(NamedTuple):
     size: int
 
 
+class _Name(NamedTuple):
+    """A trial within its group: in the order of their indices, and of whose they are."""
+
+    trial: int
+    trial_id: str
+
+
 class LoggedRuns:
     """Off-line: groups of finished trials from the logs of one or more runs, `groups` of them a batch.
 
     Every pass over the logs is a new order of the groups, derived from `seed`; the last ones of a pass, too few for a
     batch, are filled up from the next pass. Only places in the files are kept in memory. Raises RunLogError for an
-    unreadable log, TrainingDataError if there is nothing to train on or two logs hold trials of one task and index.
+    unreadable log, TrainingDataError if there is nothing to train on or a trial is there twice (by its `trial_id`: two
+    users' trials of one task and index are two of its group).
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path], *, groups: int = 16, seed: int = 0) -> None:
-        self._groups: dict[str, dict[int, _Place]] = {}
+        self._groups: dict[str, dict[_Name, _Place]] = {}
         self._batch = groups
         self._seed = seed
         for folder in [folders] if isinstance(folders, str | Path) else folders:
@@ -58,7 +66,7 @@ class LoggedRuns:
                 number += 1
                 name = self._name(number)
             chosen.append(name)
-        return [self._read(self._groups[name][index]) for name in chosen for index in sorted(self._groups[name])]
+        return [self._read(self._groups[name][own]) for name in chosen for own in sorted(self._groups[name])]
 
     def _name(self, number: int) -> str:
         turn, position = divmod(number, len(self._names))
@@ -74,15 +82,15 @@ class LoggedRuns:
                 if trial.get("error") is not None:
                     continue
                 try:
-                    task, index = str(trial["task"]["id"]), int(trial["trial"])
+                    task, own = str(trial["task"]["id"]), _Name(int(trial["trial"]), str(trial["trial_id"]))
                 except (KeyError, TypeError, ValueError):
-                    raise TrainingDataError(f"{path} line {line.number} has no task.id and trial") from None
+                    raise TrainingDataError(f"{path} line {line.number} has no task.id, trial and trial_id") from None
                 members = self._groups.setdefault(task, {})
-                if index in members:
+                if own in members:
                     raise TrainingDataError(
-                        f"trial {index} of {task} is in {members[index].path} and in {path}; train on one of them"
+                        f"trial {own.trial_id} is in {members[own].path} and in {path}; train on one of them"
                     )
-                members[index] = _Place(path, line.start, len(line.raw))
+                members[own] = _Place(path, line.start, len(line.raw))
 
     @staticmethod
     def _read(place: _Place) -> dict[str, Any]:
