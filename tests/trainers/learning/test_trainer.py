@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.learning.trainer import LamerTrainer
@@ -20,8 +20,10 @@ from training import (
     Trials,
     batch_of,
     config,
+    every_call,
     gradient_of,
     load,
+    load_model,
     loss_by_hand,
     make_trials,
     relative_error,
@@ -52,6 +54,47 @@ def test_the_gradient_is_exact_for_any_number_of_samples(tiny_model_dir, tmp_pat
     assert len(batch.samples) == calls
     expected = expected_gradient(tiny_model_dir, trials, trainer.args, lora=lora)
     assert relative_error(gradients[0], expected) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def learned_positions(tmp_path_factory):
+    """A tiny GPT-2: its positions are learned, so a padded row is another text to it unless it is told positions."""
+    torch.manual_seed(3)
+    shape = {"vocab_size": 320, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 0}
+    options = {"eos_token_id": 0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = GPT2LMHeadModel(GPT2Config(**shape, **options))
+    with torch.no_grad():
+        model.transformer.wpe.weight.mul_(50)  # as far apart as in a trained model
+    model.save_pretrained(folder := tmp_path_factory.mktemp("gpt2"))
+    return folder
+
+
+@pytest.mark.parametrize("head", ["plain", "fused"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_rows_of_unequal_length_have_their_own_positions(
+    learned_positions, tiny_model_dir, tmp_path, monkeypatch, head, lora
+):
+    if head == "fused":  # what scores on a GPU
+        monkeypatch.setattr("lamer_trainers.learning.trainer.PLAIN_HEAD_FLOATS", 0)
+    tokenizer = load(tiny_model_dir)[1]
+    model = load_model(learned_positions, lora)
+    trials = make_trials(29, model=model, noise=0.0)
+    options = {"micro_batch_tokens": 10**6, "max_logprob_gap": 1e-4}
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), **options)
+    own = load_model(learned_positions, lora)
+    batch = batch_of(trials, trainer.args)
+    loss_by_hand(own, batch.samples, batch.advantages).backward()
+    assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
+
+
+def test_a_model_whose_numbers_are_off_in_a_few_rows_only_is_refused(tiny_model_dir, tmp_path):
+    """Logged numbers that are taken as they are must be the trainer's, in every row and to a tenth of a nat."""
+    model, tokenizer = load(tiny_model_dir)
+    trials = make_trials(29, model=model, noise=0.0)
+    for call in list(every_call(trials))[20:]:
+        call["logprobs"] = [value - 0.5 for value in call["logprobs"]]
+    with pytest.raises(TrainingDataError, match=r"limit 0\.1\): the log is of another model.*old_logprobs=recomputed"):
+        train(tmp_path, model, tokenizer, Trials(trials), max_logprob_gap=1.0, micro_batch_tokens=50)
 
 
 @pytest.mark.parametrize("options", [{"micro_batch_tokens": 1}, {"micro_batch_tokens": 10**6}], ids=["tiny", "huge"])
@@ -270,7 +313,7 @@ def test_a_log_of_another_model_is_refused_before_any_update(tiny_model_dir, tmp
     model, tokenizer = load(tiny_model_dir)
     trials = make_trials(9, model=model, noise=6.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer = LamerTrainer(model, Trials(trials), config(tmp_path), processing_class=tokenizer)
+    trainer = LamerTrainer(model, Trials(trials), config(tmp_path, max_logprob_gap=1.0), processing_class=tokenizer)
     with pytest.raises(Exception, match=r"nats a token .* another model"):
         trainer.train()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -45,7 +45,9 @@ from lamer_trainers.errors import CheckpointError, TrainingConfigError, Training
 from lamer_trainers.learning.batch import Batch, read_batch
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.critic import Critic
+from lamer_trainers.learning.metrics import LOSS, of_mini_batch
 from lamer_trainers.learning.packing import MicroBatch, Tensors, distinct, pack, split
+from lamer_trainers.learning.positions import counted
 from lamer_trainers.learning.samples import Limits
 from lamer_trainers.learning.saving import saving
 from lamer_trainers.learning.source import Source
@@ -57,6 +59,8 @@ PLAIN_HEAD_FLOATS = 2**26
 """Largest logits (256 MiB of float32) that are made in one piece on the CPU; beyond it TRL's fused head is used."""
 
 
+EXACT_GAP = 0.1
+"""Nats a token, on average, that a float32 model's numbers are never off by where they are taken as logged."""
 CRITIC = "critic"
 """Folder of PPO's critic in a checkpoint."""
 
@@ -233,11 +237,11 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         mode = self.model.training
         self.model.eval()
         with torch.no_grad():
-            for number, batch in enumerate(micro):
+            for batch in micro:
                 data = batch.tensors
                 logged, mask = data.pop("logged_logps"), data["tool_mask"]
-                # Where the logged numbers are trusted, one look at a fresh run is enough to know a foreign log.
-                if recomputed or (number == 0 and not self._checked_gap):
+                # Where the logged numbers are trusted, a fresh run looks once, at every row: padding may hide in one.
+                if recomputed or not self._checked_gap:
                     own = self._logprobs(self.model, data) * mask
                     gap = (own - logged).abs() * mask
                     sums["gap"] += float(gap.sum())
@@ -268,11 +272,15 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             metrics["sampling/importance_mean"].append(weight / max(tokens, 1.0))
             metrics["sampling/importance_capped"].append(capped / max(tokens, 1.0))
         limit = self.args.max_logprob_gap
+        exact = not recomputed and next(self.model.parameters()).dtype == torch.float32
+        if limit is not None and exact:
+            limit = min(limit, EXACT_GAP)
         if not math.isfinite(mean) or (limit is not None and mean > limit):
             raise TrainingDataError(
                 f"update {update}: logged logprobs differ from this model's by {mean:.3g} nats a token on average "
-                f"(limit {limit}): the log is of another model, adapter or temperature; name the right one, or raise "
-                "max_logprob_gap for an old log of the same model"
+                f"(limit {limit}): the log is of another model, adapter or temperature; name the right one, or "
+                + ("set old_logprobs=recomputed" if exact else "raise max_logprob_gap")
+                + " for an old log of the same model"
             )
         self._checked_gap = True
 
@@ -295,6 +303,22 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         **other: Any,
     ) -> Scores:
         """Logprobs and entropies (B, K) of the last K tokens."""
+        with counted(model):
+            return self._scores(
+                model, input_ids, attention_mask, logits_to_keep, compute_entropy, compute_aux_loss, **other
+            )
+
+    def _scores(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        compute_entropy: bool,
+        compute_aux_loss: bool,
+        **other: Any,
+    ) -> Scores:
+        """Each distinct row once, unless the model's own loss (experts, images) wants the batch as it is."""
         if compute_aux_loss or any(value is not None for value in other.values()):
             found: Scores
             found = super()._get_per_token_logps_and_entropies(
@@ -410,16 +434,9 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             self._metrics["train"] = before
         weights = [micro.all_tokens for micro in share.micro]
         for name, values in inner.items():
-            known = [(v, w) for v, w in zip(values, weights, strict=False) if not math.isnan(v)]
-            if not known:
-                continue
-            if name.endswith(("_min", "_max")):
-                value = (min if name.endswith("_min") else max)(v for v, _ in known)
-            elif name == "policy_loss":  # already this micro-batch's part of the mean, see `_divisors`
-                value = sum(v for v, _ in known) * self.args.gradient_accumulation_steps
-            else:
-                value = sum(v * w for v, w in known) / sum(w for _, w in known)
-            before[name].append(value)
+            value = of_mini_batch(name, values, weights)
+            if value is not None:  # of the loss each is a part of a step's mean already, see `_divisors`
+                before[name].append(value * (self.args.gradient_accumulation_steps if name == LOSS else 1))
 
 
 def _to(micro: MicroBatch, device: torch.device) -> MicroBatch:
