@@ -1,8 +1,6 @@
 """Errors of lamer_graph, named after the boundary that was crossed. Every message is one line with the fix in it."""
 
-
-class LamerError(Exception):
-    """Base class of everything lamer_graph raises on purpose."""
+from lamer_errors import LamerError as LamerError
 
 
 class ConfigError(LamerError):

@@ -4,9 +4,11 @@
 who configures an environment or loads an instance.
 """
 
+from lamer_errors import LamerError
 
-class EnvError(Exception):
-    """Base class: one clear line that says what was wrong and what would be right."""
+
+class EnvError(LamerError):
+    """Base class of this package's errors."""
 
 
 class UnknownEnvError(EnvError):

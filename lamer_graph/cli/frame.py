@@ -124,11 +124,7 @@ class Ui:
 
 def is_refusal(error: BaseException) -> bool:
     """Errors that, before any work, mean that what was asked for cannot be done (and not that we are broken)."""
-    from lamer_envs.errors import EnvError
-    from lamer_memory.errors import MemoryBackendError, MemoryConfigError
-
-    known = (LamerError, EnvError, MemoryConfigError, MemoryBackendError, OSError, typer.TyperException)
-    return isinstance(error, known) or _is_validation_error(error)
+    return isinstance(error, (LamerError, OSError, typer.TyperException)) or _is_validation_error(error)
 
 
 def _is_validation_error(error: BaseException) -> bool:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from lamer_envs.errors import EnvError
 from lamer_graph.errors import LamerError
 from lamer_graph.trial import calls, steps
 from lamer_graph.trial.steps import EpisodeState, Harness, Json, TrialState
@@ -25,7 +24,7 @@ Exchange = Callable[[TrialState, str], Awaitable[str]]
 """Replaces a trial's reflection before it is remembered (ablations)."""
 
 
-TRIAL_ERRORS = (LamerError, MemoryBackendError, EnvError)
+TRIAL_ERRORS = (LamerError,)
 """What ends a trial and is recorded; anything else is a defect and ends the run."""
 
 

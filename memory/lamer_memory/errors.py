@@ -1,7 +1,9 @@
 """Errors of lamer_memory, named after the boundary that was crossed."""
 
+from lamer_errors import LamerError
 
-class MemoryBackendError(Exception):
+
+class MemoryBackendError(LamerError):
     """A backend could not do what was asked; the message names the backend and the fix."""
 
 
@@ -21,9 +23,9 @@ class EmbedderError(MemoryBackendError):
     """A text could not be turned into a vector, or a store was filled with another embedder."""
 
 
-class MemoryConfigError(ValueError):
+class MemoryConfigError(LamerError, ValueError):
     """A memory configuration is malformed or a combination is impossible; the message names both sides."""
 
 
-class MemoryImportError(ValueError):
+class MemoryImportError(LamerError, ValueError):
     """A file of records is malformed; the message names the line and what is wrong there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import typer
 from setuptools import find_packages
 from typer.main import get_command
 
+import lamer_graph
 from lamer_graph.cli import app
 from places import ROOT
 
@@ -46,6 +48,17 @@ def test_every_public_name_of_the_package_can_be_imported() -> None:
     """Twice, because a submodule that is loaded becomes an attribute and must not hide the name it shares."""
     code = "[getattr(lamer_graph, name) for name in lamer_graph.__all__]"
     assert python(f"import lamer_graph\nprint({code} == {code})") == "True"
+
+
+def test_whatever_goes_wrong_on_purpose_has_one_root() -> None:
+    """An application catches `LamerError`; each package still names its own boundaries."""
+    for package in PACKAGES:
+        module = importlib.import_module(f"{package}.errors")
+        own = [
+            value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__
+        ]
+        assert own
+        assert all(issubclass(error, lamer_graph.LamerError) for error in own)
 
 
 def test_imports_go_one_way_and_nothing_imports_the_command_line() -> None:
