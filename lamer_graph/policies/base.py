@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from lamer_graph.policies.control import CONTROL_TOKENS
 from lamer_graph.types import Completion, Message, Sampling
 
 T = TypeVar("T")
@@ -24,6 +25,10 @@ class Policy(ABC):
 
     context_window: int | None = None
     """Prompt plus completion tokens the model can take; None if unknown (prompts are then never trimmed)."""
+    control_tokens: frozenset[str] = CONTROL_TOKENS
+    """Texts that the tokenizer turns into control tokens: none of them enters a prompt (`trial.quoting`)."""
+    opens_thought: bool = False
+    """True where the chat template opens a thought, so that an answer begins inside one (`trial.answers`)."""
 
     @abstractmethod
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:

@@ -16,6 +16,7 @@ from langchain_core.messages.utils import count_tokens_approximately
 
 from lamer_graph.errors import PolicyConnectionError, PolicyError, PolicyResponseError
 from lamer_graph.policies.base import Policy
+from lamer_graph.text import plain
 from lamer_graph.types import Completion, Message, Sampling
 
 TIMEOUT_S = 120.0
@@ -52,7 +53,7 @@ class ChatModelPolicy(Policy):
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One completion without tokens. Raises PolicyConnectionError after the timeout, PolicyError otherwise."""
-        prompt = [_MESSAGES[message["role"]](message["content"]) for message in messages]
+        prompt = [_MESSAGES[message["role"]](plain(message["content"])) for message in messages]
         settings = {theirs: getattr(sampling, ours) for ours, theirs in self._fields.items()}
         try:
             answer = await asyncio.wait_for(self.chat_model.ainvoke(prompt, **settings), self._timeout)

@@ -27,8 +27,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lamer_graph.errors import ConfigError, PolicyConnectionError, PolicyError, PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.base import Policy
+from lamer_graph.policies.control import OPEN_THOUGHT, control_tokens_of
 from lamer_graph.policies.engine import BROKEN, Engine, Row
 from lamer_graph.policies.sampling import token_logprobs
+from lamer_graph.text import plain
 from lamer_graph.types import Completion, Message, Sampling
 
 LINGER_S = 0.001
@@ -110,6 +112,8 @@ class LocalPolicy(Policy):
         )
         # The tokenizers library itself: a third of the cost of the wrapper, and safe from several threads.
         self._fast = getattr(self._tokenizer, "backend_tokenizer", None)
+        self.control_tokens = control_tokens_of(self._tokenizer)
+        self.opens_thought = self._opens_thought()
         self._timeout = timeout
         self._queue: deque[Row] = deque()
         self._wake = threading.Event()
@@ -150,15 +154,25 @@ class LocalPolicy(Policy):
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the rendered chat prompt, generation prefix included."""
-        chat = list(messages)
-        try:
-            text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # templates raise whatever jinja or their own rules say
-            raise PolicyResponseError(f"chat template of '{self.version}' refused the messages: {error}") from error
+        text = plain(self._render(messages))
         if self._fast is not None:
             ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
             return ids
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        try:
+            text: str = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # templates raise whatever jinja or their own rules say
+            raise PolicyResponseError(f"chat template of '{self.version}' refused the messages: {error}") from error
+        return text
+
+    def _opens_thought(self) -> bool:
+        """Whether an answer begins inside a thought: the rendered prompt ends with its opening mark."""
+        try:
+            return OPEN_THOUGHT.search(self._render([Message(role="user", content="?")])) is not None
+        except PolicyResponseError:  # a template may demand more than this message
+            return False
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens, special tokens left out."""

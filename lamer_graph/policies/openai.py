@@ -24,7 +24,6 @@ from weakref import WeakKeyDictionary
 
 import httpx2
 import openai
-import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 from tenacity.stop import stop_base
 
@@ -37,6 +36,7 @@ from lamer_graph.errors import (
     PromptTooLongError,
 )
 from lamer_graph.policies.base import Policy
+from lamer_graph.text import loads, plain_json
 from lamer_graph.types import Completion, Message, Sampling
 
 API_KEY_ENV = "LAMER_API_KEY"
@@ -139,7 +139,7 @@ class OpenAIPolicy(Policy):
             await self._ensure_connected()
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": messages,
+            "messages": plain_json(list(messages)),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
@@ -161,7 +161,7 @@ class OpenAIPolicy(Policy):
         """Tokens of the rendered prompt by vLLM's `/tokenize`: a round trip, so ask only when near the limit."""
         if self.model is None:
             await self._ensure_connected()
-        body = {"model": self.model, "messages": messages, "add_generation_prompt": True}
+        body = {"model": self.model, "messages": plain_json(list(messages)), "add_generation_prompt": True}
         count = (await self._request("POST", "/tokenize", body)).get("count")
         if not isinstance(count, int):
             raise PolicyResponseError(f"{self.address}/tokenize gave no token count: is this a vLLM server?")
@@ -296,8 +296,8 @@ class OpenAIPolicy(Policy):
                 f"({type(reason).__name__}: {self._clean(reason)}): is the server running?"
             ) from None
         try:
-            data = orjson.loads(response.content)
-        except orjson.JSONDecodeError:
+            data = loads(response.content)
+        except ValueError:
             data = None
         if not isinstance(data, dict):
             raise PolicyResponseError(f"{self.address}{path} answered with something else than a JSON object")

@@ -35,6 +35,7 @@ from lamer_graph.runlog.lines import (
     trial_id_in,
     trial_of,
 )
+from lamer_graph.text import plain_json
 
 MAX_BATCH_BYTES = 64 << 20
 """Most bytes one group commit writes: bounded memory, and far below what one `write` may take."""
@@ -307,19 +308,9 @@ def _dump(value: Any) -> bytes:
         pass
     try:
         # A server may send half a surrogate pair inside a JSON escape: no reason to lose the trial.
-        return orjson.dumps(_without_surrogates(value), option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(plain_json(value), option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
         raise RunLogError(f"a trial cannot be logged: {error}; it must be JSON-plain") from error
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_surrogates(item) for item in value]
-    return value
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,8 @@ class Trial(_Closed):
     success: bool
     timings: Timings
     error: TrialFailure | None
+    escaped: list[str] = []
+    """Control tokens that stood in text from outside, broken by a backslash in `texts` (`trial.quoting.restore`)."""
 
     def calls(self) -> Iterator[tuple[str, Call]]:
         """Every policy call with its place, e.g. ("episodes.0.turns.3", call)."""

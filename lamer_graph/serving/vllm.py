@@ -35,6 +35,7 @@ from typing import Any, Literal, Self
 import httpx2
 
 from lamer_graph.errors import ConfigError, ServeError
+from lamer_graph.policies.control import control_tokens_in
 from lamer_graph.policies.fingerprint import base_fingerprint, check_adapter
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving import supervisor
@@ -259,7 +260,9 @@ class VllmServer:
     def policy(self, model: str | None = None, **options: Any) -> OpenAIPolicy:
         """An OpenAIPolicy for this server (`model`: an adapter's name); it outwaits the restart of a dead server."""
         options.setdefault("outage_s", 180.0)
-        return OpenAIPolicy(self.base_url, model or self.model_name, api_key=self._api_key, **options)
+        policy = OpenAIPolicy(self.base_url, model or self.model_name, api_key=self._api_key, **options)
+        policy.control_tokens = control_tokens_in(Path(self.model))
+        return policy
 
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Serve the PEFT adapter in `path` as model `name`, from now on and after a restart.

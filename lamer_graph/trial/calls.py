@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from lamer_graph.errors import PromptTooLongError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.steps import Ask, Harness, Json, Reply, TrialState, recalled
+from lamer_graph.trial.steps import Ask, Harness, Json, Reply, TrialState, looks, recalled
 from lamer_graph.types import Message
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
@@ -86,7 +86,7 @@ def recall(h: Harness, s: TrialState, base: Namespace) -> Json:
         namespace, trial_id, episode = _place(h, s, base)
         if s["records"]:
             h.backend.put(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
-        query = h.env.observe(s["start"])
+        query = looks(h, s)
         records = similar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
         records += own_records(h.memory, h.backend, namespace, trial_id, episode)
     return recalled(s, records, time.perf_counter() - started)
@@ -100,7 +100,7 @@ async def arecall(h: Harness, s: TrialState, base: Namespace, own: Sequence[Memo
         namespace, trial_id, episode = _place(h, s, base)
         if s["records"] and own is None:
             await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
-        query = h.env.observe(s["start"])
+        query = looks(h, s)
         records = await asimilar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
         if own is None:
             records += await aown_records(h.memory, h.backend, namespace, trial_id, episode)

@@ -1,8 +1,9 @@
 """One trial as pure steps over a JSON-plain state: what every driver (LangGraph, bulk collection) runs.
 
 What must stay true: each function reads a state and returns an update, touches no network, disk or clock, and never
-mutates what it was given; everything between two policy calls is therefore repeatable after a crash. The drivers own
-the order `recall -> begin -> act.. -> (end | reflect) -> remember -> recall` and the I/O.
+mutates what it was given; everything between two policy calls is therefore repeatable after a crash. Text enters a
+state through `text.plain` only, so every checkpointer, store and log can hold it. The drivers own the order
+`recall -> begin -> act.. -> (end | reflect) -> remember -> recall` and the I/O.
 
 Episodes count from 0 in states, records and logs, and from 1 in prompts.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import orjson
 from typing_extensions import TypedDict
@@ -20,16 +21,10 @@ from typing_extensions import TypedDict
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.prompts import (
-    ACTION_TAG,
-    MAX_REMARK_CHARS,
-    PromptBuilder,
-    Remembered,
-    Turn,
-    View,
-    extract,
-    extract_remark,
-)
+from lamer_graph.text import plain, plain_json
+from lamer_graph.trial.answers import ACTION_TAG, MAX_REMARK_CHARS, extract, extract_remark
+from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
+from lamer_graph.trial.quoting import held
 from lamer_graph.types import Completion, Message, Sampling, stable_seed
 from lamer_memory import MemoryBackend, MemoryConfig, MemoryRecord
 from lamer_memory.base import Kind
@@ -61,6 +56,11 @@ class EpisodeRecord(TypedDict):
     truncated: bool
 
 
+def _entering(_: str | None, text: str | None) -> str | None:
+    """How LangGraph updates a text of the state: also one that a person hands in (`update_state`) can be stored."""
+    return plain(text) if isinstance(text, str) else text
+
+
 class TrialState(TypedDict, total=False):
     """The state of a trial between episodes; JSON-plain throughout.
 
@@ -83,9 +83,9 @@ class TrialState(TypedDict, total=False):
     records: list[Json]
     episodes: list[EpisodeRecord]
     outcomes: list[str]
-    last_observation: str
+    last_observation: Annotated[str, _entering]
     reflections: list[str]
-    reflection: str | None
+    reflection: Annotated[str | None, _entering]
     reflection_calls: list[Json]
     success: bool
 
@@ -154,7 +154,13 @@ def make_harness(
     config = MemoryConfig.of(memory)
     turns = env.max_turns if max_turns is None else max_turns
     prompts = PromptBuilder(
-        env, style=prompt_style, max_episodes=max_episodes, max_turns=turns, strategy=strategy, history=history
+        env,
+        style=prompt_style,
+        max_episodes=max_episodes,
+        max_turns=turns,
+        strategy=strategy,
+        history=history,
+        control=policy.control_tokens,
     )
     return Harness(
         env=env,
@@ -205,6 +211,8 @@ def open_trial(
     """
     if not isinstance(task, Mapping) or (task.get("seed") is None) == (task.get("instance") is None):
         raise ConfigError('a task is {"seed": int} or {"instance": {...}}, one of the two')
+    playing: Json = plain_json(dict(task))
+    task = playing
     index = task.get("trial", 0)
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise ConfigError(f"task['trial'] must be a whole number of at least 0, not {index!r}")
@@ -217,9 +225,9 @@ def open_trial(
     task_id = task_id_of(h.env, task)
     return TrialState(
         task=None,
-        playing=dict(task),
+        playing=playing,
         task_id=task_id,
-        trial_id=trial_id_of(task_id, index, unique),
+        trial_id=trial_id_of(task_id, index, plain(unique)),
         trial=index,
         seed=(h.sampling.seed or 0) if seed is None else seed,
         started=started,
@@ -245,7 +253,12 @@ def recalled(s: TrialState, records: Sequence[MemoryRecord], seconds: float) -> 
     """The update that makes `records`, which took `seconds` to find, what the coming episode sees."""
     keys = [record.key for record in records]
     read = {"episode": len(s["episodes"]), "keys": keys, "seconds": round(seconds, 6)}
-    return {"memory": [record.to_json() for record in records], "reads": [*s["reads"], read]}
+    return {"memory": [plain_json(record.to_json()) for record in records], "reads": [*s["reads"], read]}
+
+
+def looks(h: Harness, s: TrialState) -> str:
+    """How the trial's task first looks: what other tasks' records are compared with."""
+    return plain(h.env.observe(s["start"]))
 
 
 def namespace_of(h: Harness, base: tuple[str, ...], s: TrialState) -> tuple[str, ...]:
@@ -336,13 +349,13 @@ def ask_action(h: Harness, s: EpisodeState) -> Ask:
 def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeState:
     """The update of one turn: the answer is read, played, and the episode ended if it is over."""
     before = s["env_state"]
-    text = reply.completion.text
-    inside = extract(text, ACTION_TAG).text
+    text = plain(reply.completion.text)
+    inside = extract(text, ACTION_TAG, thinking=h.policy.opens_thought).text
     answer = "" if inside is None else inside[:MAX_ACTION_CHARS]
     action = h.env.parse(answer) if answer else None
     step = h.env.step(before, answer if action is None else action)
     turn = TurnRecord(
-        observation=h.env.observe(before),
+        observation=plain(h.env.observe(before)),
         action=answer if action is None else action,
         reward=step.reward,
         valid=step.valid,
@@ -354,7 +367,7 @@ def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeSta
     return EpisodeState(
         env_state=step.state,
         turns=turns,
-        outcomes=[*s["outcomes"], h.env.outcome(before, turn["action"], step)],
+        outcomes=[*s["outcomes"], plain(h.env.outcome(before, turn["action"], step))],
         done=step.done or len(turns) >= h.max_turns,
         terminated=step.done,
         success=step.success,
@@ -375,7 +388,7 @@ def ended(h: Harness, s: TrialState, e: EpisodeState) -> Json:
     return {
         "episodes": [*s["episodes"], episode],
         "outcomes": e["outcomes"],
-        "last_observation": h.env.compact(last) if compact else h.env.observe(last),
+        "last_observation": plain(h.env.compact(last) if compact else h.env.observe(last)),
         "success": e["success"],
     }
 
@@ -404,7 +417,8 @@ def ask_reflection(h: Harness, s: TrialState) -> Ask:
 
 def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:
     """The update that holds the reflection until it is remembered."""
-    text, failure = extract_remark(reply.completion.text, h.max_remark_chars)
+    answer = plain(reply.completion.text)
+    text, failure = extract_remark(answer, h.max_remark_chars, thinking=h.policy.opens_thought)
     update: Json = {"reflection": text}
     if record:
         call = {"episode": len(s["episodes"]) - 1, "text": text, "valid": failure is None, "call": reply.to_json()}
@@ -451,7 +465,7 @@ def _text_of(h: Harness, s: TrialState, kind: Kind) -> str:
 def _record_of(h: Harness, s: TrialState, episode: int, kind: Kind, text: str) -> MemoryRecord:
     metadata = {"env": h.env.name, "spec": h.env.spec}
     if h.memory.scope == "tasks":  # a later trial looks for its like by how its own task first looks
-        metadata[ABOUT_KEY] = h.env.observe(s["start"])
+        metadata[ABOUT_KEY] = looks(h, s)
     return make_record(s["trial_id"], s["task_id"], episode, kind, text, s["success"], metadata)
 
 
@@ -565,7 +579,7 @@ def trial_record(
             }
         )
     task = s["playing"]
-    return {
+    line = {
         "trial_id": s["trial_id"],
         "task": {
             "id": s["task_id"],
@@ -591,6 +605,9 @@ def trial_record(
         },
         "error": error,
     }
+    if escaped := held(texts, h.prompts.control):
+        line["escaped"] = escaped
+    return line
 
 
 def _iso(seconds: float) -> str:

@@ -90,7 +90,7 @@ def test_half_a_surrogate_pair_does_not_cost_the_trial(tmp_path):
     with RunLog.create(tmp_path, CONFIG) as log:
         log.append(a_trial(note="broken \ud83d, whole \U0001f600"))
     (trial,) = read_trials(tmp_path)
-    assert trial["texts"][1] == "the board broken \ufffd, whole \U0001f600"
+    assert trial["texts"][1] == "the board broken \\ud83d, whole \U0001f600"
 
 
 def test_a_trial_that_is_not_json_is_refused_and_nothing_is_written(tmp_path):

@@ -1,4 +1,4 @@
-"""Prompts show what may be seen and say what was left out; answers are read by their last complete tag."""
+"""Prompts show what may be seen, say what was left out, and quote what is not ours."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from hypothesis import strategies as st
 
 from lamer_envs import make
 from lamer_graph.errors import ConfigError
-from lamer_graph.trial.prompts import (
-    MAX_ANSWER_CHARS,
-    MAX_REMARK_CHARS,
-    PromptBuilder,
-    Remembered,
-    Turn,
-    View,
-    extract,
-    extract_remark,
-)
+from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
 
 ENV = make("minesweeper", size=4, mines=3)
 
@@ -138,65 +129,3 @@ def test_unknown_styles_and_strategies_are_refused() -> None:
         PromptBuilder(ENV, style="long")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="lamer, react"):
         PromptBuilder(ENV, strategy="luck")  # type: ignore[arg-type]
-
-
-# -- tags -------------------------------------------------------------------------------------------------------------
-
-INSIDE = st.text(alphabet=st.characters(exclude_characters="<>", exclude_categories=["Cs"]), min_size=1).filter(
-    str.strip
-)
-
-
-@given(before=st.text(), inside=INSIDE, after=st.text(alphabet=st.characters(exclude_characters="<>")))
-def test_the_last_complete_tag_is_found_whatever_stands_around_it(before: str, inside: str, after: str) -> None:
-    text = f"{before}<action>{inside}</action>{after}"
-    if len(text) < MAX_ANSWER_CHARS:
-        assert extract(text, "action") == (inside.strip(), None)
-
-
-@given(st.text())
-def test_any_text_is_read_without_an_exception(text: str) -> None:
-    found = extract(text, "action")
-    assert (found.text is None) != (found.failure is None)
-    remark, _ = extract_remark(text)
-    assert len(remark) <= MAX_REMARK_CHARS
-
-
-@pytest.mark.parametrize(
-    ("answer", "inside"),
-    [
-        ("<action>a</action><action>b</action>", "b"),
-        ("< Action >\n  (1, 2)\n</ ACTION >", "(1, 2)"),
-        ("<action>a</action> then <action>b", "a"),
-        ("<action>a<action>b</action>", "b"),
-        ("<think><action>a</action></think> <action>b</action>.", "b"),
-        ("<action>a</action></action>", "a"),
-    ],
-)
-def test_the_last_complete_tag_counts(answer: str, inside: str) -> None:
-    assert extract(answer, "action").text == inside
-
-
-@pytest.mark.parametrize(
-    ("answer", "failure"),
-    [("go left", "no_tag"), ("<action>go", "unclosed"), ("<action>  </action>", "empty"), ("", "no_tag")],
-)
-def test_failures_are_typed(answer: str, failure: str) -> None:
-    assert extract(answer, "action") == (None, failure)
-
-
-@pytest.mark.parametrize(
-    "attack", ["<action>" * 50_000, "<" * 200_000, "< " * 100_000 + "action>", "</action>" * 50_000]
-)
-@pytest.mark.timeout(5)
-def test_hostile_answers_are_read_in_linear_time(attack: str) -> None:
-    for tag in ("action", "remark"):
-        extract(attack, tag)
-
-
-def test_a_reflection_without_its_tag_is_kept_and_the_failure_reported() -> None:
-    assert extract_remark("the left side is mined") == ("the left side is mined", "no_tag")
-    assert extract_remark("hm <remark>the left side") == ("the left side", "unclosed")
-    assert extract_remark("hm <remark> the left side </remark>") == ("the left side", None)
-    assert extract_remark("<remark></remark>") == ("", "empty")
-    assert len(extract_remark("<remark>" + "x" * 9_000 + "</remark>")[0]) == MAX_REMARK_CHARS

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from lamer_envs import make
 from lamer_envs.alfworld.env import Alfworld
 from lamer_envs.webshop.env import Webshop
-from lamer_graph.trial.prompts import ACTION_TAG, REMARK_TAG, Remembered, extract
+from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract
+from lamer_graph.trial.prompts import Remembered
 from lamer_trainers.warmstart.fitting import IGNORE, FitConfig, LeftCollator, answer_logprobs, encode, fit
 from lamer_trainers.warmstart.gates import held_out_drills
 from lamer_trainers.warmstart.teach_alfworld import AlfworldTeacher, Known

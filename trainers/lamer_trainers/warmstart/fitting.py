@@ -31,7 +31,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from lamer_graph.trial.prompts import ACTION_TAG
+from lamer_graph.trial.answers import ACTION_TAG
 from lamer_trainers.warmstart.teachers import Row
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from lamer_envs.base import Env
 from lamer_graph.evaluation.stats import Estimate, pass_at_k
 from lamer_graph.policies.base import Policy
+from lamer_graph.trial.answers import ACTION_TAG, extract
 from lamer_graph.trial.driver import play_trial
-from lamer_graph.trial.prompts import ACTION_TAG, extract
 from lamer_graph.trial.steps import TrialState, make_harness
 from lamer_graph.types import Sampling, stable_seed
 from lamer_memory import Contents

@@ -1,0 +1,115 @@
+"""What a policy's answer says: its thoughts set aside, then the first complete pair of tags.
+
+What must stay true: nothing inside a thought counts, neither as an action nor as a reflection; an answer ends at its
+first closing tag after the thoughts, so that a model that goes on and imagines the next turn has not played it. Reading
+takes time in proportion to the answer, whatever it holds, and bounds are applied to what was read, never before.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from lamer_graph.policies.control import THOUGHTS
+
+ACTION_TAG = "action"
+REMARK_TAG = "remark"
+MAX_REMARK_CHARS = 2_000
+"""Default bound of a reflection."""
+
+ParseFailure = Literal["no_tag", "unclosed", "empty"]
+
+
+class Tagged(NamedTuple):
+    """The text inside the tags that count, or why there is none. Exactly one of the two is None."""
+
+    text: str | None
+    failure: ParseFailure | None
+
+
+_SPACE = r"\s{0,8}"
+_THOUGHT = re.compile(
+    rf"<{_SPACE}(/?){_SPACE}({'|'.join(THOUGHTS)}){_SPACE}>|\[(/?)((?-i:THINK))\]|◁(/?)(think)▷", re.IGNORECASE
+)
+_TAGS = {tag: re.compile(rf"<{_SPACE}(/?){_SPACE}{tag}{_SPACE}>", re.IGNORECASE) for tag in (ACTION_TAG, REMARK_TAG)}
+
+
+def conclusion(answer: str, *, thinking: bool = False) -> str:
+    """The answer without its thoughts.
+
+    A thought ends at the first closing mark of its kind, or, where none follows, with the answer. A closing mark that
+    comes before any other ends a thought that began before the answer (templates open them); `thinking` says that the
+    template did, so that without a closing mark there is no conclusion. Of nested marks the outermost pair counts.
+    """
+    thoughts: list[tuple[int, int]] = []
+    owed: list[tuple[int, str]] = []  # thoughts in which another one began: a further closing mark ends them later
+    begun: int | None = 0 if thinking else None
+    kind = ""
+    for mark in _THOUGHT.finditer(answer):
+        name = mark[mark.lastindex or 0].lower() + mark[0][0]
+        closing = bool(mark[(mark.lastindex or 0) - 1])
+        if not kind and (closing or begun is not None):
+            begun, kind = 0, name
+        if begun is not None:
+            if name == kind and closing:
+                thoughts.append((begun, mark.end()))
+                begun = None
+            elif name == kind:
+                owed.append((begun, name))
+        elif not closing:
+            begun, kind = mark.start(), name
+        elif owed and owed[-1][1] == name:
+            thoughts.append((owed.pop()[0], mark.end()))
+    if begun is not None:
+        thoughts.append((begun, len(answer)))
+    return _without(answer, thoughts) if thoughts else answer
+
+
+def _without(answer: str, spans: list[tuple[int, int]]) -> str:
+    """What lies outside of the spans, a space in place of each: the words around one do not join."""
+    pieces, end = list[str](), 0
+    for start, stop in sorted(spans):
+        if start > end:
+            pieces.append(answer[end:start])
+        end = max(end, stop)
+    return " ".join([*pieces, answer[end:]])
+
+
+def extract(answer: str, tag: str, *, thinking: bool = False) -> Tagged:
+    """The first complete `<tag>..</tag>` after the thoughts, any case, white space around names and text tolerated.
+
+    What stands before it may speak of the tags as long as it closes none ("I answer between <action> tags: ..", the
+    reasoning of strategy `react` in particular): the text is that behind the last opening tag before the first closing
+    one. `thinking`: see `conclusion`.
+    """
+    return _first(conclusion(answer, thinking=thinking), tag)[0]
+
+
+def _first(said: str, tag: str) -> tuple[Tagged, int]:
+    """The tagged text of a conclusion, and where the text behind the last opening tag begins (-1: there is none)."""
+    begin = -1
+    for mark in _TAGS[tag].finditer(said):
+        if not mark[1]:
+            begin = mark.end()
+        elif begin >= 0:
+            text = said[begin : mark.start()].strip()
+            return (Tagged(text, None) if text else Tagged(None, "empty")), begin
+    return Tagged(None, "no_tag" if begin < 0 else "unclosed"), begin
+
+
+def extract_remark(
+    answer: str, max_chars: int = MAX_REMARK_CHARS, *, thinking: bool = False
+) -> tuple[str, ParseFailure | None]:
+    """A reflection's text, bounded, and what was wrong with its form.
+
+    A policy that forgot its tags has still said something: an unclosed tag gives what follows it, no tag the whole
+    conclusion, so that an untrained model's reflection is not lost; the failure is reported for the log. Thoughts are
+    never remembered: without a conclusion the text is empty.
+    """
+    said = conclusion(answer, thinking=thinking)
+    (text, failure), begin = _first(said, REMARK_TAG)
+    if failure == "unclosed":
+        text = said[begin:].strip()
+    elif failure == "no_tag":
+        text = said.strip()
+    return (text or "")[:max_chars], failure
