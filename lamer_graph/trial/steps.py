@@ -180,7 +180,7 @@ def make_harness(
 def task_id_of(env: Env, task: Mapping[str, Any]) -> str:
     """Stable name of a task: the environment's spec and the seed, or a digest of the explicit instance."""
     if "instance" in task and task["instance"] is not None:
-        digest = stable_seed(orjson.dumps(task["instance"], option=orjson.OPT_SORT_KEYS).decode())
+        digest = stable_seed(orjson.dumps(plain_json(task["instance"]), option=orjson.OPT_SORT_KEYS).decode())
         return f"{env.spec}/i{digest:016x}"
     return f"{env.spec}/{task['seed']}"
 
@@ -190,7 +190,7 @@ def trial_id_of(task_id: str, index: int, unique: str = "", number: int = 1) -> 
 
     `number` counts the trials of a thread, of which none may pass for another.
     """
-    return f"{task_id}#{index}" + (f".{number}" if number > 1 else "") + (f"@{unique}" if unique else "")
+    return f"{task_id}#{index}" + (f".{number}" if number > 1 else "") + (f"@{plain(unique)}" if unique else "")
 
 
 def nth_of_thread(opened: TrialState, before: TrialState, thread: str) -> TrialState:
@@ -227,7 +227,7 @@ def open_trial(
         task=None,
         playing=playing,
         task_id=task_id,
-        trial_id=trial_id_of(task_id, index, plain(unique)),
+        trial_id=trial_id_of(task_id, index, unique),
         trial=index,
         seed=(h.sampling.seed or 0) if seed is None else seed,
         started=started,
