@@ -160,7 +160,10 @@ class Env(ABC):
 
     @abstractmethod
     def solve(self, state: State) -> list[str] | None:
-        """Actions of a scripted expert with full knowledge that win from `state`, None if it cannot be won."""
+        """Actions of a scripted expert with full knowledge that win from `state`.
+
+        None if it cannot be won, and where the expert knows no way; what it gives does win.
+        """
 
     @abstractmethod
     def weak(self, state: State, rng: random.Random) -> str:

@@ -50,7 +50,8 @@ class Alfworld(Env):
 
     State (JSON): `{"house": str, "at": place, "held": object or None, "open": [receptacle], "in": [[receptacle] by
     object], "hot"/"cool"/"clean"/"lit"/"cut": [object], "won": bool}` with numbers into the household's text; states of
-    official games also have "split", those of engine "textworld" the record "textworld".
+    official games also have "split", those of engine "textworld" the record "textworld", and those of a goal that asks
+    for more than these say "notes" (see condition.py).
 
     Splits of drawn households: train, val and test for the in-distribution types, `ood` for the others. An environment
     of out-of-distribution types alone has train, val and test of its own, and `ood` there means all of its tasks.
@@ -246,7 +247,10 @@ class Alfworld(Env):
     # -- scripted players and pictures ------------------------------------------------------------------------------
 
     def solve(self, state: State) -> list[str] | None:
-        """The shortest straightforward plan, given all there is to know. experts.Explorer plays without."""
+        """The shortest straightforward plan, given all there is to know. experts.Explorer plays without.
+
+        None where it cannot be won that way, and for a goal of none of the six task types: no expert knows those.
+        """
         return plan(house(state["house"]), state)
 
     def weak(self, state: State, rng: random.Random) -> str:

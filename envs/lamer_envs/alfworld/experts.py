@@ -1,6 +1,7 @@
 """Scripted players of ALFWorld: one that knows everything, one that knows what it has seen, one of middling skill.
 
-What must stay true: `plan` wins from every state from which its kind of plan can win, and says None otherwise;
+What must stay true: `plan` wins from every state from which its kind of plan can win, and says None otherwise, so for
+every goal that is of none of the six task types (no expert knows those); what it says was played and does win;
 `Explorer` and `weak` use only what the policy reads: the goal, the names of receptacles, what stands open where they
 are, what they carry, and the commands at hand.
 """
@@ -73,11 +74,9 @@ def plan(h: House, state: dict[str, Any]) -> list[str] | None:
     """
     if state["won"]:
         return []
-    best: list[str] | None = None
-    for walk in _ways(h, state):
-        if not walk.fail and (best is None or len(walk.commands) < len(best)):
-            best = walk.commands
-    return None if best is None else _until_won(h, state, best)
+    ways = sorted((walk.commands for walk in _ways(h, state) if not walk.fail), key=len)
+    plans = (_until_won(h, state, commands) for commands in ways)  # a goal may ask for more than its kind says
+    return next((found for found in plans if found is not None), None)
 
 
 def _until_won(h: House, state: dict[str, Any], commands: list[str]) -> list[str] | None:

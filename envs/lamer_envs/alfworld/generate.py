@@ -25,7 +25,7 @@ from lamer_envs.alfworld.catalogue import (
     THINGS,
     fits,
 )
-from lamer_envs.alfworld.world import Object, Receptacle, house_text
+from lamer_envs.alfworld.house import Object, Receptacle, house_text
 
 T = TypeVar("T")
 

@@ -71,7 +71,8 @@ def short(h: House, state: dict[str, Any]) -> str:
         parts.append(" ".join(["can", *(verbs or ["nothing"])]))
     parts.append(f"hold {_held(h, state)}")
     parts.append(f"at {h.receptacles[here[0]].name}" if here else "at start")
-    parts.append(f"{h.kind} {h.thing} {'with' if h.kind == 'look' else 'to'} {h.target}")
+    plain = h.condition is None  # else the kind does not say all that is asked for
+    parts.append(f"{h.kind} {h.thing} {'with' if h.kind == 'look' else 'to'} {h.target}" if plain else h.words)
     return "; ".join(parts)
 
 

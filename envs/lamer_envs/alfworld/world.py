@@ -13,191 +13,20 @@ examined; an object may be listed in two receptacles.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
-from lamer_envs.alfworld.catalogue import fits
+from lamer_envs.alfworld import condition
+from lamer_envs.alfworld.house import KINDS as KINDS
+from lamer_envs.alfworld.house import House as House
+from lamer_envs.alfworld.house import house as house
+from lamer_envs.alfworld.house import shorten as shorten
 from lamer_envs.base import MAX_ACTION_CHARS
-
-KINDS = ("pick", "look", "clean", "heat", "cool", "pick2")
-"""The six task types. `look`'s target is a type of lamp, every other's a type of receptacle."""
 
 _TWO = {"take": " from ", "move": " to ", "heat": " with ", "cool": " with ", "clean": " with ", "slice": " with "}
 _ONE = ("go to ", "open ", "close ", "examine ", "use ")
 _ALONE = ("look", "inventory", "help")
 _PUT = re.compile(r" (?:in/on|in|on|into|onto) ")
-_APPLIANCES = {"microwave": "h", "fridge": "c", "sinkbasin": "w", "sink": "w"}
 _KNIVES = ("knife", "butterknife")
-
-
-class Receptacle(NamedTuple):
-    """`place` numbers where one stands to reach it, None if it cannot be reached."""
-
-    name: str
-    type: str
-    place: int | None
-    openable: bool
-    opened: bool
-
-
-class Object(NamedTuple):
-    """`flags`, each optional: p(ickupable) h(eatable) c(oolable) w(ashable: cleanable) t(oggleable) s(liceable), and
-    how it starts: H(ot) C(ool) W(ashed) T(urned on) S(liced). `where` numbers the receptacles that hold it."""
-
-    name: str
-    type: str
-    where: tuple[int, ...]
-    flags: str
-    lies_at: int | None = None
-
-
-class House:
-    """A household with its goal: the static part of a task, built from its text.
-
-    Text, a line each: `kind object-type target-type`; the goal in words; the starting place; the receptacles as
-    `name=type@place+flags`; the objects as `name=type@receptacles+flags@place`; what fits (`*` for the catalogue's
-    table, else `receptacle-type=object-type,..`). A type is left out where it is the name without its number.
-    """
-
-    def __init__(self, text: str) -> None:
-        head, self.words, start, places, things, table = text.split("\n")
-        self.text = text
-        self.kind, self.thing, self.target = head.split(" ")
-        self.start = int(start)
-        self.receptacles = [_read_receptacle(part) for part in places.split(";") if part]
-        self.objects = [_read_object(part) for part in things.split(";") if part]
-        # Receptacles by number from 0, objects from -1 downwards.
-        self.names = {r.name: i for i, r in enumerate(self.receptacles)}
-        self.names |= {o.name: -1 - i for i, o in enumerate(self.objects)}
-        # Receptacles in reach of each place.
-        self.reach: dict[int, tuple[int, ...]] = {}
-        self.tools: dict[str, list[int]] = {"h": [], "c": [], "w": []}
-        for i, r in enumerate(self.receptacles):
-            if r.place is not None:
-                self.reach[r.place] = (*self.reach.get(r.place, ()), i)
-            if r.type in _APPLIANCES:
-                self.tools[_APPLIANCES[r.type]].append(i)
-        self.goal_objects = frozenset(i for i, o in enumerate(self.objects) if o.type == self.thing)
-        self.goal_receptacles = frozenset(i for i, r in enumerate(self.receptacles) if r.type == self.target)
-        self.switches = [i for i, o in enumerate(self.objects) if "t" in o.flags]
-        self.can_slice = any("s" in o.flags for o in self.objects)
-        self._pairs = None if table == "*" else frozenset(table.split(","))
-        self._accepts: dict[str, frozenset[int]] = {}
-        self._go: dict[int, tuple[list[str], str]] = {}
-        self._fresh: dict[str, Any] = {
-            "house": text,
-            "at": self.start,
-            "held": None,
-            "open": [i for i, r in enumerate(self.receptacles) if r.opened],
-            "in": [],
-            **{key: [i for i, o in enumerate(self.objects) if flag in o.flags] for key, flag in _MARKS.items()},
-            "won": False,
-        }
-
-    def state(self) -> dict[str, Any]:
-        """The state in which an episode starts."""
-        state = {key: value.copy() if type(value) is list else value for key, value in self._fresh.items()}
-        state["in"] = [list(o.where) for o in self.objects]
-        return state
-
-    def fits(self, receptacle_type: str, object_type: str) -> bool:
-        """Whether objects of a type may be put in or on receptacles of a type."""
-        if self._pairs is None:
-            return fits(receptacle_type, object_type)
-        return f"{receptacle_type}={object_type}" in self._pairs
-
-    def accepts(self, object_type: str) -> frozenset[int]:
-        """The receptacles that objects of this type may be put in or on."""
-        found = self._accepts.get(object_type)
-        if found is None:
-            found = frozenset(i for i, r in enumerate(self.receptacles) if self.fits(r.type, object_type))
-            self._accepts[object_type] = found
-        return found
-
-    def go(self, place: int) -> tuple[list[str], str]:
-        """The `go to` commands from a place, and the same in short for people and policies."""
-        found = self._go.get(place)
-        if found is None:
-            others = [r.name for r in self.receptacles if r.place is not None and r.place != place]
-            found = self._go[place] = (["go to " + name for name in others], shorten(others))
-        return found
-
-
-_MARKS = {"hot": "H", "cool": "C", "clean": "W", "lit": "T", "cut": "S"}
-
-
-@lru_cache(maxsize=2048)
-def house(text: str) -> House:
-    """The household of this text; kept for as long as it is in use, so that a turn does not read it again."""
-    return House(text)
-
-
-def house_text(
-    goal: tuple[str, str, str],
-    words: str,
-    start: int,
-    receptacles: Sequence[Receptacle],
-    objects: Sequence[Object],
-    table: str = "*",
-) -> str:
-    """The text that `House` reads. Names, types and words must be free of the characters that separate fields."""
-    places = []
-    for r in receptacles:
-        flags = ("o" if r.openable else "") + ("O" if r.opened else "")
-        places.append(f"{_titled(r.name, r.type)}@{'' if r.place is None else r.place}+{flags}")
-    things = []
-    for o in objects:
-        where = ",".join(map(str, o.where))
-        lies = "" if o.lies_at is None else f"@{o.lies_at}"
-        things.append(f"{_titled(o.name, o.type)}@{where}+{o.flags}{lies}")
-    return "\n".join((" ".join(goal), words, str(start), ";".join(places), ";".join(things), table))
-
-
-def _titled(name: str, type_: str) -> str:
-    return name if name.rpartition(" ")[0] == type_ else f"{name}={type_}"
-
-
-def _split_title(text: str) -> tuple[str, str]:
-    name, given, type_ = text.partition("=")
-    return name, type_ if given else name.rpartition(" ")[0]
-
-
-@lru_cache(maxsize=4096)  # the same few thousand parts make up all drawn households
-def _read_receptacle(part: str) -> Receptacle:
-    title, _, rest = part.partition("@")
-    place, _, flags = rest.partition("+")
-    return Receptacle(*_split_title(title), int(place) if place else None, "o" in flags, "O" in flags)
-
-
-@lru_cache(maxsize=16384)
-def _read_object(part: str) -> Object:
-    title, _, rest = part.partition("@")
-    where, _, flags = rest.partition("+")
-    flags, _, lies = flags.partition("@")
-    held_by = tuple(int(i) for i in where.split(",")) if where else ()
-    return Object(*_split_title(title), held_by, flags, int(lies) if lies else None)
-
-
-def shorten(names: Sequence[str]) -> str:
-    """Names in a few words: "cabinet 1-3, fridge 1"; only runs of consecutive numbers are joined."""
-    parts = []
-    heads = [(head if number.isdecimal() else "", number, name)
-             for name in names for head, _, number in [name.rpartition(" ")]]  # fmt: skip
-    for head, group in groupby(heads, key=lambda h: h[0]):
-        run = list(group)
-        if not head:
-            parts += [name for _, _, name in run]
-            continue
-        numbers = [int(number) for _, number, _ in run]
-        first = numbers[0]
-        for n, following in zip(numbers, [*numbers[1:], None], strict=True):
-            if following != n + 1:
-                parts.append(f"{head} {first}" if first == n else f"{head} {first}-{n}")
-                first = following if following is not None else n
-    return ", ".join(parts)
-
 
 # -- commands ---------------------------------------------------------------------------------------------------------
 
@@ -236,8 +65,27 @@ def play(h: House, state: dict[str, Any], command: str) -> dict[str, Any] | None
     if change is None:
         return None
     after = {**state, **change}
+    if h.notes:
+        after["notes"] = _noted(h, state, after, command)
     after["won"] = goal_reached(h, after)
     return after
+
+
+def _noted(h: House, state: dict[str, Any], after: dict[str, Any], command: str) -> dict[str, list[Any]]:
+    """What an accepted command adds to the notes of a goal that asks for them, by the effects of the original's domain:
+    `checked` receptacles, lamps that are `on` (every use flips), the places of objects' `lies` (taking and putting)."""
+    notes: dict[str, list[Any]] = state["notes"]
+    verb, _, rest = command.partition(" ")
+    if "checked" in notes and verb in ("open", "examine") and (r := h.names.get(rest, -1)) >= 0:
+        notes = {**notes, "checked": _with(notes["checked"], r)}
+    if "on" in notes and verb == "use":
+        o = -1 - h.names[rest]
+        notes = {**notes, "on": [x for x in notes["on"] if x != o] if o in notes["on"] else _with(notes["on"], o)}
+    if "lies" in notes and verb in ("take", "move"):
+        o = after["held"] if verb == "take" else state["held"]
+        places = [place for place in notes["lies"][o] if place != state["at"]] + [state["at"]] * (verb == "move")
+        notes = {**notes, "lies": [*notes["lies"][:o], sorted(places), *notes["lies"][o + 1 :]]}
+    return notes
 
 
 def _in_reach(h: House, state: dict[str, Any], name: str) -> int | None:
@@ -408,7 +256,9 @@ def admissible(h: House, state: dict[str, Any]) -> list[str]:
 
 
 def goal_reached(h: House, state: dict[str, Any]) -> bool:
-    """Whether the state fulfils the goal of its kind."""
+    """Whether the state fulfils the goal: its condition where it has one, else what its kind asks for."""
+    if h.condition is not None:
+        return condition.holds(h.condition, state)
     where = state["in"]
     if h.kind == "look":
         held = state["held"]
