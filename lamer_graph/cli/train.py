@@ -124,11 +124,17 @@ def register(app: typer.Typer) -> None:
             if importlib.util.find_spec(module) is None:
                 raise ConfigError(f"train needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
         from lamer_trainers.presets import PRESETS
+        from lamer_trainers.warmstart.report import missed_gates
 
         if presets:
             ui.print("\n".join(PRESETS))
             return {"presets": list(PRESETS)}
         run = _run_of(arguments or [], preset, rl, from_logs or [])
+        if missed := missed_gates(run.policy):
+            ui.remark(
+                f"{run.policy} missed a gate of its warm start ({'; '.join(missed)}): little may be learnt from it, "
+                "see its README.md"
+            )
         if dry_run:
             return _show_plan(ui, run, device)
         if device is not None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lamer_graph.errors import ConfigError
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDER = Path("examples") / "policies"
 CARD = "lamer.json"
 """What a policy plays, in which prompt style, and whether it was trained beyond its warm start."""
@@ -38,7 +39,7 @@ def base_of(adapter: Path) -> Path:
     except (OSError, ValueError, KeyError, TypeError):
         named = None
     if isinstance(named, str):
-        for folder in (Path(named), Path(__file__).resolve().parent.parent / named):
+        for folder in (Path(named), CHECKOUT / named):
             if is_policy(folder):
                 return folder
     raise ConfigError(f"the model that adapter {adapter} was trained on is not at {named!r}; put it there")
@@ -46,7 +47,7 @@ def base_of(adapter: Path) -> Path:
 
 def shipped_policies() -> dict[str, Path]:
     """Policies by folder name: those of the checkout this package runs from, else those under the current folder."""
-    for root in (Path(__file__).resolve().parent.parent, Path.cwd()):
+    for root in (CHECKOUT, Path.cwd()):
         folder = root / FOLDER
         if folder.is_dir():
             return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and is_policy(path)}

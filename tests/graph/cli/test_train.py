@@ -253,3 +253,15 @@ def test_metrics_that_are_torn_or_missing(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(TrainingDataError, match="no update yet"):
         read_metrics(path)
+
+
+def test_a_preset_whose_warm_start_missed_a_gate_says_so(cli: Cli) -> None:
+    outcome = cli("train", "--preset", "alfworld-cpu", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert "missed a gate of its warm start (valid actions 0.894 where 0.95 to 1 is asked for)" in plain(outcome.out)
+    assert "missed a gate" not in plain(cli("train", "--preset", "minesweeper-cpu", "--dry-run").out)
+
+
+def plain(text: str) -> str:
+    """What a person reads, without the terminal's line breaks."""
+    return " ".join(text.split())

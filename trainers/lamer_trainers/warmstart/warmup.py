@@ -40,6 +40,7 @@ from lamer_graph.policies.local import LocalPolicy
 from lamer_trainers.warmstart.fitting import FitConfig, fit
 from lamer_trainers.warmstart.gates import Gate, Reading, measure
 from lamer_trainers.warmstart.model_card import model_card
+from lamer_trainers.warmstart.report import REPORT_FILE
 from lamer_trainers.warmstart.teach_alfworld import AlfworldTeacher
 from lamer_trainers.warmstart.teach_minesweeper import MinesweeperTeacher
 from lamer_trainers.warmstart.teach_sokoban import SokobanTeacher
@@ -224,7 +225,7 @@ def run_warmup(
     for line in table(report):
         progress(line)
     _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
-    _write(out / "warmup.json", report.to_json())
+    _write(out / REPORT_FILE, report.to_json())
     (out / "README.md").write_text(model_card(report.to_json()))
     for path in out.iterdir():
         path.chmod(0o644)
