@@ -13,6 +13,7 @@ import itertools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from lamer_envs.errors import EnvParameterError
@@ -119,8 +120,11 @@ class Env(ABC):
         """Every action that would be valid now, in canonical form and in a fixed order; none after the end."""
 
     @abstractmethod
-    def load(self, instance: Mapping[str, Any] | str) -> State:
-        """An initial state from an explicit instance or the path of a file that holds one. Raises InstanceError."""
+    def load(self, instance: Mapping[str, Any] | Path) -> State:
+        """An initial state from an explicit instance, or from the file at a `pathlib.Path` that holds one.
+
+        Text is data, never a path: it is refused. Raises InstanceError.
+        """
 
     # -- instances and splits ---------------------------------------------------------------------------------------
 

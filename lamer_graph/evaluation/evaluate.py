@@ -81,5 +81,6 @@ def instances_of(config: CollectConfig, folder: str | Path) -> Instances:
         task = trial["task"]
         if task["id"] not in found:
             given = task.get("instance")
-            found[task["id"]] = env.instance(env.reset(task["seed"]) if given is None else env.load(given))
+            if not isinstance(given, str):  # a path, in old logs: text opens no file, so the task stands for itself
+                found[task["id"]] = env.instance(env.reset(task["seed"]) if given is None else env.load(given))
     return found

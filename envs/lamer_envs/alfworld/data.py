@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from lamer_envs.alfworld.pddl import read_problem
 from lamer_envs.errors import EnvParameterError, InstanceError
-from lamer_envs.instances import read_instance_text
+from lamer_envs.instances import read_instance, read_instance_text, shown_path
 
 OFFICIAL_SPLITS = ("train", "valid_seen", "valid_unseen")
 ALIASES = {"val": "valid_seen", "test": "valid_unseen"}
@@ -96,29 +96,23 @@ def list_games(folder: Path, split: str, kinds: tuple[str, ...]) -> tuple[Path, 
     return tuple(found)
 
 
-def load_game(instance: Mapping[str, Any] | str) -> Game:
-    """A game from `{"pddl_problem", "goal"}`, from the parts of a game file, or from the path of one.
+def load_game(instance: Mapping[str, Any] | Path) -> Game:
+    """A game from `{"pddl_problem", "goal"}`, from the parts of a game file, or from the file at a `Path`.
 
     The path may also be of a folder that holds `game.tw-pddl`. Raises InstanceError.
     """
-    if isinstance(instance, str):
-        path = Path(instance)
+    if isinstance(instance, Path):
         try:
-            path = path / GAME if path.is_dir() else path
+            path = instance / GAME if instance.is_dir() else instance
             stat = path.stat()
         except (OSError, ValueError):
-            raise InstanceError(f"game file {instance[:200]!r} is not there; {HOW_TO_GET}") from None
-        return _read_file(str(path), stat.st_mtime_ns, stat.st_size)
-    if not isinstance(instance, Mapping):
-        raise InstanceError(f"an instance is a path or a mapping such as {_EXAMPLE}, not {type(instance).__name__}")
-    unknown = [str(key)[:40] for key in instance if key not in _KEYS]
-    if unknown:
-        raise InstanceError(f"unknown instance key '{unknown[0]}'; expected {_EXAMPLE}")
-    return _game(instance, f"an instance such as {_EXAMPLE}")
+            raise InstanceError(f"game file {shown_path(instance)} is not there; {HOW_TO_GET}") from None
+        return _read_file(path, stat.st_mtime_ns, stat.st_size)
+    return _game(read_instance(instance, _KEYS, _EXAMPLE), f"an instance such as {_EXAMPLE}")
 
 
 @lru_cache(maxsize=1024)
-def _read_file(path: str, modified: int, size: int) -> Game:
+def _read_file(path: Path, modified: int, size: int) -> Game:
     """`modified` and `size` are there to read a file again that has changed."""
     try:
         data = json.loads(read_instance_text(path))

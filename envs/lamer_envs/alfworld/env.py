@@ -16,6 +16,7 @@ import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lamer_envs.alfworld import texts as texts
@@ -175,7 +176,7 @@ class Alfworld(Env):
         split = self._games[seed % count][0]
         for i in range(seed, seed + count):
             owner, path = self._games[i % count]
-            if owner == split and (game := load_game(str(path))).solvable:
+            if owner == split and (game := load_game(path)).solvable:
                 return {**self._begin(game), "split": split}
         raise InstanceError(f"every game of '{split}' in '{self.folder}' is marked as unsolvable")
 
@@ -205,8 +206,9 @@ class Alfworld(Env):
             return list(state["textworld"]["can"])
         return admissible(house(state["house"]), state)
 
-    def load(self, instance: Mapping[str, Any] | str) -> State:
-        """A state from `{"pddl_problem": str, "goal": str}` (`goal` may be left out) or the path of an official game.
+    def load(self, instance: Mapping[str, Any] | Path) -> State:
+        """A state from `{"pddl_problem": str, "goal": str}` (`goal` may be left out), or the official game at a
+        `Path`, of the file or of its folder.
 
         Raises InstanceError, with line and reason where the PDDL is at fault.
         """

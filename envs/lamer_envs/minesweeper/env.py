@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
@@ -219,8 +220,9 @@ class Minesweeper(Env):
         pairs = zip(grid(state["size"]).actions, state["opened"], strict=True)
         return [action for action, opened in pairs if opened == "0"]
 
-    def load(self, instance: Mapping[str, Any] | str) -> State:
-        """A state from `{"size", "mines", "opened"}`; `opened` is taken as given and may be left out.
+    def load(self, instance: Mapping[str, Any] | Path) -> State:
+        """A state from `{"size", "mines", "opened"}`, or the file at a `Path` with that; `opened` is taken as given and
+        may be left out.
 
         The board may differ in size and mines from the environment's own.
         """

@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
@@ -213,12 +214,12 @@ class Sokoban(Env):
         over = state["dead"] or _mask(state["boxes"]) == level(state["level"]).goals
         return [] if over else list(DIRECTIONS)
 
-    def load(self, instance: Mapping[str, Any] | str) -> State:
-        """A state from `{"xsb": [rows]}` of any size, from a file of that, or from a file of one level in plain XSB.
+    def load(self, instance: Mapping[str, Any] | Path) -> State:
+        """A state from `{"xsb": [rows]}` of any size, or from the file at a `Path` with that or one level in plain XSB.
 
         A level that is known to be unsolvable (`Room.is_dead`) is over from the start.
         """
-        if isinstance(instance, str) and not (text := read_instance_text(instance)).lstrip().startswith("{"):
+        if isinstance(instance, Path) and not (text := read_instance_text(instance)).lstrip().startswith("{"):
             instance = {"xsb": [line for line in text.splitlines() if not line.startswith(";")]}
         data = read_instance(instance, ("xsb",), _INSTANCE_EXAMPLE)
         rows = data.get("xsb")

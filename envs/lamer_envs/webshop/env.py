@@ -340,8 +340,8 @@ class Webshop(Env):
         asked = self.parse(f"search[{words}]") or "search[anything]"
         return [*(f"click[{key}]" for key in links(self._view(state))), asked]
 
-    def load(self, instance: Mapping[str, Any] | str) -> State:
-        """A state from `{"goal": position in the fixed order}` or `{"goal": goal dict}`, or a file with either."""
+    def load(self, instance: Mapping[str, Any] | Path) -> State:
+        """A state from `{"goal": position in the fixed order}` or `{"goal": goal dict}`, or a `Path` to either."""
         data = read_instance(instance, ("goal",), '{"goal": 3} or {"goal": {"asin": .., "instruction_text": ..}}')
         goal = data.get("goal")
         if isinstance(goal, int) and not isinstance(goal, bool):

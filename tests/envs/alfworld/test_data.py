@@ -115,16 +115,16 @@ def test_a_game_file_or_its_folder_loads(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "game.tw-pddl"
     path.write_text(game(kind, "see to it"))
     env = make("alfworld")
-    assert env.observe(env.load(str(path))).startswith("Your task: see to it.")
-    assert env.load(str(tmp_path)) == env.load(str(path)) == env.load(json.loads(path.read_text()))
+    assert env.observe(env.load(path)).startswith("Your task: see to it.")
+    assert env.load(tmp_path) == env.load(path) == env.load(json.loads(path.read_text()))
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     env, path = make("alfworld"), tmp_path / "game.tw-pddl"
     path.write_text(game("heat", "the first"))
-    assert house(env.load(str(path))["house"]).words == "the first"
+    assert house(env.load(path)["house"]).words == "the first"
     path.write_text(game("heat", "another one"))
-    assert house(env.load(str(path))["house"]).words == "another one"
+    assert house(env.load(path)["house"]).words == "another one"
 
 
 # -- missing and broken data ------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_a_broken_game_file_is_named_with_the_reason(content: str, reason: str, 
     path = tmp_path / "game.tw-pddl"
     path.write_text(content)
     with pytest.raises(InstanceError) as caught:
-        make("alfworld").load(str(path))
+        make("alfworld").load(path)
     message = one_line(caught.value)
     assert str(path) in message
     assert reason in message
@@ -200,13 +200,14 @@ def test_a_broken_game_file_is_named_with_the_reason(content: str, reason: str, 
 @pytest.mark.parametrize(
     ("instance", "reason"),
     [
-        ("/nowhere/game.tw-pddl", "'/nowhere/game.tw-pddl' is not there.*alfworld-download"),
-        ("x" * 5_000, "is not there"),
-        ("a\0b", "is not there"),
+        (Path("/nowhere/game.tw-pddl"), "'/nowhere/game.tw-pddl' is not there.*alfworld-download"),
+        (Path("x" * 5_000), "is not there"),
+        (Path("a\0b"), "is not there"),
+        ("/nowhere/game.tw-pddl", "text is not opened"),
         ({}, "'pddl_problem' is missing"),
         ({"pddl_problem": kitchen(), "gaol": "x"}, "unknown instance key 'gaol'"),
         ({"pddl_problem": kitchen(), "goal": 3}, "'goal' must be text"),
-        (7, "a path or a mapping"),
+        (7, "a mapping such as"),
     ],
 )
 def test_a_wrong_instance_is_refused_in_one_clear_line(instance: object, reason: str) -> None:

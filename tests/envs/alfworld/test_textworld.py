@@ -126,7 +126,7 @@ def test_the_same_game_file_plays_in_both_engines(tmp_path: Path, original: Env)
     parts = game_of(h, {"pddl_problem": kitchen("clean")}) | {"solvable": True}
     path = tmp_path / "game.tw-pddl"
     path.write_text(json.dumps(parts), "utf-8")
-    ours, theirs = native.load(str(path)), original.load(str(path))
+    ours, theirs = native.load(path), original.load(path)
     assert "Your task: put a clean mug on the sidetable." in native.observe(ours)
     assert "put a clean mug on the sidetable" in original.observe(theirs)
     assert play_both(native, original, ours, theirs, "expert", random.Random(0)) == 7

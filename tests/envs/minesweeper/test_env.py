@@ -222,8 +222,9 @@ def test_outcomes_are_short() -> None:
         ({"size": 400, "mines": [[1, 1]]}, "from 2 to 30"),
         ({"size": 4, "mine": [[1, 1]]}, "unknown instance key"),
         ([1, 2], "mapping"),
-        ("no/such/file.json", "cannot be read"),
-        ("bad\x00path", "cannot be read"),
+        (Path("no/such/file.json"), "cannot be read"),
+        (Path("bad\x00path"), "cannot be read"),
+        ("no/such/file.json", "text is not opened"),
     ],
 )
 def test_a_malformed_instance_is_refused_with_what_would_be_right(instance: Any, says: str) -> None:
@@ -236,10 +237,10 @@ def test_a_malformed_instance_is_refused_with_what_would_be_right(instance: Any,
 def test_an_instance_comes_from_a_file_too(tmp_path: Path) -> None:
     path = tmp_path / "board.json"
     path.write_text(json.dumps({"size": 4, "mines": [[2, 3]], "opened": [[1, 1]]}))
-    assert minesweeper().load(str(path)) == load(4, [[2, 3]], [[1, 1]])
+    assert minesweeper().load(path) == load(4, [[2, 3]], [[1, 1]])
     path.write_text("{not json")
     with pytest.raises(InstanceError, match="not JSON"):
-        minesweeper().load(str(path))
+        minesweeper().load(path)
 
 
 @settings(max_examples=60, deadline=None)

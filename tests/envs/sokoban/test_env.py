@@ -353,9 +353,9 @@ def test_levels_come_from_json_and_from_plain_xsb_files(tmp_path: Path) -> None:
     rows = ["#####", "#@$.#", "#####"]
     path = tmp_path / "level"
     path.write_text(json.dumps({"xsb": rows}))
-    assert sokoban().load(str(path)) == load(*rows)
+    assert sokoban().load(path) == load(*rows)
     path.write_text("; a title\n" + "\n".join(rows) + "\n")
-    assert sokoban().load(str(path)) == load(*rows)
+    assert sokoban().load(path) == load(*rows)
 
 
 def test_mirrored_and_turned_levels_are_one_instance_and_do_not_cross_splits() -> None:

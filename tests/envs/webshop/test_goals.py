@@ -201,7 +201,7 @@ def test_load_takes_a_file(tmp_path: Path) -> None:
     env = shop(products=20)
     file = tmp_path / "goal.json"
     file.write_text(json.dumps({"goal": 7}))
-    assert env.load(str(file)) == env.reset(7)
+    assert env.load(file) == env.reset(7)
 
 
 def test_a_goal_from_outside_is_played_and_kept_in_the_state() -> None:
@@ -266,7 +266,7 @@ def test_a_goal_of_another_catalogue_needs_its_own_words() -> None:
             "'price_upper' must be a number",
         ),
         ({"goal": {"asin": "B00SCARF01", "instruction_text": "x", "price_upper": float("nan")}}, "'price_upper'"),
-        ("no/such/file.json", "cannot be read"),
+        (Path("no/such/file.json"), "cannot be read"),
     ],
 )
 def test_wrong_instances_are_refused_with_one_clear_line(instance: Any, reason: str) -> None:
