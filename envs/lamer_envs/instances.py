@@ -49,7 +49,7 @@ def read_instance(instance: Mapping[str, Any] | Path, keys: Collection[str], exa
         except (ValueError, RecursionError):
             raise InstanceError(f"instance file {shown_path(instance)} is not JSON; expected {example}") from None
     if not isinstance(data, Mapping):
-        hint = "; a file is given as pathlib.Path(..), text is not opened" if isinstance(instance, str) else ""
+        hint = "; a file is given as pathlib.Path(..), text is not opened" if isinstance(data, str) else ""
         raise InstanceError(f"an instance is a mapping such as {example}, not {type(data).__name__}{hint}")
     unknown = [str(key)[:40] for key in data if key not in keys]
     if unknown:
