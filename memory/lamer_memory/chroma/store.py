@@ -1,8 +1,10 @@
 """Chroma as the `store=` of any LangGraph application.
 
 What must stay true: it answers as LangGraph's own stores do: a search covers a namespace and those below it; `$eq $ne
-$gt $gte $lt $lte` and nested values filter; the ops of a batch read the state before its puts, and of two puts of one
-key the last counts; `created_at` stays, `updated_at` moves. Without a query the most recently updated come first.
+$gt $gte $lt $lte`, nested values and dotted paths into them filter; the ops of a batch read the state before its puts,
+and of two puts of one key the last counts; `created_at` stays, `updated_at` moves. Without a query the most recently
+updated come first. Where their stores differ, one that answers counts before one that raises. What makes no sense (a
+malformed namespace, filter, page or value) is refused before anything of its batch is done.
 
 An item is one row per embedded text. The first, whose id is the item's, holds everything; further ones (`index` names
 several fields) only point to it. Texts are in `value`, which is JSON. An item that is not indexed has a vector all the
@@ -25,7 +27,6 @@ from langgraph.store.base import (
     IndexConfig,
     Item,
     ListNamespacesOp,
-    MatchCondition,
     Op,
     PutOp,
     Result,
@@ -38,6 +39,7 @@ from langgraph.store.base import (
 )
 
 from lamer_memory.chroma.client import NO_VECTORS, READ_CHUNK, Location, connect, disconnect
+from lamer_memory.chroma.store_ops import checked, compare, field, holds
 from lamer_memory.embedders import Embedder, Vector, open_embedder, unit
 from lamer_memory.encoding import (
     WriteOrder,
@@ -147,6 +149,7 @@ class ChromaStore(BaseStore):
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         self._check_open()
+        ops = [checked(op) for op in ops]
         results: list[Result] = []
         puts: dict[str, PutOp] = {}
         for op in ops:
@@ -157,10 +160,8 @@ class ChromaStore(BaseStore):
                 results.append(self._item(op))
             elif isinstance(op, SearchOp):
                 results.append(self._search(op))
-            elif isinstance(op, ListNamespacesOp):
-                results.append(self._list_namespaces(op))
             else:
-                raise ValueError(f"unknown operation {type(op).__name__}")
+                results.append(self._list_namespaces(op))
         if puts:
             with self._lock:
                 self._check_open()
@@ -177,7 +178,6 @@ class ChromaStore(BaseStore):
 
     def _put(self, puts: Mapping[str, PutOp]) -> None:
         before = self._rows(list(puts))
-        self._drop({id: before[id] for id, op in puts.items() if op.value is None and id in before})
         written = {id: op for id, op in puts.items() if op.value is not None}
         texts = {id: self._texts(op) for id, op in written.items()}
         vectors = iter(self._index.embed([text for many in texts.values() for text in many]) if self._index else [])
@@ -209,6 +209,7 @@ class ChromaStore(BaseStore):
                 rows.append(row if place == 0 else {**scope, "role": EXTRA, "item": id})
                 places.append(next(vectors) if count else self._no_vector())
             stale += [_row_id(id, place) for place in range(max(1, count), int(old.get("rows", 0)))]
+        self._drop({id: before[id] for id, op in puts.items() if op.value is None and id in before})
         for first in range(0, len(ids), READ_CHUNK):
             part = slice(first, first + READ_CHUNK)
             self._call(self._collection.upsert, ids=ids[part], embeddings=places[part], metadatas=rows[part])
@@ -218,8 +219,8 @@ class ChromaStore(BaseStore):
         if self._index is None or op.index is False:
             return []
         found: list[str] = []
-        for field in self._index.fields if op.index is None else op.index:
-            found += get_text_at_path(op.value, field if field == "$" else tokenize_path(field))
+        for path in self._index.fields if op.index is None else op.index:
+            found += get_text_at_path(op.value, path if path == "$" else tokenize_path(path))
         return list(dict.fromkeys(found))
 
     def _no_vector(self) -> Vector:
@@ -244,9 +245,9 @@ class ChromaStore(BaseStore):
         return Item(**_item_fields(row))
 
     def _search(self, op: SearchOp) -> list[SearchItem]:
-        wanted = max(0, op.offset + op.limit)
-        if not wanted:
+        if not op.limit:
             return []
+        wanted = op.offset + op.limit
         if op.query and self._index is not None:
             scored = self._nearest(op, self._index.embed_query(op.query), wanted)
             if len(scored) < wanted:  # as LangGraph's own: what has no vector follows, unscored
@@ -321,7 +322,7 @@ class ChromaStore(BaseStore):
     def _list_namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
         found = self._get(where={"role": {"$in": [ITEM, BARE]}}, include=["metadatas"])
         names = {load_namespace(row["namespace"]) for row in found["metadatas"] if not self._hidden(row)}
-        kept = {name for name in names if all(_holds(condition, name) for condition in op.match_conditions or ())}
+        kept = {name for name in names if all(holds(condition, name) for condition in op.match_conditions or ())}
         if op.max_depth is not None:
             kept = {name[: op.max_depth] for name in kept}
         return sorted(kept)[op.offset : op.offset + op.limit]
@@ -330,7 +331,7 @@ class ChromaStore(BaseStore):
         if self._hidden(row):
             return False
         value = json.loads(row["value"]) if filter else {}
-        return all(compare(value.get(name), wanted) for name, wanted in (filter or {}).items())
+        return all(compare(field(value, name), wanted) for name, wanted in (filter or {}).items())
 
     def _hidden(self, row: Mapping[str, Any]) -> bool:
         return bool((self.ttl_config or {}).get("omit_expired")) and row["expires"] <= now_us()
@@ -358,48 +359,6 @@ class ChromaStore(BaseStore):
     def _check_open(self) -> None:
         if self._closed:
             raise MemoryClosedError(f"the store in {self._connection.name} was closed; open it again")
-
-
-def compare(value: Any, wanted: Any) -> bool:
-    """Whether a field holds what a filter wants: an operator, a nested mapping whose entries all hold, or equality.
-
-    Raises ValueError for an operator that LangGraph does not have. What cannot be ordered is not greater or less.
-    """
-    if isinstance(wanted, Mapping):
-        if any(str(name).startswith("$") for name in wanted):
-            return all(_operator(value, str(name), operand) for name, operand in wanted.items())
-        return isinstance(value, Mapping) and all(compare(value.get(name), inner) for name, inner in wanted.items())
-    if isinstance(wanted, list | tuple):
-        return (
-            isinstance(value, list)
-            and len(value) == len(wanted)
-            and all(compare(one, other) for one, other in zip(value, wanted, strict=True))
-        )
-    return bool(value == wanted)
-
-
-def _operator(value: Any, name: str, operand: Any) -> bool:
-    if name == "$eq":
-        return bool(value == operand)
-    if name == "$ne":
-        return bool(value != operand)
-    if name not in ("$gt", "$gte", "$lt", "$lte"):
-        raise ValueError(f"unknown filter operator {name!r}; there are $eq, $ne, $gt, $gte, $lt, $lte")
-    try:
-        left, right = float(value), float(operand)
-    except (TypeError, ValueError):
-        return False
-    return {"$gt": left > right, "$gte": left >= right, "$lt": left < right, "$lte": left <= right}[name]
-
-
-def _holds(condition: MatchCondition, name: tuple[str, ...]) -> bool:
-    path = condition.path
-    if len(path) > len(name):
-        return False
-    if condition.match_type not in ("prefix", "suffix"):
-        raise ValueError(f"unknown match type {condition.match_type!r}; there are prefix, suffix")
-    part = name[: len(path)] if condition.match_type == "prefix" else name[len(name) - len(path) :]
-    return all(wanted in ("*", label) for wanted, label in zip(path, part, strict=True))
 
 
 def _below(prefix: tuple[str, ...], roles: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import get_runtime
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite import SqliteStore
 
 from lamer_graph import create_lamer_agent
 from lamer_memory import MemoryBackendError, MemoryClosedError, MemoryConfig
@@ -262,3 +263,120 @@ def test_an_agents_memory_lives_in_the_store_that_its_graph_is_given(store):
     kept = memory.open().search(("lamer",), limit=100)
     assert written
     assert sorted(entry.record.text for entry in kept) == sorted(written)
+
+
+# -- manners ----------------------------------------------------------------------------------------------------------
+
+people = {
+    "ann": {"user": {"access-level": "nested", "2fa": True, "age": 40}, "born": "1986-02-03", "a.b": 1},
+    "bob": {"user": {"access-level": "flat", "2fa": False, "age": 7}, "born": "2019-11-29", "a": {"b": 1}},
+    "eve": {"user.access-level": "nested", "user": {"age": 1}, "born": "1999-01-01"},
+}
+
+
+@pytest.fixture
+def filled(store):
+    for name, value in people.items():
+        store.put(("people",), name, value)
+    return store
+
+
+def test_a_list_is_a_namespace_as_a_tuple_is(filled):
+    assert len(filled.search(["people"])) == 3
+    filled.put(["people", "x"], "new", {"v": 1})
+    assert filled.get(["people", "x"], "new").namespace == ("people", "x")
+    assert filled.list_namespaces(prefix=["people", "x"]) == [("people", "x")]
+    filled.delete(["people", "x"], "new")
+    assert filled.get(("people", "x"), "new") is None
+
+
+@pytest.mark.parametrize(
+    ("filter", "found"),
+    [
+        ({"user.access-level": "nested"}, "ann eve"),  # of eve the key itself is called so
+        ({"user.2fa": True}, "ann"),
+        ({"user.2fa": {"$ne": True}}, "bob eve"),
+        ({"user.age": {"$gt": 6, "$lt": 40}}, "bob"),
+        ({"user": {"access-level": "flat"}}, "bob"),
+        ({"a.b": 1}, "ann bob"),
+        ({"user.age.years": None}, "ann bob eve"),
+        ({"nobody.has.this": 1}, ""),
+        ({"born": {"$gte": "1999-01-01"}}, "bob eve"),
+        ({"born": {"$lt": "1999-01-01"}}, "ann"),
+        ({"born": {"$gt": 5}}, ""),
+    ],
+)
+def test_filters_reach_into_nested_values_by_dotted_paths(filled, filter, found):
+    assert sorted(keys(filled.search(("people",), filter=filter))) == found.split()
+
+
+nested = st.fixed_dictionaries(
+    {"in-1": st.fixed_dictionaries({"n": st.integers(-3, 3), "s": st.sampled_from(["1986-02-03", "ab", "b", "é"])})}
+)
+operands = st.tuples(st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]), st.integers(-3, 3)).map(
+    lambda pair: {"in-1.n": dict([pair])}
+) | st.tuples(st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]), st.sampled_from(["1990", "ab", "é"])).map(
+    lambda pair: {"in-1.s": dict([pair])}
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(item_keys, nested, max_size=4), st.lists(operands, max_size=4))
+def test_dotted_filters_answer_as_langgraphs_sqlite_store(values, filters):
+    with SqliteStore.from_conn_string(":memory:") as own, ChromaStore(index=None) as ours:
+        own.setup()
+        for store in (own, ours):
+            store.batch([PutOp(("a", "b"), key, value) for key, value in values.items()])
+        for filter in filters:
+            theirs, mine = (store.search(["a"], filter=filter, limit=100) for store in (own, ours))
+            assert ordered(map(plain, theirs)) == ordered(map(plain, mine))
+
+
+mixed = st.lists(
+    puts | st.builds(GetOp, namespaces, item_keys) | searches.map(lambda op: op._replace(limit=1000, offset=0)),
+    max_size=8,
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(mixed, max_size=3), st.booleans())
+def test_a_mixed_batch_answers_as_langgraphs_own_store(batches, use_async):
+    own = InMemoryStore()
+    with ChromaStore(index=None) as ours:
+        for batch in batches:
+            theirs = own.batch(batch)
+            mine = asyncio.run(ours.abatch(batch)) if use_async else ours.batch(batch)
+            assert [comparable(one) for one in theirs] == [comparable(one) for one in mine]
+
+
+def comparable(result):
+    return ordered(map(plain, result)) if isinstance(result, list) else result and plain(result)
+
+
+@pytest.mark.parametrize(
+    ("op", "says"),
+    [
+        (SearchOp("people"), "tuple of labels"),
+        (GetOp(("a.b",), "k"), "periods"),
+        (PutOp(("a", ""), "k", {}), "empty"),
+        (PutOp((1,), "k", {}), "must be strings"),
+        (SearchOp(("people",), {"born": {"$in": [1]}}), r"'\$in'"),
+        (SearchOp(("nobody",), {"x": {"y": {"$regex": "."}}}), r"'\$regex'"),
+        (SearchOp(("people",), limit=-1), "at least 0"),
+        (SearchOp(("people",), offset=-1), "at least 0"),
+        (ListNamespacesOp((MatchCondition("infix", ("a",)),)), "'infix'"),
+        (PutOp(("a",), "k", {"when": time}), "'k' in .* JSON"),
+        (PutOp(("a",), "k", {"inner": [{1: 2}]}), "not a text"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_of_its_batch_is_done(filled, op, says):
+    with pytest.raises((ValueError, MemoryBackendError), match=says):
+        filled.batch([PutOp(("people",), "first", {"v": 1}), PutOp(("people",), "ann", None), op])
+    assert sorted(keys(filled.search(("people",)))) == sorted(people)
+
+
+def test_a_failing_embedder_leaves_a_batch_undone(filled, monkeypatch):
+    monkeypatch.setattr(HashingEmbedder, "embed", lambda self, texts: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        filled.batch([PutOp(("people",), "new", {"v": 1}), PutOp(("people",), "ann", None)])
+    assert sorted(keys(filled.search(("people",)))) == sorted(people)
