@@ -85,7 +85,7 @@ def _reading(memory: typer.Typer) -> None:
 
         from lamer_memory import hygiene
 
-        with _opened(store, embedder, collection) as backend:
+        with _opened(store, embedder, collection, read_only=True) as backend:
             ui.working()
             found = [hygiene.stats(backend, name) for name in hygiene.all_namespaces(backend, _labels(namespace))]
         table = Table("namespace", "records", "reflections", "trajectories", "successful", "tasks", "characters")
@@ -119,7 +119,7 @@ def _reading(memory: typer.Typer) -> None:
         from lamer_memory import hygiene
 
         found = []
-        with _opened(store, embedder, collection) as backend:
+        with _opened(store, embedder, collection, read_only=True) as backend:
             ui.working()
             for name in hygiene.all_namespaces(backend, _labels(namespace)):
                 for record, score in backend.search(name, query=text, limit=limit):
@@ -151,7 +151,7 @@ def _reading(memory: typer.Typer) -> None:
         """
         from lamer_memory import hygiene
 
-        with _opened(store, embedder, collection) as backend:
+        with _opened(store, embedder, collection, read_only=True) as backend:
             names = hygiene.all_namespaces(backend, _labels(namespace))
             if out == STDIO:
                 ui.working()
@@ -231,7 +231,7 @@ def _writing(memory: typer.Typer) -> None:
 
         from lamer_memory import hygiene
 
-        with _opened(store, embedder, collection) as backend:
+        with _opened(store, embedder, collection, read_only=dry_run) as backend:
             ui.working()
             pruned = [
                 hygiene.prune(backend, name, budget=max_records, near=near or None, dry_run=dry_run)
@@ -285,14 +285,16 @@ def _writing(memory: typer.Typer) -> None:
 
 
 @contextmanager
-def _opened(store: str, embedder: str | None, collection: str, *, make: bool = False) -> Iterator[MemoryBackend]:
-    """The store's backend; a directory without one is refused unless `make`."""
+def _opened(
+    store: str, embedder: str | None, collection: str, *, make: bool = False, read_only: bool = False
+) -> Iterator[MemoryBackend]:
+    """The store's backend; a directory without one is refused unless `make`, and untouched if `read_only`."""
     from lamer_graph.errors import ConfigError
 
     if store.startswith(("postgresql://", "postgres://")):
         from lamer_memory.store import StoreMemory
 
-        backend: MemoryBackend = StoreMemory(store)
+        backend: MemoryBackend = StoreMemory(store, read_only=read_only)
     else:
         from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, is_url
         from lamer_memory.chroma.memory import ChromaMemory
@@ -302,7 +304,7 @@ def _opened(store: str, embedder: str | None, collection: str, *, make: bool = F
             raise ConfigError(f"{store} holds no memory: there is no {DATABASE_FILE}")
         if is_url(store) or not known:
             embedder = embedder or "hashing"
-        backend = ChromaMemory(store, embedder=embedder, collection=collection, retry_s=3)
+        backend = ChromaMemory(store, embedder=embedder, collection=collection, retry_s=3, read_only=read_only)
     try:
         yield backend
     finally:

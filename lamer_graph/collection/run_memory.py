@@ -217,9 +217,11 @@ def check_source(source: Path) -> tuple[str, Namespace]:
 
 
 def _open_source(source: Path) -> tuple[MemoryBackend, Namespace]:
-    """The store at `source`, to be read whole, and the namespace that counts there."""
+    """The store at `source`, to be read whole and left untouched, and the namespace that counts there."""
     name, prefix = check_source(source)
-    return open_backend(name, **({"embedder": None} if name.startswith("chroma:") else {})), prefix
+    kind = name.partition(":")[0]
+    options = {"chroma": {"embedder": None, "read_only": True}, "store": {"read_only": True}}
+    return open_backend(name, **options.get(kind, {})), prefix
 
 
 class _Stored(NamedTuple):

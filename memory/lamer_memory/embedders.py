@@ -19,6 +19,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
 from lamer_memory.errors import EmbedderError, MemoryConfigError
+from lamer_memory.proxies import is_loopback
 
 MAX_EMBED_CHARS = 20_000
 WORDS_AND_SYMBOLS = r"(?u)\w+|[^\w\s]"
@@ -204,7 +205,9 @@ class EndpointEmbedder:
         pause = 0.1
         while True:
             try:
-                response = httpx.post(url, json=body, headers=self._headers, timeout=self._timeout_s)
+                response = httpx.post(
+                    url, json=body, headers=self._headers, timeout=self._timeout_s, trust_env=not is_loopback(url)
+                )
             except httpx.HTTPError as error:
                 problem, again = f"{type(error).__name__}: {error}", True
             else:

@@ -49,13 +49,15 @@ class StoreMemory(MemoryBackend):
     """Records in a LangGraph store, which the caller opens, sets up and closes.
 
     A text "postgresql://.." opens a PostgresStore there instead (extra `checkpoint`), sets its tables up, and closes it
-    with this object. Raises MemoryConfigError for anything else, MemoryBackendError where the store fails.
+    with this object. A `read_only` one refuses writes and sets nothing up. Raises MemoryConfigError for anything else,
+    MemoryBackendError where the store fails.
     """
 
-    def __init__(self, store: BaseStore | str) -> None:
+    def __init__(self, store: BaseStore | str, *, read_only: bool = False) -> None:
         from langgraph.store.base import BaseStore
         from langgraph.store.memory import InMemoryStore
 
+        self.read_only = read_only
         self._owned = ExitStack()
         if isinstance(store, str):
             store = self._open_postgres(store)
@@ -79,7 +81,8 @@ class StoreMemory(MemoryBackend):
             raise MemoryBackendError(f"PostgresStore is not there ({error}); install lamer-graph[checkpoint]") from None
         try:
             store = self._owned.enter_context(PostgresStore.from_conn_string(uri))
-            store.setup()
+            if not self.read_only:
+                store.setup()
         except Exception as error:  # psycopg's and LangGraph's own
             self._owned.close()
             raise MemoryBackendError(f"PostgresStore cannot be opened: {_line(error)}") from error
@@ -88,7 +91,7 @@ class StoreMemory(MemoryBackend):
     # -- the protocol -------------------------------------------------------------------------------------------------
 
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
-        self._check_open()
+        self._check_writable()
         if records:
             self._learn_order(self._run([self._future_search()]) if not self._order_known else [[]])
             self._run(self._put_ops(namespace, records))
@@ -96,7 +99,7 @@ class StoreMemory(MemoryBackend):
     async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         if self._lock is not None:
             return await super().aput(namespace, records)
-        self._check_open()
+        self._check_writable()
         if records:
             self._learn_order(await self._arun([self._future_search()]) if not self._order_known else [[]])
             await self._arun(self._put_ops(namespace, records))
@@ -138,7 +141,7 @@ class StoreMemory(MemoryBackend):
         return self._newest(found, filter, limit)
 
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
-        self._check_open()
+        self._check_writable()
         if keys is None:
             (found,) = self._run([self._search(namespace, None, None, EVERYTHING)])
             self._run(self._delete_ops(namespace, [item.key for item in found]))
@@ -148,7 +151,7 @@ class StoreMemory(MemoryBackend):
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         if self._lock is not None:
             return await super().adelete(namespace, keys)
-        self._check_open()
+        self._check_writable()
         if keys is None:
             (found,) = await self._arun([self._search(namespace, None, None, EVERYTHING)])
             await self._arun(self._delete_ops(namespace, [item.key for item in found]))
@@ -270,6 +273,11 @@ class StoreMemory(MemoryBackend):
     def _check_open(self) -> None:
         if self._closed:
             raise MemoryClosedError(f"the memory in {self._name} was closed; make a new StoreMemory(store)")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise MemoryBackendError(f"the memory in {self._name} was opened to be read only")
 
 
 def _path(namespace: Namespace) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from lamer_memory.embedders import (
     MiniLMEmbedder,
     open_embedder,
 )
+from lamer_memory.proxies import is_loopback
 
 HASHING = HashingEmbedder()
 
@@ -164,6 +165,29 @@ def test_an_endpoint_that_is_not_there_or_hangs_is_given_up():
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         with pytest.raises(EmbedderError, match="Timeout"):
             EndpointEmbedder(url, "m", timeout_s=0.2, retry_s=0.1).embed(["a"])
+
+
+def test_an_endpoint_on_this_machine_is_reached_without_the_environments_proxy(endpoint, monkeypatch):
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert len(EndpointEmbedder(endpoint.url, "m", retry_s=0.1).embed(["a"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1", True),
+        ("http://127.8.9.10:1", True),
+        ("http://[::1]:8000", True),
+        ("http://192.168.0.1:8000", False),
+        ("https://localhost.example.org", False),
+        ("http://127.0.0.1.example.org", False),
+        ("no address", False),
+    ],
+)
+def test_what_is_this_machine(url, own):
+    assert is_loopback(url) is own
 
 
 def test_chroma_is_filled_through_an_endpoint(endpoint):

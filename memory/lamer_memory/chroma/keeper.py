@@ -13,16 +13,11 @@ import json
 import os
 import sys
 import threading
-import time
 from typing import Any, BinaryIO
 
 from lamer_memory.base import MemoryRecord
 from lamer_memory.chroma.memory import ChromaMemory
 from lamer_memory.chroma.process import error_line
-from lamer_memory.errors import MemoryLockedError
-
-LOCK_SECONDS = 3.0
-"""How long to wait for a directory that another process has: perhaps a keeper whose own process was just killed."""
 
 
 class Keeper:
@@ -56,17 +51,7 @@ class Keeper:
         raise ValueError(f"unknown operation {operation}")
 
     async def _open(self, location: str, embedder: str | None) -> int:
-        def opened() -> ChromaMemory:
-            deadline = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    return ChromaMemory(location, embedder=embedder)
-                except MemoryLockedError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
-
-        store = await asyncio.to_thread(opened)
+        store = await asyncio.to_thread(ChromaMemory, location, embedder=embedder)
         number = next(self._numbers)
         self._stores[number] = store
         return number

@@ -35,10 +35,9 @@ from lamer_memory.chroma.client import (
     READ_CHUNK,
     ChromaConnection,
     Location,
-    connect,
-    disconnect,
     is_url,
 )
+from lamer_memory.chroma.opening import connect, disconnect
 from lamer_memory.embedders import Embedder, Vector, embedder_of, open_embedder
 from lamer_memory.encoding import (
     WriteOrder,
@@ -80,7 +79,8 @@ class ChromaMemory(MemoryBackend):
     `embedder` is "hashing", "minilm", "URL#MODEL" or an Embedder; a collection remembers which one filled it and
     refuses another. None takes a collection as it was filled, and a new one keeps no vectors: writing is cheaper
     there, and the answer to a query is not ranked, the newest come first. Operations on a server are tried again for
-    `retry_s` seconds.
+    `retry_s` seconds. A `read_only` store must be there, refuses writes, and a directory stays untouched: what is read
+    is a copy of how it was when it was opened (unless this process has it open for writing).
 
     Raises MemoryLockedError (another process has the directory), MemoryServerError (the server does not answer),
     EmbedderError, MemoryBackendError (damaged, foreign or newer store).
@@ -93,15 +93,17 @@ class ChromaMemory(MemoryBackend):
         embedder: str | Embedder | None = "hashing",
         collection: str = DEFAULT_COLLECTION,
         retry_s: float = 20.0,
+        read_only: bool = False,
     ) -> None:
         self.persistent = location is not None
+        self.read_only = read_only
         self._embedder = None if embedder is None else open_embedder(embedder)
-        self._connection = connect(location, retry_s=retry_s)
+        self._connection = connect(location, read_only=read_only, retry_s=retry_s)
         self._closed = False
         self._close_lock = threading.Lock()
         try:
             wanted = None if self._embedder is None else self._embedder.fingerprint
-            self._collection = self._connection.collection(collection, KIND, wanted)
+            self._collection = self._connection.collection(collection, KIND, wanted, make=not read_only)
             self._filled_by = str((self._collection.metadata or {})["lamer_embedder"])
             if self._embedder is None:
                 self._embedder = embedder_of(self._filled_by)
@@ -129,7 +131,7 @@ class ChromaMemory(MemoryBackend):
         await asyncio.wrap_future(self._put(namespace, records))
 
     async def aput_all(self, writes: Sequence[tuple[Namespace, Sequence[MemoryRecord]]]) -> list[Exception | None]:
-        self._check_open()
+        self._check_writable()
         kept = [(namespace, [detached(record) for record in records]) for namespace, records in writes]
 
         def put_all() -> list[Future[None]]:
@@ -163,7 +165,7 @@ class ChromaMemory(MemoryBackend):
             disconnect(self._connection)
 
     def _put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> Future[None]:
-        self._check_open()
+        self._check_writable()
         kept = [detached(record) for record in records]
         return self._submit(lambda: self._queue(namespace, kept))
 
@@ -175,7 +177,7 @@ class ChromaMemory(MemoryBackend):
         return self._writer.put(rows) if records else _done()
 
     def _delete(self, namespace: Namespace, keys: Sequence[str] | None) -> Future[None]:
-        self._check_open()
+        self._check_writable()
         ids = None if keys is None else [record_digest(namespace, key) for key in keys]
 
         def delete() -> None:
@@ -382,6 +384,11 @@ class ChromaMemory(MemoryBackend):
                 f"the memory in {self._connection.name} was closed; open it again with ChromaMemory"
             )
         self._connection.check_process()
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise MemoryBackendError(f"the memory in {self._connection.name} was opened to be read only")
 
 
 class _LookUp(NamedTuple):

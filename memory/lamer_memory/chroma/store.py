@@ -38,7 +38,8 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
-from lamer_memory.chroma.client import NO_VECTORS, READ_CHUNK, Location, connect, disconnect
+from lamer_memory.chroma.client import NO_VECTORS, READ_CHUNK, Location
+from lamer_memory.chroma.opening import connect, disconnect
 from lamer_memory.chroma.store_ops import checked, compare, field, holds
 from lamer_memory.embedders import Embedder, Vector, open_embedder, unit
 from lamer_memory.encoding import (

@@ -6,6 +6,7 @@ import pytest
 
 from lamer_memory import make_record
 from lamer_memory.chroma.memory import ChromaMemory
+from read_only import read_only
 
 LESSON = "Open the corners first; the numbers beside them say which of the closed cells hide a mine, so count them all."
 
@@ -40,6 +41,17 @@ def test_stats_and_search(cli, store):
     shown = cli("memory", "search", store, "push the box")
     assert "push [bold]the box" in shown.out
     assert "\x1b" not in shown.out
+
+
+def test_a_store_on_a_read_only_disk_is_looked_into(cli, store):
+    with read_only(store):
+        assert cli("memory", "stats", store, "--json").document["records"] == 5
+        assert len(cli("memory", "search", store, "push the box", "--json").document["found"]) == 5
+        assert cli("memory", "export", store).code == 0
+        assert cli("memory", "prune", store, "--dry-run", "--json").document["forgotten"] == 2
+        refused = cli("memory", "prune", store)
+    assert refused.code != 0
+    assert "Read-only file system" in refused.err or "Permission denied" in refused.err
 
 
 def test_export_and_import(cli, store, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lamer_graph.runlog import check, read_config, read_trials
 from lamer_memory import ChromaMemory, MemoryBackendError, MemoryConfigError, make_record
 from lamer_memory.chroma import process as chroma_process
 from lamer_memory.hygiene import all_namespaces, read_all
+from read_only import read_only
 from scripted import ScriptedPolicy, cautious_player, is_reflection, memory_lines, random_player
 
 
@@ -94,6 +96,19 @@ def test_a_filled_memory_is_seen_from_the_first_episode_and_its_store_stays_as_i
     assert set(foreign(tmp_path / "run")) <= {record.key for record in before}
     shown = {line for messages in policy.seen for message in messages for line in memory_lines(message["content"])}
     assert shown & {record.text for record in before}
+
+
+def test_a_memory_is_filled_from_a_run_on_a_read_only_disk(tmp_path: Path, earlier: Path) -> None:
+    shutil.copytree(earlier, tmp_path / "copy")
+    settings = config(scope="tasks", split="test", store=str(tmp_path / "copy"), tasks=2)
+    with read_only(tmp_path / "copy"):
+        run(settings, tmp_path / "run")
+        with_heritage = asyncio.run(
+            collect(settings, ScriptedPolicy(random_player), tmp_path / "next", heritage=Heritage(5, 0.9))
+        )
+    assert copied_of(tmp_path / "run") > 0
+    assert with_heritage.finished == 2
+    assert copied_of(tmp_path / "next") == 5
 
 
 def test_what_is_seen_depends_neither_on_concurrency_nor_on_a_resume(tmp_path: Path, earlier: Path) -> None:

@@ -24,8 +24,9 @@ pytest.register_assert_rewrite("lamer_memory.conformance")
 from chroma_server import Server  # noqa: E402
 from chroma_writer import record_of  # noqa: E402
 from lamer_memory import MemoryBackendError, make_record  # noqa: E402
-from lamer_memory.chroma.client import DATABASE_FILE, ChromaConnection, connect, disconnect  # noqa: E402
+from lamer_memory.chroma.client import DATABASE_FILE, ChromaConnection  # noqa: E402
 from lamer_memory.chroma.memory import ChromaMemory, reindex  # noqa: E402
+from lamer_memory.chroma.opening import connect, disconnect  # noqa: E402
 from lamer_memory.conformance import BackendConformance, MakeBackend, in_threads  # noqa: E402
 from lamer_memory.embedders import HashingEmbedder  # noqa: E402
 from lamer_memory.errors import EmbedderError, MemoryServerError  # noqa: E402
