@@ -33,12 +33,13 @@ class CollectConfig(BaseModel):
     tasks of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an
     ablation: what is lost was memory at work).
 
-    `backend` names what keeps the memory: "in-context", "chroma" (a folder of the run), "chroma:http://host:port" or
-    "store:postgresql://..". With `scope="tasks"` it may be filled from `store` first, which is an earlier run's folder
-    or a Chroma directory (taken from the run's own folder if relative); `visible="frozen"` then shows what was there
-    before the run's first trial, "live" also what its other trials have written (see `run_memory`). `outcomes` chooses
-    among their records by what they came to (see `MemoryConfig`); `embedder` says what Chroma compares them by
-    ("hashing", "minilm" or "URL#MODEL", see `lamer_memory.embedders`).
+    `backend` names what keeps the memory: "in-context", "chroma" (a folder of the run), "chroma:DIR",
+    "chroma:http://host:port" or "store:postgresql://..", which runs may share. With `scope="tasks"` it may be filled
+    from `store` first, which is an earlier run's folder or a Chroma directory (taken from the run's own folder if
+    relative); `visible="frozen"` then shows what was there before the run's first trial, "live" also what its other
+    trials have written (see `run_memory`). `outcomes` chooses among their records by what they came to (see
+    `MemoryConfig`); `embedder` says what Chroma compares them by ("hashing", "minilm" or "URL#MODEL", see
+    `lamer_memory.embedders`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -146,7 +147,7 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
         raise ConfigError("backend 'store' needs an address, e.g. 'store:postgresql://user@host/database'")
     if urlsplit(place).password or "password=" in urlsplit(place).query:
         raise ConfigError("the address of a memory may not hold a password, it would be logged: set PGPASSWORD instead")
-    if workers > 1 and name == "chroma" and not is_shared(config.backend):
+    if workers > 1 and name == "chroma" and not is_served(config.backend):
         raise ConfigError(
             f"{workers} workers and a Chroma folder exclude each other: a folder belongs to one process; start a "
             "server with `chroma run` and give its address, or use one worker"
@@ -161,6 +162,11 @@ def memory_config(config: CollectConfig) -> MemoryConfig:
 
 
 def is_shared(backend: str) -> bool:
-    """Whether other runs may have their memory at the same place."""
-    name, _, place = backend.partition(":")
-    return name != "in-context" and bool(place) and bool(urlsplit(place).netloc)
+    """Whether other runs may have their memory at the same place: a folder or server of its own a run has only where
+    nothing is said."""
+    return backend not in ("in-context", "chroma")
+
+
+def is_served(backend: str) -> bool:
+    """Whether several processes may use the memory at once, because a server keeps it."""
+    return bool(urlsplit(backend.partition(":")[2]).netloc)

@@ -23,23 +23,25 @@ from uuid import uuid4
 
 import orjson
 
-from lamer_graph.collection.config import CollectConfig, check_memory, is_shared
+from lamer_graph.collection.config import CollectConfig, check_memory, is_served, is_shared
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.runlog import RUN_FILE, read_config, read_trials, write_atomic
-from lamer_memory import FrozenView, MemoryBackend, MemoryRecord, open_backend
+from lamer_memory import MemoryBackend, MemoryRecord, open_backend
 from lamer_memory.base import Namespace
 from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE
 from lamer_memory.chroma.process import ChromaProcess
 from lamer_memory.embedders import CachedEmbedder, Embedder, EndpointEmbedder, open_embedder
-from lamer_memory.frozen import visible_now
-from lamer_memory.hygiene import all_namespaces, plan, read_all
+from lamer_memory.frozen import FrozenView, visible_now
+from lamer_memory.hygiene import all_namespaces, forget, plan, read_all
 from lamer_memory.recall import TRIAL_KEY
-from lamer_memory.snapshot import Snapshot
 
 MEMORY_FOLDER = "memory"
 NOTE_FILE = "memory.json"
 NOTE_VERSION = 1
 OWN: Namespace = ("lamer",)
+"""In a memory that no other run has."""
+RUNS: Namespace = ("lamer-run",)
+"""In one that others may have, above a label of the run's own."""
 BEFORE = "before"
 """Label below a run's namespace of what it inherited."""
 COPY_BATCH = 200
@@ -85,7 +87,7 @@ def probe_memory(config: CollectConfig) -> None:
 def open_run_memory(config: CollectConfig, folder: Path, heritage: Heritage | None = None) -> RunMemory:
     """The memory of the run in `folder`: made and filled by whoever comes first, the same for everyone after.
 
-    With a `heritage` the run goes on from its store, and its trials see of other tasks that alone (see `Snapshot`).
+    With a `heritage` the run goes on from its store, and its trials see of other tasks that alone (see `FrozenView`).
 
     Raises ConfigError (an impossible combination, a store that is none), RunLogError for a damaged note of a run, and
     the memory's own errors.
@@ -105,8 +107,8 @@ def open_run_memory(config: CollectConfig, folder: Path, heritage: Heritage | No
                 write_atomic(folder / NOTE_FILE, orjson.dumps(note))
         namespace = tuple(note["namespace"])
         if heritage is not None:
-            snapshot = Snapshot(backend, namespace, (*namespace, BEFORE), _embedder_of(config))
-            return RunMemory(snapshot, namespace, note["copied"], backend)
+            before = FrozenView(backend, namespace, before=(*namespace, BEFORE), embedder=_embedder_of(config))
+            return RunMemory(before, namespace, note["copied"], backend)
     except BaseException:
         backend.close()
         raise
@@ -130,8 +132,7 @@ def drop_run_memory(config: CollectConfig, folder: Path) -> None:
     (folder / NOTE_FILE).unlink()
     if is_shared(config.backend):
         with closing(_open(config, folder)) as backend:
-            for namespace in (tuple(note["namespace"]), (*note["namespace"], BEFORE)):
-                backend.delete(namespace)
+            forget(backend, tuple(note["namespace"]), known=[BEFORE])
     else:
         shutil.rmtree(folder / MEMORY_FOLDER, ignore_errors=True)
 
@@ -159,7 +160,7 @@ def _embedder(name: str) -> Embedder:
 
 def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, heritage: Heritage | None) -> dict[str, Any]:
     # What was cut short leaves no note and is made again: the same keys, under a new name where others are.
-    namespace = (*OWN, uuid4().hex) if is_shared(config.backend) else OWN
+    namespace = (*RUNS, uuid4().hex) if is_shared(config.backend) else OWN
     store = folder / config.store if config.store else None
     frozen = config.scope == "tasks" and config.visible == "frozen"
     if heritage is None:
@@ -202,15 +203,16 @@ def check_source(source: Path) -> tuple[str, Namespace]:
     name, prefix = f"chroma:{source}", cast(Namespace, ())
     if (source / RUN_FILE).exists():
         note, name = _read_note(source), str(read_config(source).get("backend", ""))
-        if note is None and is_shared(name):
+        # Without a note: dropped, or in a folder and of before runs could share one.
+        if note is None and is_served(name):
             raise ConfigError(f"the run {source} has no memory at {name} (any more); {what}")
         prefix = OWN if note is None else tuple(note["namespace"])
         if name == "chroma":
             name = f"chroma:{source / MEMORY_FOLDER}"
         if name == "in-context":
             raise ConfigError(f"the run {source} left no store, its memory was in-context; play it with backend chroma")
-    if name.startswith("chroma:") and not is_shared(name):
-        place = Path(name.removeprefix("chroma:"))
+    if name.startswith("chroma:") and not is_served(name):
+        place = Path(name.removeprefix("chroma:")).absolute()
         if not (place / DATABASE_FILE).exists() and not (place / MARK_FILE).exists():
             raise ConfigError(f"the store {place} holds no memory; {what}")
     return name, prefix

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from lamer_memory.errors import MemoryBackendError
 
 Namespace = tuple[str, ...]
 Kind = Literal["trajectory", "reflection"]
 MetadataValue = str | int | float | bool | None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +130,38 @@ class MemoryBackend(ABC):
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
+
+
+class Search(NamedTuple):
+    """The arguments of one `MemoryBackend.search`."""
+
+    namespace: Namespace
+    query: str | None = None
+    filter: Mapping[str, MetadataValue] | None = None
+    limit: int = 10
+
+
+Asking = Generator[Search, list[ScoredRecord], T]
+"""What needs several searches, written once for both worlds: it yields each search, is sent its answer, returns T."""
+
+
+def ask(backend: MemoryBackend, asking: Asking[T]) -> T:
+    """What `asking` returns once `backend` has answered its searches."""
+    try:
+        search = next(asking)
+        while True:
+            search = asking.send(backend.search(*search))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+async def aask(backend: MemoryBackend, asking: Asking[T]) -> T:
+    """`ask`, async."""
+    try:
+        search = next(asking)
+        while True:
+            search = asking.send(await backend.asearch(*search))
+    except StopIteration as done:
+        result: T = done.value
+        return result

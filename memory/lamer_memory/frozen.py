@@ -1,53 +1,83 @@
-"""A store as it was at one moment, for training: what a collection may see is fixed before its first trial.
+"""What a run may see of other tasks, fixed before its first trial.
 
 What must stay true: whatever is written after the view was made is invisible to its searches, with one exception, a
 trial's own records (a search that filters on the trial's id), without which no trial could learn from its failures.
 So the trials of a group never see each other's records, and a collection sees the same in whatever order it is played.
-A record that is overwritten after the view was made is neither shown as it was nor as it is.
+
+Two ways to say what is visible. `visible` names records of the namespace itself by their digests: one that is
+overwritten after the view was made is neither shown as it was nor as it is. `before` is another namespace, which nobody
+writes to once the run plays. There an answer depends on its records and the query alone, with an `embedder` to the last
+place: a store's index of nearest neighbours is approximate, and has to choose among records that are equally near (all
+that a group wrote about one task are), so every record is compared, and of equals the newest comes first. Training that
+is resumed then sees what it would have seen.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
-from lamer_memory.encoding import digest, encode
+from lamer_memory.base import (
+    Asking,
+    MemoryBackend,
+    MemoryRecord,
+    MetadataValue,
+    Namespace,
+    ScoredRecord,
+    Search,
+    aask,
+    ask,
+)
+from lamer_memory.embedders import Embedder
+from lamer_memory.encoding import about, digest, encode, storable
 from lamer_memory.errors import MemoryClosedError
+from lamer_memory.hygiene import EVERYTHING, all_namespaces, read_all
+from lamer_memory.in_context import matches
 from lamer_memory.recall import TRIAL_KEY
 
-EVERYTHING = 1_000_000_000
+if TYPE_CHECKING:
+    import numpy as np
+
+RANKINGS = 64
+"""Latest queries whose rankings are kept."""
+DECIMALS = 9
+"""Similarities that differ by less are equal: what is beyond is the noise of adding up."""
 
 
 class FrozenView(MemoryBackend):
-    """`backend` with its `namespace` frozen as it is now; other namespaces, a trial's own included, pass through.
+    """`backend` with its `namespace` frozen; other namespaces, a trial's own included, and all writes pass through.
 
-    Writes go to the backend. Closing the view leaves the backend open. Reading the namespace takes its time: with an
-    event loop running use `afrozen_view`. `visible` is another view's, for a process that goes on with its work.
+    Shown is what `visible` says (another view's, for a process that goes on with its work), or what is in `before`, by
+    default the namespace as it is now. Without an `embedder` the backend ranks. Closing the view leaves the backend
+    open. Making it takes its time: with an event loop running use `afrozen_view`.
     """
 
-    def __init__(self, backend: MemoryBackend, namespace: Namespace, visible: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        backend: MemoryBackend,
+        namespace: Namespace,
+        visible: Mapping[str, str] | None = None,
+        *,
+        before: Namespace | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
         self.persistent = backend.persistent
         self._backend = backend
         self._namespace = namespace
-        self._visible = visible_now(backend, namespace) if visible is None else dict(visible)
+        self._source = namespace if before is None else before
+        self._visible = visible_now(backend, namespace) if visible is None and before is None else visible
+        self._exact = None if embedder is None else self._compared(embedder)
         self._closed = False
 
-    def __len__(self) -> int:
-        """The number of records of the namespace that are visible."""
-        return len(self._visible)
-
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
-        self._check_open()
-        self._backend.put(namespace, records)
+        self._open().put(namespace, records)
 
     async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
-        self._check_open()
-        await self._backend.aput(namespace, records)
+        await self._open().aput(namespace, records)
 
     async def aput_all(self, writes: Sequence[tuple[Namespace, Sequence[MemoryRecord]]]) -> list[Exception | None]:
-        self._check_open()
-        return await self._backend.aput_all(writes)
+        return await self._open().aput_all(writes)
 
     def search(
         self,
@@ -56,16 +86,7 @@ class FrozenView(MemoryBackend):
         filter: Mapping[str, MetadataValue] | None = None,
         limit: int = 10,
     ) -> list[ScoredRecord]:
-        self._check_open()
-        if self._passes(namespace, filter):
-            return self._backend.search(namespace, query, filter, limit)
-        shown: list[ScoredRecord] = []
-        for size in _sizes(limit):
-            found = self._backend.search(namespace, query, filter, size)
-            shown = self._shown(found)
-            if len(shown) >= limit or len(found) < size:
-                break
-        return shown[: max(0, limit)]
+        return ask(self._open(), self._asking(Search(namespace, query, filter, limit)))
 
     async def asearch(
         self,
@@ -74,37 +95,44 @@ class FrozenView(MemoryBackend):
         filter: Mapping[str, MetadataValue] | None = None,
         limit: int = 10,
     ) -> list[ScoredRecord]:
-        self._check_open()
-        if self._passes(namespace, filter):
-            return await self._backend.asearch(namespace, query, filter, limit)
-        shown: list[ScoredRecord] = []
-        for size in _sizes(limit):
-            found = await self._backend.asearch(namespace, query, filter, size)
-            shown = self._shown(found)
-            if len(shown) >= limit or len(found) < size:
-                break
-        return shown[: max(0, limit)]
+        return await aask(self._open(), self._asking(Search(namespace, query, filter, limit)))
 
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
-        self._check_open()
-        self._backend.delete(namespace, keys)
+        self._open().delete(namespace, keys)
 
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
-        self._check_open()
-        await self._backend.adelete(namespace, keys)
+        await self._open().adelete(namespace, keys)
+
+    def namespaces(self) -> list[Namespace]:
+        """The backend's."""
+        return all_namespaces(self._open())
 
     def close(self) -> None:
         self._closed = True
 
-    def _passes(self, namespace: Namespace, filter: Mapping[str, MetadataValue] | None) -> bool:
-        return namespace != self._namespace or TRIAL_KEY in (filter or {})
+    def _asking(self, search: Search) -> Asking[list[ScoredRecord]]:
+        if search.namespace != self._namespace or TRIAL_KEY in (search.filter or {}):
+            return (yield search)
+        if self._exact is not None and search.query is not None:
+            return self._exact.search(search.query, search.filter, search.limit)
+        shown: list[ScoredRecord] = []
+        for size in _sizes(search.limit):
+            found = yield search._replace(namespace=self._source, limit=size)
+            shown = [entry for entry in found if self._shows(entry.record)]
+            if len(shown) >= search.limit or len(found) < size:
+                break
+        return shown[: max(0, search.limit)]
 
-    def _shown(self, found: Sequence[ScoredRecord]) -> list[ScoredRecord]:
-        return [entry for entry in found if self._visible.get(entry.record.key) == _version(entry.record)]
+    def _shows(self, record: MemoryRecord) -> bool:
+        return self._visible is None or self._visible.get(record.key) == _version(record)
 
-    def _check_open(self) -> None:
+    def _compared(self, embedder: Embedder) -> _Exact:
+        return _Exact([record for record in read_all(self._backend, self._source) if self._shows(record)], embedder)
+
+    def _open(self) -> MemoryBackend:
         if self._closed:
             raise MemoryClosedError("the frozen view was closed; make a new one of the backend")
+        return self._backend
 
 
 async def afrozen_view(backend: MemoryBackend, namespace: Namespace) -> FrozenView:
@@ -114,7 +142,7 @@ async def afrozen_view(backend: MemoryBackend, namespace: Namespace) -> FrozenVi
 
 def visible_now(backend: MemoryBackend, namespace: Namespace) -> dict[str, str]:
     """What a view made now would show: the digest of each record under its key."""
-    return {entry.record.key: _version(entry.record) for entry in backend.search(namespace, limit=EVERYTHING)}
+    return {record.key: _version(record) for record in read_all(backend, namespace)}
 
 
 def _version(record: MemoryRecord) -> str:
@@ -128,3 +156,49 @@ def _sizes(limit: int) -> Iterator[int]:
         yield size
         size *= 4
     yield EVERYTHING
+
+
+class _Exact:
+    """Records that do not change, ranked by cosine similarity, all of them for every query."""
+
+    def __init__(self, records: Sequence[MemoryRecord], embedder: Embedder) -> None:
+        """`records` come newest first."""
+        self._records = records
+        self._embedder = embedder
+        self._vectors: np.ndarray | None = None
+        self._rankings: dict[str, _Ranking] = {}
+
+    def search(self, query: str, filter: Mapping[str, MetadataValue] | None, limit: int) -> list[ScoredRecord]:
+        found: list[ScoredRecord] = []
+        if not self._records or limit < 1:
+            return found
+        ranking = self._ranking(query)
+        for place, score in zip(ranking.places, ranking.scores, strict=True):
+            if matches(self._records[place], filter):
+                found.append(ScoredRecord(self._records[place], float(score)))
+                if len(found) == limit:
+                    break
+        return found
+
+    def _ranking(self, query: str) -> _Ranking:
+        """Every episode of a group asks the same again."""
+        if query not in self._rankings:
+            import numpy as np
+
+            if self._vectors is None:
+                self._vectors = np.asarray(self._embedder.embed([storable(about(record)) for record in self._records]))
+            # Row by row, so that equal rows score equally wherever they stand (a matrix product does not promise that).
+            target = np.asarray(self._embedder.embed([storable(query)])[0])
+            scores = (self._vectors * target).sum(axis=1).round(DECIMALS)
+            places = np.argsort(-scores, kind="stable")
+            while len(self._rankings) >= RANKINGS:
+                del self._rankings[next(iter(self._rankings))]
+            self._rankings[query] = _Ranking(places, scores[places].clip(0.0, 1.0))
+        return self._rankings[query]
+
+
+class _Ranking(NamedTuple):
+    """Places of all records, the best first, and their scores."""
+
+    places: np.ndarray
+    scores: np.ndarray

@@ -208,6 +208,17 @@ def prune(
     return chosen
 
 
+def forget(backend: MemoryBackend, prefix: Namespace, *, known: Iterable[str] = ()) -> None:
+    """Delete every namespace that begins with `prefix`: all of a user's, a run's, an agent's memory.
+
+    Where the backend cannot list them: the prefix itself and those that one of the `known` labels makes of it.
+    """
+    listed = callable(getattr(backend, "namespaces", None))
+    names = all_namespaces(backend, prefix) if listed else [prefix, *((*prefix, label) for label in known)]
+    for name in names:
+        backend.delete(name)
+
+
 # -- JSON lines -------------------------------------------------------------------------------------------------------
 
 

@@ -1,18 +1,30 @@
 """From a store to what the next episode sees: which records, in which order, how long.
 
-What must stay true: the pure functions `select_own` and `select_similar` decide everything; the sync and async forms
-differ only in how they ask the backend. A trial's own records are recognised by their deterministic key, so a record
-of a later episode (left by a fork or a replay) or of another trial never slips in; and the records of other trials of
-the same task never count as similar ones, or the trials of a training group would read each other's answers.
+What must stay true: the pure functions `select_own` and `select_similar` decide everything; what is asked of the
+backend is written once for the sync and the async forms. A trial's own records are recognised by their deterministic
+key, so a record of a later episode (left by a fork or a replay) or of another trial never slips in; and the records of
+other trials of the same task never count as similar ones, or the trials of a training group would read each other's
+answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
-from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord, record_key
+from lamer_memory.base import (
+    Asking,
+    Kind,
+    MemoryBackend,
+    MemoryRecord,
+    MetadataValue,
+    Namespace,
+    ScoredRecord,
+    Search,
+    aask,
+    ask,
+    record_key,
+)
 from lamer_memory.config import Contents, MemoryConfig, Outcomes
 
 CUT_MARK = " ...[cut]"
@@ -120,20 +132,14 @@ def own_records(
     config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, episode: int
 ) -> list[MemoryRecord]:
     """What the coming `episode` (from 0) sees of its trial's earlier ones. `namespace` is `trial_namespace`'s."""
-    if _sees_nothing(config, episode):
-        return []
-    found = backend.search(namespace, **_own_search(config, trial_id, episode))
-    return select_own(_records(found), config, trial_id, episode)
+    return ask(backend, _own(config, namespace, trial_id, episode))
 
 
 async def aown_records(
     config: MemoryConfig, backend: MemoryBackend, namespace: Namespace, trial_id: str, episode: int
 ) -> list[MemoryRecord]:
     """`own_records`, async."""
-    if _sees_nothing(config, episode):
-        return []
-    found = await backend.asearch(namespace, **_own_search(config, trial_id, episode))
-    return select_own(_records(found), config, trial_id, episode)
+    return await aask(backend, _own(config, namespace, trial_id, episode))
 
 
 def similar_records(
@@ -150,16 +156,7 @@ def similar_records(
 
     `query` is how the task looks at first. Without a `task_id` other trials of the same task count too.
     """
-    if config.scope != "tasks":
-        return []
-    everything: list[ScoredRecord] = []
-    for success in _searched(config):
-        for search in _similar_searches(config, query, episode, success):
-            found = backend.search(namespace, **search)
-            if _is_enough(found, search, config, trial_id, task_id):
-                break
-        everything += found
-    return select_similar(_records(_ranked(everything)), config, trial_id, task_id)
+    return ask(backend, _similar(config, namespace, trial_id, query, episode, task_id))
 
 
 async def asimilar_records(
@@ -173,61 +170,50 @@ async def asimilar_records(
     task_id: str | None = None,
 ) -> list[MemoryRecord]:
     """`similar_records`, async."""
+    return await aask(backend, _similar(config, namespace, trial_id, query, episode, task_id))
+
+
+def _own(config: MemoryConfig, namespace: Namespace, trial_id: str, episode: int) -> Asking[list[MemoryRecord]]:
+    if config.contents == "none" or episode < 1:
+        return []
+    # Newest first with a limit: leave room for later episodes that a fork or a replay of this trial left behind.
+    filter = None if config.scope == "trial" else {TRIAL_KEY: trial_id}
+    found = yield Search(namespace, None, filter, 4 * episode + 100)
+    return select_own((entry.record for entry in found), config, trial_id, episode)
+
+
+def _similar(
+    config: MemoryConfig, namespace: Namespace, trial_id: str, query: str, episode: int, task_id: str | None
+) -> Asking[list[MemoryRecord]]:
+    """Wider and wider searches: the task's own records match it best and are dropped afterwards, however many."""
+
+    def selected(found: Iterable[ScoredRecord]) -> list[MemoryRecord]:
+        return select_similar((entry.record for entry in found), config, trial_id, task_id)
+
     if config.scope != "tasks":
         return []
+    wanted = kinds(config.contents)
     everything: list[ScoredRecord] = []
     for success in _searched(config):
-        for search in _similar_searches(config, query, episode, success):
-            found = await backend.asearch(namespace, **search)
-            if _is_enough(found, search, config, trial_id, task_id):
+        filter: dict[str, MetadataValue] = {"kind": wanted[0]} if len(wanted) == 1 else {}
+        if success is not None:
+            filter["success"] = success
+        limit = config.k + len(wanted) * episode
+        found: list[ScoredRecord] = []
+        while True:
+            limit = min(limit, MAX_SIMILAR)
+            found = yield Search(namespace, query, filter or None, limit)
+            if len(found) < limit or len(selected(found)) >= config.k or limit == MAX_SIMILAR:
                 break
+            limit *= 4
         everything += found
-    return select_similar(_records(_ranked(everything)), config, trial_id, task_id)
-
-
-def _sees_nothing(config: MemoryConfig, episode: int) -> bool:
-    return config.contents == "none" or episode < 1
-
-
-def _own_search(config: MemoryConfig, trial_id: str, episode: int) -> dict[str, Any]:
-    # Newest first with a limit: leave room for later episodes that a fork or a replay of this trial left behind.
-    limit = 4 * episode + 100
-    return {"limit": limit} if config.scope == "trial" else {"limit": limit, "filter": {TRIAL_KEY: trial_id}}
+    # The answers of several searches as one, the most similar first; unranked ones stay in their order.
+    return selected(sorted(everything, key=lambda entry: -(entry.score or 0.0)))
 
 
 def _searched(config: MemoryConfig) -> tuple[bool | None, ...]:
     """What to ask for, one after the other: successes, failures, or (None) both at once."""
-    if config.outcomes == "any":
-        return (None,)
-    return _SUCCESS[config.outcomes]
-
-
-def _similar_searches(config: MemoryConfig, query: str, episode: int, success: bool | None) -> Iterator[dict[str, Any]]:
-    """Wider and wider searches: the task's own records match it best and are dropped afterwards, however many."""
-    wanted = kinds(config.contents)
-    filter: dict[str, MetadataValue] = {"kind": wanted[0]} if len(wanted) == 1 else {}
-    if success is not None:
-        filter["success"] = success
-    limit = config.k + len(wanted) * episode
-    while limit <= MAX_SIMILAR:
-        yield {"query": query, "limit": limit, "filter": filter or None}
-        limit *= 4
-    yield {"query": query, "limit": MAX_SIMILAR, "filter": filter or None}
-
-
-def _is_enough(
-    found: Sequence[ScoredRecord], search: Mapping[str, Any], config: MemoryConfig, trial_id: str, task_id: str | None
-) -> bool:
-    return len(found) < search["limit"] or len(select_similar(_records(found), config, trial_id, task_id)) >= config.k
-
-
-def _ranked(found: Sequence[ScoredRecord]) -> list[ScoredRecord]:
-    """The answers of several searches as one, the most similar first; unranked ones stay in their order."""
-    return sorted(found, key=lambda entry: -(entry.score or 0.0))
-
-
-def _records(found: Iterable[ScoredRecord]) -> Iterable[MemoryRecord]:
-    return (entry.record for entry in found)
+    return (None,) if config.outcomes == "any" else _SUCCESS[config.outcomes]
 
 
 def _key_in(trial_id: str, record: MemoryRecord) -> str:

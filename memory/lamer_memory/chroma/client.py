@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,7 @@ class ChromaConnection:
         self.process = os.getpid()
         self._retry_s = retry_s
         self._release = release
+        self._making = threading.Lock()
 
     @property
     def ephemeral(self) -> bool:
@@ -127,12 +129,13 @@ class ChromaConnection:
         """
         full = f"{name}-{uuid4().hex}" if self.ephemeral else name
         self._check_name(full)
-        found = self.find(full)
-        if found is None:
-            if not make:
-                raise MemoryBackendError(f"{self.name} holds no collection '{full}'")
-            found = self.create(full, kind, NO_VECTORS if embedder is None else embedder)
-            self._mark(full)
+        with self._making:  # several threads may open one directory
+            found = self.find(full)
+            if found is None:
+                if not make:
+                    raise MemoryBackendError(f"{self.name} holds no collection '{full}'")
+                found = self.create(full, kind, NO_VECTORS if embedder is None else embedder)
+                self._mark(full)
         self.check(found, kind, embedder)
         # Chroma takes an index that is gone for a new one and answers from what was written last; the oldest record
         # then has no vector, and reading that fails.

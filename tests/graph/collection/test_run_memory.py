@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from lamer_graph.errors import ConfigError, PolicyConnectionError
 from lamer_graph.runlog import check, read_config, read_trials
 from lamer_memory import ChromaMemory, MemoryBackendError, MemoryConfigError, make_record
 from lamer_memory.chroma import process as chroma_process
-from lamer_memory.hygiene import all_namespaces, read_all
+from lamer_memory.hygiene import all_namespaces, forget, read_all
 from read_only import read_only
 from scripted import ScriptedPolicy, cautious_player, is_reflection, memory_lines, random_player
 
@@ -38,6 +39,14 @@ def reads(folder: Path) -> dict[str, list[list[str]]]:
         trial["trial_id"]: [read["keys"] for read in trial["memory_reads"]]
         for trial in read_trials(folder)
         if trial["error"] is None
+    }
+
+
+def written(folder: Path) -> dict[str, list[str]]:
+    """Per trial, the keys that it wrote."""
+    return {
+        trial["trial_id"]: [key for write in trial["memory_writes"] for key in write["keys"]]
+        for trial in read_trials(folder)
     }
 
 
@@ -387,6 +396,79 @@ def test_a_dropped_memory_is_gone_and_nothing_goes_on_from_it(tmp_path: Path) ->
     assert sorted(path.name for path in (tmp_path / "0").iterdir()) == ["run.json", "trials.jsonl"]
     with pytest.raises(ConfigError, match="holds no memory"):
         run(settings.model_copy(update={"store": "../0"}), tmp_path / "1", heritage=ALL)
+
+
+# -- in one place -----------------------------------------------------------------------------------------------------
+
+
+def spaces(place: Path) -> dict[tuple[str, ...], set[str]]:
+    """What the namespaces there hold: the trials of their records."""
+    memory = ChromaMemory(place, embedder=None, read_only=True)
+    found = {
+        name: {str(record.metadata["trial_id"]) for record in read_all(memory, name)} for name in all_namespaces(memory)
+    }
+    memory.close()
+    return found
+
+
+@pytest.mark.parametrize("scope", ["trial", "tasks"])
+def test_two_runs_in_one_directory_keep_apart(tmp_path: Path, scope: str) -> None:
+    settings = config(backend=f"chroma:{tmp_path / 'both'}", scope=scope, tasks=8)
+    calls = 0
+
+    def failing(messages: Any, sampling: Any) -> str:
+        nonlocal calls
+        calls += 1
+        if calls > 60:
+            raise PolicyConnectionError("gone")
+        return random_player(messages, sampling)
+
+    assert run(settings, tmp_path / "one", ScriptedPolicy(failing), concurrency=3).failed
+    first = {name[:2] for name in spaces(tmp_path / "both")}
+    run(settings, tmp_path / "two")  # the same tasks and trials: the same keys
+    of_two = {name[:2] for name in spaces(tmp_path / "both")} - first
+    assert len(first) == len(of_two) == 1
+    run(settings, tmp_path / "one", resume=True)
+    assert {name[:2] for name in spaces(tmp_path / "both")} == first | of_two
+    run(config(scope=scope, tasks=8), tmp_path / "alone")
+    assert reads(tmp_path / "one") == reads(tmp_path / "two") == reads(tmp_path / "alone")
+    before = spaces(tmp_path / "both")
+    drop_run_memory(settings, tmp_path / "one")
+    assert spaces(tmp_path / "both") == {name: trials for name, trials in before.items() if name[:2] in of_two}
+    drop_run_memory(settings, tmp_path / "two")
+    assert spaces(tmp_path / "both") == {}
+
+
+def test_two_runs_play_in_one_directory_at_once(tmp_path: Path) -> None:
+    settings = config(backend=f"chroma:{tmp_path / 'both'}", scope="tasks", tasks=6)
+
+    async def main() -> None:
+        folders = (tmp_path / "one", tmp_path / "two")
+        await asyncio.gather(*(collect(settings, ScriptedPolicy(random_player), folder) for folder in folders))
+
+    asyncio.run(main())
+    assert reads(tmp_path / "one") == reads(tmp_path / "two")
+    assert foreign(tmp_path / "one") == []
+    assert len({name[:2] for name in spaces(tmp_path / "both")}) == 2
+
+
+def test_a_run_of_before_runs_could_share_a_directory_is_played_on_and_read(tmp_path: Path) -> None:
+    settings = config(backend=f"chroma:{tmp_path / 'both'}", scope="tasks", tasks=4)
+    run(settings, tmp_path / "new")
+    run(settings, tmp_path / "old")
+    note = json.loads((tmp_path / "old" / "memory.json").read_bytes())
+    memory = ChromaMemory(tmp_path / "both")
+    memory.put(("lamer",), read_all(memory, tuple(note["namespace"]))[::-1])
+    forget(memory, tuple(note["namespace"]))
+    memory.close()
+    (tmp_path / "old" / "memory.json").write_text(json.dumps({**note, "namespace": ["lamer"]}))
+    run(settings, tmp_path / "old", resume=True)
+    after = config(scope="tasks", split="test", tasks=2, store="../old")
+    run(after, tmp_path / "after")
+    assert copied_of(tmp_path / "after") == sum(len(set(keys)) for keys in written(tmp_path / "old").values())
+    (tmp_path / "old" / "memory.json").unlink()  # as with scope "trial"
+    run(after, tmp_path / "again")
+    assert copied_of(tmp_path / "again") == copied_of(tmp_path / "after")
 
 
 # -- on a server ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lamer_memory import ABOUT_KEY, InContextMemory, MemoryConfig, make_record, own_records, similar_records
 from lamer_memory.chroma.memory import ChromaMemory
 from lamer_memory.embedders import HashingEmbedder
-from lamer_memory.snapshot import RANKINGS, Snapshot
+from lamer_memory.frozen import RANKINGS, FrozenView
 
 RUN, BEFORE = ("run",), ("run", "before")
 HASHING = HashingEmbedder()
@@ -29,7 +29,7 @@ def test_the_nearest_come_first_and_of_equally_near_ones_the_newest(rows, query,
     memory = InContextMemory()
     records = [record(str(place), subject, success=success) for place, (subject, success) in enumerate(rows)]
     memory.put(BEFORE, records)
-    view = Snapshot(memory, RUN, BEFORE, HASHING)
+    view = FrozenView(memory, RUN, before=BEFORE, embedder=HASHING)
     target = HASHING.embed([query])[0]
 
     def cosine(one):
@@ -49,7 +49,7 @@ def test_the_nearest_come_first_and_of_equally_near_ones_the_newest(rows, query,
 def test_what_the_run_writes_changes_nothing_of_what_it_sees_of_others(embedder):
     memory = ChromaMemory()
     memory.put(BEFORE, [record("a", "? 1 .", "of a"), record("b", "? 2 .", "of b"), record("same", "? 1 1", "then")])
-    view = Snapshot(memory, RUN, BEFORE, embedder)
+    view = FrozenView(memory, RUN, before=BEFORE, embedder=embedder)
 
     def seen():
         return [one.text for one in similar_records(SETTINGS, view, RUN, "me", "? 1 .", 1, task_id="mine")]
@@ -69,8 +69,8 @@ def test_what_the_run_writes_changes_nothing_of_what_it_sees_of_others(embedder)
 def test_any_number_of_queries_is_answered_alike():
     memory = InContextMemory()
     memory.put(BEFORE, [record(str(number), f"{number} {number % 7}") for number in range(30)])
-    view = Snapshot(memory, RUN, BEFORE, HASHING)
+    view = FrozenView(memory, RUN, before=BEFORE, embedder=HASHING)
     queries = [f"{number} 3" for number in range(2 * RANKINGS)]
     once = [view.search(RUN, query) for query in queries]
     assert [view.search(RUN, query) for query in queries] == once
-    assert Snapshot(memory, RUN, ("empty",), HASHING).search(RUN, "x") == []
+    assert FrozenView(memory, RUN, before=("empty",), embedder=HASHING).search(RUN, "x") == []
