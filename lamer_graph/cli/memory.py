@@ -294,7 +294,7 @@ def _opened(
     if store.startswith(("postgresql://", "postgres://")):
         from lamer_memory.store import StoreMemory
 
-        backend: MemoryBackend = StoreMemory(store, read_only=read_only)
+        backend: MemoryBackend = StoreMemory(store, embedder=embedder, read_only=read_only)
     else:
         from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, is_url
         from lamer_memory.chroma.memory import ChromaMemory

@@ -337,7 +337,7 @@ class Store:
             "--embedder",
             metavar="NAME",
             rich_help_panel=MEMORY,
-            help="With scope tasks and Chroma: what tasks are compared by: hashing, minilm or URL#MODEL.",
+            help="With scope tasks: what tasks are compared by: hashing, minilm or URL#MODEL.",
         ),
     ] = "hashing"
     store: Annotated[
@@ -379,7 +379,7 @@ class Store:
                 found["store"] = str(self.store.resolve())
             found["visible"] = "live" if self.live else "frozen"
             found["outcomes"] = self.outcomes
-            if backend == "chroma":
+            if backend.partition(":")[0] in ("chroma", "store"):
                 found["embedder"] = self.embedder
         return found
 
@@ -400,8 +400,8 @@ class Store:
         for name, given in about_tasks.items():
             if given and "tasks" not in scopes:
                 raise ConfigError(f"{name} is about the memory of other tasks: use it with --scope tasks")
-        if self.embedder != "hashing" and "chroma" not in backends:
-            raise ConfigError("--embedder is what Chroma compares tasks by: use it with --backend chroma")
+        if self.embedder != "hashing" and not {"chroma", "store"} & {backend.partition(":")[0] for backend in backends}:
+            raise ConfigError("--embedder is what a store compares tasks by: use it with --backend chroma or store")
         if filled and self.store is not None:
             raise ConfigError("--warm and --store exclude each other: what is the memory filled with?")
         if self.store is not None:

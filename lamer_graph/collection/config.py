@@ -38,7 +38,7 @@ class CollectConfig(BaseModel):
     from `store` first, which is an earlier run's folder or a Chroma directory (taken from the run's own folder if
     relative); `visible="frozen"` then shows what was there before the run's first trial, "live" also what its other
     trials have written (see `run_memory`). `outcomes` chooses among their records by what they came to (see
-    `MemoryConfig`); `embedder` says what Chroma compares them by ("hashing", "minilm" or "URL#MODEL", see
+    `MemoryConfig`); `embedder` says what they are compared by ("hashing", "minilm" or "URL#MODEL", see
     `lamer_memory.embedders`).
     """
 
@@ -128,10 +128,10 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
         )
     if config.embedder != HASHING:
         open_embedder(config.embedder)
-        if name != "chroma":
+        if name not in ("chroma", "store"):
             raise ConfigError(
-                f"embedder '{config.embedder}' and backend '{config.backend}' exclude each other: only Chroma ranks "
-                "by vectors; use backend 'chroma'"
+                f"embedder '{config.embedder}' and backend '{config.backend}' exclude each other: it does not rank by "
+                "vectors; use backend 'chroma' or 'store'"
             )
         if urlsplit(config.embedder).password:
             raise ConfigError("the address of an embedder may not hold a password, it would be logged")

@@ -46,6 +46,8 @@ BEFORE = "before"
 """Label below a run's namespace of what it inherited."""
 COPY_BATCH = 200
 PROBE_SECONDS = 3.0
+RANKING = ("chroma", "store")
+"""Backends that take an embedder."""
 
 
 class RunMemory(NamedTuple):
@@ -75,12 +77,14 @@ def probe_memory(config: CollectConfig) -> None:
     """
     check_memory(config)
     patience: dict[str, Any] = {}
-    if config.backend.startswith("chroma"):
+    if _embedder_of(config) is not None:
         embedder = open_embedder(config.embedder)
         if isinstance(embedder, EndpointEmbedder):
             embedder = EndpointEmbedder(embedder.base_url, embedder.model, retry_s=PROBE_SECONDS)
         embedder.embed(["?"])
-        patience = {"retry_s": PROBE_SECONDS, "embedder": embedder}
+        patience["embedder"] = embedder
+    if config.backend.startswith("chroma"):
+        patience["retry_s"] = PROBE_SECONDS
     open_backend(config.backend, **patience).close()
 
 
@@ -139,17 +143,28 @@ def drop_run_memory(config: CollectConfig, folder: Path) -> None:
 
 def _open(config: CollectConfig, folder: Path) -> MemoryBackend:
     place = f"chroma:{folder / MEMORY_FOLDER}" if config.backend == "chroma" else config.backend
-    if not place.startswith("chroma"):
-        return open_backend(place)
+    if place == config.backend and place.partition(":")[0] != "chroma":
+        note = _read_note(folder)
+        # A run of before such a store had an index goes on as it began: with the newest records.
+        older = note is not None and "embedder" not in note
+        return open_backend(place) if older else open_backend(place, **_ranking(config))
     if config.scope == "trial" and config.backend == "chroma":
         # Only their own trial reads these records, so no vectors; and the loop that plays does not wait for a write.
         return ChromaProcess(folder / MEMORY_FOLDER, embedder=None)
-    return open_backend(place, embedder=_embedder_of(config))
+    return open_backend(place, **_ranking(config))
+
+
+def _ranking(config: CollectConfig) -> dict[str, Any]:
+    """What the backend is told of embedding."""
+    embedder = _embedder_of(config)
+    return {} if embedder is None else {"embedder": embedder}
 
 
 def _embedder_of(config: CollectConfig) -> Embedder | None:
     """What turns texts into vectors for this run, None where the backend does not rank by them."""
-    return _embedder(config.embedder) if config.backend.partition(":")[0] == "chroma" else None
+    kind = config.backend.partition(":")[0]
+    ranks = kind == "chroma" or (kind == "store" and config.scope == "tasks")
+    return _embedder(config.embedder) if ranks else None
 
 
 @lru_cache(maxsize=2)
@@ -176,6 +191,7 @@ def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, herita
         "namespace": list(namespace),
         "copied": len(records),
         "visible": visible,
+        "embedder": config.embedder,
     }
 
 
@@ -222,8 +238,8 @@ def _open_source(source: Path) -> tuple[MemoryBackend, Namespace]:
     """The store at `source`, to be read whole and left untouched, and the namespace that counts there."""
     name, prefix = check_source(source)
     kind = name.partition(":")[0]
-    options = {"chroma": {"embedder": None, "read_only": True}, "store": {"read_only": True}}
-    return open_backend(name, **options.get(kind, {})), prefix
+    options = {"read_only": True, "embedder": None} if kind in RANKING else {}
+    return open_backend(name, **options), prefix
 
 
 class _Stored(NamedTuple):

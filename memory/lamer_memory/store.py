@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.embedders import Embedder, embedder_of, open_embedder
 from lamer_memory.encoding import (
     WriteOrder,
     about,
@@ -36,9 +37,14 @@ from lamer_memory.in_context import matches
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore, Item, Op, SearchItem
 
+T = TypeVar("T")
+Doing = Generator[Sequence["Op"], list[Any], T]
+
 ROOT = "lamer-memory"
 END = "="
 """Last label of each of our namespaces; an escaped label never looks like it."""
+NOTE = ("lamer-memory-note",)
+"""Where a database notes what its texts are embedded with."""
 EVERYTHING = 1_000_000_000
 LABEL_CHARS = 120
 SEQ_DIGITS = 20
@@ -49,18 +55,24 @@ class StoreMemory(MemoryBackend):
     """Records in a LangGraph store, which the caller opens, sets up and closes.
 
     A text "postgresql://.." opens a PostgresStore there instead (extra `checkpoint`), sets its tables up, and closes it
-    with this object. A `read_only` one refuses writes and sets nothing up. Raises MemoryConfigError for anything else,
+    with this object; with an `embedder` ("hashing", "minilm", "URL#MODEL" or an Embedder), which the database notes, it
+    has an index (pgvector), and without one that which filled it. A `read_only` one refuses writes and sets nothing
+    up. Raises MemoryConfigError for anything else,
     MemoryBackendError where the store fails.
     """
 
-    def __init__(self, store: BaseStore | str, *, read_only: bool = False) -> None:
+    def __init__(
+        self, store: BaseStore | str, *, embedder: str | Embedder | None = None, read_only: bool = False
+    ) -> None:
         from langgraph.store.base import BaseStore
         from langgraph.store.memory import InMemoryStore
 
         self.read_only = read_only
         self._owned = ExitStack()
         if isinstance(store, str):
-            store = self._open_postgres(store)
+            store = self._open_postgres(store, None if embedder is None else open_embedder(embedder))
+        elif embedder is not None:
+            raise MemoryConfigError("an embedder goes with an address: a store that is given ranks by its own `index`")
         if not isinstance(store, BaseStore):
             raise MemoryConfigError(f"StoreMemory takes a LangGraph BaseStore or 'postgresql://..', not {store!r}")
         self._store = store
@@ -72,37 +84,58 @@ class StoreMemory(MemoryBackend):
         self._order = WriteOrder()
         self._order_known = False
 
-    def _open_postgres(self, uri: str) -> BaseStore:
+    def _open_postgres(self, uri: str, embedder: Embedder | None) -> BaseStore:
         if not uri.startswith(("postgresql://", "postgres://")):
             raise MemoryConfigError(f"StoreMemory opens 'postgresql://..' by itself, not {uri!r}; give it the store")
         try:
             from langgraph.store.postgres import PostgresStore
         except ImportError as error:
             raise MemoryBackendError(f"PostgresStore is not there ({error}); install lamer-graph[checkpoint]") from None
-        try:
-            store = self._owned.enter_context(PostgresStore.from_conn_string(uri))
+
+        def opened(stack: ExitStack, embedder: Embedder | None) -> BaseStore:
+            index = None if embedder is None else _exact_index(embedder)
+            store = stack.enter_context(PostgresStore.from_conn_string(uri, index=index))
             if not self.read_only:
                 store.setup()
+            return store
+
+        try:
+            with ExitStack() as first:
+                embedder = self._filled_by(opened(first, None), embedder)
+            return opened(self._owned, embedder)
+        except MemoryBackendError:
+            self._owned.close()
+            raise
         except Exception as error:  # psycopg's and LangGraph's own
             self._owned.close()
-            raise MemoryBackendError(f"PostgresStore cannot be opened: {_line(error)}") from error
-        return store
+            raise MemoryBackendError(f"PostgresStore cannot be opened: {_line(error)}{_hint(error)}") from error
+
+    def _filled_by(self, store: BaseStore, embedder: Embedder | None) -> Embedder | None:
+        """What the store's texts are embedded with: `embedder`, which is noted there, else what the note says."""
+        note = store.get(NOTE, "embedder")
+        noted = None if note is None else str(note.value["fingerprint"])
+        if embedder is None:
+            return None if noted is None else embedder_of(noted)
+        if noted not in (None, embedder.fingerprint):
+            raise MemoryBackendError(
+                f"the memory in PostgresStore was embedded with {noted}, not with {embedder.fingerprint}; open it with "
+                "that embedder, or export it and import it into another database"
+            )
+        if noted is None and not self.read_only:
+            store.put(NOTE, "embedder", {"fingerprint": embedder.fingerprint}, index=False)
+        return embedder
 
     # -- the protocol -------------------------------------------------------------------------------------------------
 
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         self._check_writable()
-        if records:
-            self._learn_order(self._run([self._future_search()]) if not self._order_known else [[]])
-            self._run(self._put_ops(namespace, records))
+        self._do(self._put(namespace, records))
 
     async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         if self._lock is not None:
             return await super().aput(namespace, records)
         self._check_writable()
-        if records:
-            self._learn_order(await self._arun([self._future_search()]) if not self._order_known else [[]])
-            await self._arun(self._put_ops(namespace, records))
+        await self._ado(self._put(namespace, records))
 
     def search(
         self,
@@ -112,14 +145,7 @@ class StoreMemory(MemoryBackend):
         limit: int = 10,
     ) -> list[ScoredRecord]:
         self._check_open()
-        if limit < 1:
-            return []
-        if query:
-            (found,) = self._run([self._search(namespace, query, filter, limit)])
-            if any(item.score is not None for item in found):
-                return self._ranked(found, filter)
-        (found,) = self._run([self._search(namespace, None, filter, EVERYTHING)])
-        return self._newest(found, filter, limit)
+        return self._do(self._find(namespace, query, filter, limit))
 
     async def asearch(
         self,
@@ -131,32 +157,17 @@ class StoreMemory(MemoryBackend):
         if self._lock is not None:
             return await super().asearch(namespace, query, filter, limit)
         self._check_open()
-        if limit < 1:
-            return []
-        if query:
-            (found,) = await self._arun([self._search(namespace, query, filter, limit)])
-            if any(item.score is not None for item in found):
-                return self._ranked(found, filter)
-        (found,) = await self._arun([self._search(namespace, None, filter, EVERYTHING)])
-        return self._newest(found, filter, limit)
+        return await self._ado(self._find(namespace, query, filter, limit))
 
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         self._check_writable()
-        if keys is None:
-            (found,) = self._run([self._search(namespace, None, None, EVERYTHING)])
-            self._run(self._delete_ops(namespace, [item.key for item in found]))
-        elif keys:
-            self._run(self._delete_ops(namespace, [record_digest(namespace, key) for key in keys]))
+        self._do(self._delete(namespace, keys))
 
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         if self._lock is not None:
             return await super().adelete(namespace, keys)
         self._check_writable()
-        if keys is None:
-            (found,) = await self._arun([self._search(namespace, None, None, EVERYTHING)])
-            await self._arun(self._delete_ops(namespace, [item.key for item in found]))
-        elif keys:
-            await self._arun(self._delete_ops(namespace, [record_digest(namespace, key) for key in keys]))
+        await self._ado(self._delete(namespace, keys))
 
     def close(self) -> None:
         if not self._closed:
@@ -180,7 +191,59 @@ class StoreMemory(MemoryBackend):
                 names.update(load_namespace(str(item.value["namespace"])) for item in found)
         return sorted(names)
 
-    # -- operations ---------------------------------------------------------------------------------------------------
+    # -- operations: each yields what the store is to do, is sent what came of it --------------------------------------
+
+    def _put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> Doing[None]:
+        if records:
+            if not self._order_known:
+                # The clock may have been set back since the last write: count on from what lies in its future.
+                (found,) = yield [self._future_search()]
+                self._order.seen(int(item.value["seq"]) for item in found)
+                self._order_known = True
+            yield self._put_ops(namespace, records)
+
+    def _find(
+        self, namespace: Namespace, query: str | None, filter: Mapping[str, MetadataValue] | None, limit: int
+    ) -> Doing[list[ScoredRecord]]:
+        ranked: list[ScoredRecord] = []
+        if limit < 1:
+            return ranked
+        if query:
+            (found,) = yield [self._search(namespace, query, filter, limit)]
+            ranked = self._ranked(found, filter)
+            if len(ranked) == limit and ranked[0].score is not None:
+                return ranked
+        # What was written without an index comes last, the newest first.
+        ranked = [entry for entry in ranked if entry.score is not None]
+        have = {entry.record.key for entry in ranked}
+        (found,) = yield [self._search(namespace, None, filter, EVERYTHING)]
+        newest = self._newest(found, filter)
+        return (ranked + [entry for entry in newest if entry.record.key not in have])[:limit]
+
+    def _delete(self, namespace: Namespace, keys: Sequence[str] | None) -> Doing[None]:
+        if keys is None:
+            (found,) = yield [self._search(namespace, None, None, EVERYTHING)]
+            yield self._delete_ops(namespace, [item.key for item in found])
+        else:
+            yield self._delete_ops(namespace, [record_digest(namespace, key) for key in keys])
+
+    def _do(self, doing: Doing[T]) -> T:
+        try:
+            ops = next(doing)
+            while True:
+                ops = doing.send(self._run(ops))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _ado(self, doing: Doing[T]) -> T:
+        try:
+            ops = next(doing)
+            while True:
+                ops = doing.send(await self._arun(ops))
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
     def _put_ops(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> list[Op]:
         from langgraph.store.base import PutOp
@@ -220,14 +283,9 @@ class StoreMemory(MemoryBackend):
         return SearchOp(_path(namespace), wanted or None, limit, 0, safe, False)
 
     def _future_search(self) -> Op:
-        """Finds what lies in the future of the clock: it has been set back since, and must count on from there."""
         from langgraph.store.base import SearchOp
 
         return SearchOp((ROOT,), {"seq": {"$gt": f"{self._order.now():0{SEQ_DIGITS}}"}}, EVERYTHING, 0, None, False)
-
-    def _learn_order(self, found: Sequence[Sequence[Item]]) -> None:
-        self._order.seen(int(item.value["seq"]) for items in found for item in items)
-        self._order_known = True
 
     def _run(self, ops: Sequence[Op]) -> list[Any]:
         if not ops:
@@ -260,12 +318,10 @@ class StoreMemory(MemoryBackend):
         ]
         return [entry for entry in scored if matches(entry.record, filter)]
 
-    def _newest(
-        self, found: Sequence[Item], filter: Mapping[str, MetadataValue] | None, limit: int
-    ) -> list[ScoredRecord]:
+    def _newest(self, found: Sequence[Item], filter: Mapping[str, MetadataValue] | None) -> list[ScoredRecord]:
         self._order.seen(int(item.value["seq"]) for item in found)
         records = (self._decode(item) for item in sorted(found, key=lambda item: str(item.value["seq"]), reverse=True))
-        return [ScoredRecord(record, None) for record in records if matches(record, filter)][:limit]
+        return [ScoredRecord(record, None) for record in records if matches(record, filter)]
 
     def _decode(self, item: Item) -> MemoryRecord:
         return decode(str(item.value.get("record")), str(item.value.get("text")), self._name)
@@ -288,6 +344,23 @@ def _label(label: str) -> str:
     """A label that every store takes and matches literally: letters, digits, '-' and '~'; as distinct as the labels."""
     escaped = re.sub(r"[^A-Za-z0-9-]", lambda found: f"~{ord(found.group()):x}~", label) or "~"
     return escaped if len(escaped) <= LABEL_CHARS else f"~~{digest('label', label)}"
+
+
+def _exact_index(embedder: Embedder) -> Any:
+    """An index of ours as LangGraph's: every vector of a namespace is compared, because an approximate index looks
+    through the nearest of all namespaces and finds too few of a small one."""
+    return {
+        "dims": embedder.dimensions,
+        "embed": lambda texts: embedder.embed(list(texts)),
+        "fields": ["text"],
+        "distance_type": "cosine",
+        "ann_index_config": {"kind": "flat"},
+    }
+
+
+def _hint(error: BaseException) -> str:
+    missing = "extension" in str(error) and "vector" in str(error)
+    return "; ranking by similarity needs pgvector there: install it, or use backend 'chroma'" if missing else ""
 
 
 def _line(error: BaseException) -> str:

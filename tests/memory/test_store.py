@@ -131,3 +131,88 @@ def test_a_clock_that_was_set_back_does_not_make_new_records_older(kind, request
     later.put(("a",), [record(1)])
     asyncio.run(later.aput(("a",), [record(2)]))
     assert [entry.record.episode for entry in later.search(("a",))] == [2, 1, 0]
+
+
+# -- ranking by similarity --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ranking_uri(postgres_uri: str) -> str:
+    """A database of its own: what it was filled with is noted for all of it."""
+    import psycopg
+
+    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE ranking")
+    return postgres_uri.replace("/postgres?", "/ranking?")
+
+
+class TestRankingPostgresStore(BackendConformance):
+    @pytest.fixture
+    def make_backend(self, ranking_uri) -> MakeBackend:
+        with PostgresStore.from_conn_string(ranking_uri) as store:
+            store.setup()
+            with store._cursor() as cursor:
+                cursor.execute("TRUNCATE store CASCADE")
+        return lambda: StoreMemory(ranking_uri, embedder="hashing")
+
+    @pytest.fixture
+    def reopen(self, ranking_uri) -> MakeBackend:
+        return lambda: StoreMemory(ranking_uri)
+
+
+def test_a_database_ranks_by_what_it_was_filled_with_and_refuses_another_embedder(ranking_uri):
+    memory = open_backend(f"store:{ranking_uri}", embedder=HashingEmbedder())
+    memory.delete(("near",))
+    memory.put(("near",), [record(i, f"cell {i}", about=f"board {i % 50}") for i in range(300)])
+    memory.put(("small",), [record(0, "box", about="a wall")])
+    memory.close()
+    again = StoreMemory(ranking_uri, read_only=True)
+    found = again.search(("near",), query="board 7", limit=6)
+    assert {entry.record.episode for entry in found} == {7 + 50 * i for i in range(6)}
+    assert all(entry.score == pytest.approx(1) for entry in found)
+    assert [entry.record.text for entry in again.search(("small",), query="board 7", limit=9)] == ["box"]
+    with pytest.raises(MemoryBackendError, match="read only"):
+        again.put(("near",), [record(1)])
+    again.close()
+    with pytest.raises(MemoryBackendError, match=r"embedded with hashing-pairs-v1/384, not with hashing-pairs-v1/64"):
+        StoreMemory(ranking_uri, embedder="hashing:64")
+
+
+def test_what_was_written_without_an_index_comes_after_what_has_one(postgres_uri):
+    import psycopg
+
+    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE older")
+    uri = postgres_uri.replace("/postgres?", "/older?")
+    memory = StoreMemory(uri)
+    memory.put(("a",), [record(i, f"cell {i}") for i in range(3)])
+    memory.close()
+    memory = StoreMemory(uri, embedder="hashing")
+    memory.put(("a",), [record(3, "wall"), record(4, "cell 9")])
+    found = memory.search(("a",), query="cell 9", limit=4)
+    assert [entry.record.episode for entry in found] == [4, 3, 2, 1]
+    assert [entry.score is None for entry in found] == [False, False, True, True]
+    assert asyncio.run(memory.asearch(("a",), "cell 9", None, 4)) == found
+    memory.close()
+
+
+def test_a_database_without_pgvector_is_refused_with_the_way_out(postgres_uri, monkeypatch):
+    import psycopg
+
+    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE bare")
+        connection.execute("CREATE ROLE nobody LOGIN")
+        connection.execute("GRANT ALL ON DATABASE bare TO nobody")
+    uri = postgres_uri.replace("/postgres?", "/bare?")
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("GRANT ALL ON SCHEMA public TO nobody")
+    # Who may not make an extension is told what one who has none to make is.
+    with pytest.raises(
+        MemoryBackendError, match=r"extension.*needs pgvector there: install it, or use backend 'chroma'"
+    ):
+        StoreMemory(uri.replace("//postgres:", "//nobody:"), embedder="hashing")
+
+
+def test_an_embedder_beside_a_store_that_is_given_is_refused():
+    with pytest.raises(MemoryConfigError, match="ranks by its own `index`"):
+        StoreMemory(InMemoryStore(), embedder="hashing")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from chroma_server import Server
 from lamer_graph.collection.collect import CollectSummary, Shard, collect
 from lamer_graph.collection.config import CollectConfig
-from lamer_graph.collection.run_memory import Heritage, copied_of, drop_run_memory
+from lamer_graph.collection.run_memory import Heritage, copied_of, drop_run_memory, open_run_memory
 from lamer_graph.errors import ConfigError, PolicyConnectionError
 from lamer_graph.runlog import check, read_config, read_trials
 from lamer_memory import ChromaMemory, MemoryBackendError, MemoryConfigError, make_record
@@ -218,10 +219,6 @@ def test_a_run_of_before_these_settings_is_still_the_same_run(tmp_path: Path) ->
         ({"outcomes": "solved"}, "outcomes 'solved' and scope 'trial' exclude each other"),
         ({"embedder": "hashing:64"}, "embedder 'hashing:64' and scope 'trial' exclude each other"),
         ({"embedder": "hashin", "scope": "tasks"}, "did you mean 'hashing'"),
-        (
-            {"embedder": "minilm", "scope": "tasks", "backend": "store:postgresql://me@host/db"},
-            "embedder 'minilm' and backend 'store:postgresql://me@host/db' exclude each other",
-        ),
         ({"embedder": "http://me:secret@host/v1#m", "scope": "tasks"}, "may not hold a password"),
         ({"contents": "none", "scope": "tasks"}, "contents 'none' and scope 'tasks' exclude each other"),
         ({"backend": "store"}, "needs an address"),
@@ -544,7 +541,7 @@ def test_a_server_that_dies_in_mid_collection_fails_trials_with_its_name_and_nev
 
 
 def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tmp_path: Path) -> None:
-    pgserver = pytest.importorskip("pgserver")
+    pgserver, psycopg = pytest.importorskip("pgserver"), pytest.importorskip("psycopg")
     database = pgserver.get_server(tmp_path / "postgres")
     try:
         settings = config(backend=f"store:{database.get_uri()}", scope="tasks", tasks=6)
@@ -555,6 +552,19 @@ def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tm
         warmed = {trial["trial_id"] for trial in read_trials(tmp_path / "first")}
         assert {key.rsplit("/", 2)[0] for key in foreign(tmp_path / "second")} <= warmed
         assert foreign(tmp_path / "second") != []
+        note = json.loads((tmp_path / "second" / "memory.json").read_bytes())
+        with closing(open_run_memory(settings, tmp_path / "second")) as ranked:
+            found = ranked.opened.search(tuple(note["namespace"]), query="? ? 1")
+            assert all(entry.score is not None for entry in found)
+        # A run of before such a store had an index goes on with the newest.
+        (tmp_path / "second" / "memory.json").write_text(
+            json.dumps({name: value for name, value in note.items() if name != "embedder"})
+        )
+        with psycopg.connect(database.get_uri()) as connection:
+            connection.execute("DELETE FROM store WHERE prefix = 'lamer-memory-note'")
+        with closing(open_run_memory(settings, tmp_path / "second")) as older:
+            found = older.opened.search(tuple(note["namespace"]), query="? ? 1")
+            assert [entry.score for entry in found] == [None] * 10
     finally:
         database.cleanup()
 
