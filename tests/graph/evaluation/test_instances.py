@@ -20,5 +20,5 @@ def test_an_old_log_that_names_a_path_as_its_instance_is_read_without_opening_it
         {"id": "c", "seed": 7, "instance": None},
     ]
     monkeypatch.setattr(evaluate, "read_trials", lambda _folder: [{"task": task} for task in tasks])
-    found = evaluate.instances_of(CollectConfig(env="minesweeper:4x4-3", policy="any"), tmp_path)
+    found = evaluate.instances_of(CollectConfig(env="minesweeper:4x4-3", policy="any", tasks=3), tmp_path)
     assert found.keys() == {"a", "c"}
