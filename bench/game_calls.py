@@ -33,8 +33,10 @@ class Recorder(Policy):
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.context_window = policy.context_window
         self.calls: list[tuple[list[Message], Sampling, Completion]] = []
+
+    async def window(self) -> int | None:
+        return await self.policy.window()
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         completion = await self.policy.generate(messages, sampling)

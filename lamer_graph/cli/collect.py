@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import RUN, Effort, Game, Place, Player
+from lamer_graph.cli.memory_options import Place
+from lamer_graph.cli.options import RUN, Effort, Game, Player
 from lamer_graph.cli.running import report_loss, run_trials
 
 if TYPE_CHECKING:

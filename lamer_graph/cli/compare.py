@@ -15,7 +15,8 @@ import typer
 
 from lamer_graph.cli.compare_train import Training, starts, trained, trainings
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting, Store
+from lamer_graph.cli.memory_options import Store
+from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting
 from lamer_graph.cli.running import WARM, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 
@@ -202,8 +203,8 @@ def _played(ui: Ui, player: Player, config: CollectConfig, effort: Effort, folde
         if filling.missing:  # half a memory is another memory
             report_loss(ui, folder / WARM, filling)
             return False
-    # Reads are what is measured, so every one is made and waited for.
-    _, done = run_trials(ui, player, config, effort, folder, resume=True, training=True, write_behind=False, what=name)
+    # Reads are what is measured, so every one is made and waited for; tokens are counted where a server gives them.
+    _, done = run_trials(ui, player, config, effort, folder, resume=True, training=None, write_behind=False, what=name)
     report_loss(ui, folder, done)
     return not done.interrupted
 

@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from lamer_graph.cli.render import across_tasks
+from lamer_graph.cli.render import across_tasks, sampled
 from lamer_graph.evaluation.compare import Comparison, Row
 from lamer_graph.evaluation.stats import Difference, Estimate
 
@@ -51,7 +51,7 @@ def notes(comparison: Comparison) -> list[str]:
     who = "each memory with a policy of its own" if comparison.trained else f"policy {config.policy}"
     said = [
         f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials, {who}, "
-        f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}.",
+        f"{sampled(comparison.sampling)}.",
         "Below each value its 95 % interval, over instances.",
         f"Differences are paired by task, from {comparison.reference}; p is two-sided, from the same bootstrap, of "
         "each comparison by itself.",

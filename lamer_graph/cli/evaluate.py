@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import MEMORY, RUN, Effort, Game, Place, Player
+from lamer_graph.cli.memory_options import Place
+from lamer_graph.cli.options import MEMORY, RUN, Effort, Game, Player
 from lamer_graph.cli.running import filled_by, report_loss, report_of, run_trials, run_warm
 
 ShuffleOption = Annotated[

@@ -1,12 +1,12 @@
 """The options that `play`, `collect`, `eval` and `quickstart` share, and what they come to.
 
 What must stay true: an option means the same in every command that has it, and everything that can be wrong with it is
-found here, before any work. `open_policy` is the only place where the command line makes a policy.
+found here, before any work. `Player.open` is the only place where the command line makes a policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,6 @@ EnvOption = Annotated[
     str,
     typer.Option(
         "--env", metavar="SPEC", rich_help_panel=GAME, help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1."
-    ),
-]
-MemoryUrlOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        rich_help_panel=MEMORY,
-        show_default=False,
-        help="A Chroma server (http://host:port, see `chroma run`), or postgresql://user@host/database.",
     ),
 ]
 SeedOption = Annotated[
@@ -86,8 +77,15 @@ class Player:
         ),
     ] = False
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, rich_help_panel=PLAYER, help="Longest wait for one answer.")
-    ] = 60.0
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            rich_help_panel=PLAYER,
+            show_default=False,
+            help="Of a server: longest wait for one answer. Default: 60, and 0.1 for each token that it may have.",
+        ),
+    ] = None
 
     def folder(self, env: str) -> Path | None:
         """The folder of the in-process policy, None where a server answers. Raises ConfigError."""
@@ -121,10 +119,10 @@ class Player:
         return folder.resolve().name if folder is not None else str(getattr(policy, "model", ""))
 
     @asynccontextmanager
-    async def open(self, env: str, *, training: bool) -> AsyncIterator[Policy]:
+    async def open(self, env: str, *, training: bool | None) -> AsyncIterator[Policy]:
         """The policy, checked: a server has answered, a folder is loaded. Raises ConfigError and PolicyError.
 
-        `training` demands exact tokens and logprobs of a server.
+        `training` demands exact tokens and logprobs of a server; None asks those for them that are known to give them.
         """
         folder = self.folder(env)
         policy: Policy
@@ -132,7 +130,10 @@ class Player:
             from lamer_graph.policies.openai import OpenAIPolicy
 
             assert self.base_url is not None
-            policy = await OpenAIPolicy(self.base_url, self.model, timeout=self.timeout, training=training).connect()
+            served = OpenAIPolicy(self.base_url, self.model, timeout=self.timeout, training=bool(training))
+            policy = await served.connect()
+            if training is None:
+                served.training = served.gives_tokens
         else:
             from lamer_graph.policies.fingerprint import check_adapter
             from lamer_graph.policies.local import LocalPolicy
@@ -141,7 +142,8 @@ class Player:
             base, adapter = (base_of(folder), folder) if is_adapter(folder) else (folder, None)
             if adapter is not None:
                 check_adapter(adapter, base)
-            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic, timeout=self.timeout)
+            limit: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
+            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic, **limit)
         try:
             yield policy
         finally:
@@ -301,135 +303,6 @@ class Game(Setting):
     def config(self, ui: Ui, player: Player, **more: Any) -> CollectConfig:
         """`config_of` with the contents asked for."""
         return self.config_of(ui, player, self.memory, **more)
-
-
-Scope = Literal["trial", "tasks"]
-
-
-@options
-@dataclass(frozen=True, kw_only=True)
-class Store:
-    """What other trials leave behind: how much of it is shown, and what it is filled with."""
-
-    memory_url: MemoryUrlOption = None
-    k: Annotated[
-        int | None,
-        typer.Option(
-            "--k",
-            metavar="K",
-            min=1,
-            rich_help_panel=MEMORY,
-            show_default=False,
-            help="With scope tasks: how many records of other tasks are shown. Default: 3.",
-        ),
-    ] = None
-    outcomes: Annotated[
-        Literal["any", "solved", "failed", "balanced"],
-        typer.Option(
-            "--outcomes",
-            rich_help_panel=MEMORY,
-            help="With scope tasks: show only what led to a success, only what failed, or as much of both.",
-        ),
-    ] = "any"
-    embedder: Annotated[
-        str,
-        typer.Option(
-            "--embedder",
-            metavar="NAME",
-            rich_help_panel=MEMORY,
-            help="With scope tasks: what tasks are compared by: hashing, minilm or URL#MODEL.",
-        ),
-    ] = "hashing"
-    store: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            rich_help_panel=MEMORY,
-            show_default=False,
-            help="With scope tasks: fill the memory with this run's, or this Chroma directory's; it is only read.",
-        ),
-    ] = None
-    live: Annotated[
-        bool,
-        typer.Option(
-            "--live",
-            rich_help_panel=MEMORY,
-            help="With scope tasks: see also what other trials of this run have written. Default: what it began with.",
-        ),
-    ] = False
-
-    def settings(self, backend: str, scope: str) -> dict[str, Any]:
-        """The fields of a run's configuration for this backend and scope; what only scope tasks has is left out of the
-        other. Raises ConfigError."""
-        if backend == "store" and self.memory_url is None:
-            raise ConfigError("--backend store needs --memory-url postgresql://user@host/database")
-        if (
-            backend == "chroma"
-            and self.memory_url is not None
-            and not self.memory_url.startswith(("http://", "https://"))
-        ):
-            raise ConfigError(f"--memory-url of a Chroma server begins with http://, not {self.memory_url!r}")
-        found: dict[str, Any] = {"backend": backend, "scope": scope}
-        if backend != "in-context" and self.memory_url is not None:
-            found["backend"] = f"{backend}:{self.memory_url}"
-        if scope == "tasks":
-            if self.k is not None:
-                found["k"] = self.k
-            if self.store is not None:
-                found["store"] = str(self.store.resolve())
-            found["visible"] = "live" if self.live else "frozen"
-            found["outcomes"] = self.outcomes
-            if backend.partition(":")[0] in ("chroma", "store"):
-                found["embedder"] = self.embedder
-        return found
-
-    def check(self, backends: Collection[str], scopes: Collection[str], filled: bool = False) -> None:
-        """Refuse options that would do nothing. Raises ConfigError. `filled` says that a store is made for the run."""
-        if self.memory_url is not None and set(backends) <= {"in-context"}:
-            raise ConfigError(
-                "--memory-url is the address of a store; in-context memory has none: use --backend chroma"
-            )
-        about_tasks = {
-            "--k": self.k is not None,
-            "--outcomes": self.outcomes != "any",
-            "--embedder": self.embedder != "hashing",
-            "--store": self.store is not None,
-            "--live": self.live,
-            "--warm": filled,
-        }
-        for name, given in about_tasks.items():
-            if given and "tasks" not in scopes:
-                raise ConfigError(f"{name} is about the memory of other tasks: use it with --scope tasks")
-        if self.embedder != "hashing" and not {"chroma", "store"} & {backend.partition(":")[0] for backend in backends}:
-            raise ConfigError("--embedder is what a store compares tasks by: use it with --backend chroma or store")
-        if filled and self.store is not None:
-            raise ConfigError("--warm and --store exclude each other: what is the memory filled with?")
-        if self.store is not None:
-            from lamer_graph.collection.run_memory import check_source
-
-            check_source(self.store)
-
-
-@options
-@dataclass(frozen=True, kw_only=True)
-class Place(Store):
-    """One backend and one scope."""
-
-    backend: Annotated[
-        Literal["in-context", "chroma", "store"],
-        typer.Option(
-            rich_help_panel=MEMORY, help="in-context: this process; chroma: RUN/memory, or a server; store: PostgreSQL."
-        ),
-    ] = "in-context"
-    scope: Annotated[
-        Scope,
-        typer.Option(rich_help_panel=MEMORY, help="trial: a trial's own episodes; tasks: also those of similar tasks."),
-    ] = "trial"
-
-    def chosen(self, filled: bool = False) -> dict[str, Any]:
-        """The memory fields of the run's configuration. Raises ConfigError."""
-        self.check([self.backend], [self.scope], filled)
-        return self.settings(self.backend, self.scope)
 
 
 @options

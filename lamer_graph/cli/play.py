@@ -51,9 +51,10 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     async with player.open(config.env, training=False) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
         await preflight(config, policy)
+        sampling = policy.as_sent(config.sampling)
         agent = compile_agent(config.harness(policy))
         ui.working()
-        ui.print(render.opening(env, config, seed))
+        ui.print(render.opening(env, config, seed, sampling))
         state: Json = {}
         reads: list[list[Json]] = []
         stream: Any = agent.astream({"task": {"seed": seed}}, stream_mode=["custom", "updates", "values"])
@@ -69,7 +70,7 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     return {
         "task": {"env": config.env, "split": config.split, "seed": seed},
         "policy": config.policy,
-        "sampling": config.sampling.to_json(),
+        "sampling": sampling,
         "memory_reads": [[record["text"] for record in records] for records in reads],
         **{name: state[name] for name in ("success", "episodes", "reflections")},
     }

@@ -39,13 +39,13 @@ class RateColumn(ProgressColumn):
 # -- one trial --------------------------------------------------------------------------------------------------------
 
 
-def opening(env: Env, config: CollectConfig, seed: int) -> RenderableType:
-    """What is about to be played, and how."""
+def opening(env: Env, config: CollectConfig, seed: int, sampling: Mapping[str, Any]) -> RenderableType:
+    """What is about to be played, and how; `sampling` as it reaches the model (see `sampled`)."""
     about = (
         f"[bold]{env.spec}[/], task {seed} of split {config.split}, up to {config.max_episodes} episodes of "
         f"{config.max_turns or env.max_turns} turns\n"
-        f"policy {escape(config.policy)}, memory {config.contents}, prompt style {config.prompt_style}, temperature "
-        f"{config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}"
+        f"policy {escape(config.policy)}, memory {config.contents}, prompt style {config.prompt_style}, "
+        f"{sampled(sampling)}"
     )
     return Panel(about, title="trial", title_align="left")
 
@@ -138,10 +138,21 @@ def conditions(evaluation: Evaluation) -> str:
     diversity = ", diversity in nats" if found.trials > found.tasks else ""
     return (
         f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy {config.policy}; "
-        f"temperature {config.temperature:g}, top-p {config.top_p:g}, top-k {config.top_k}, seed {config.seed}; "
+        f"{sampled(evaluation.sampling)}; "
         f"{across_tasks(config)}95 % intervals over {found.instances} instances; turns per episode, invalid actions "
         f"per turn{diversity}"
     )
+
+
+def sampled(sampling: Mapping[str, Any]) -> str:
+    """The numbers that answers were drawn with; "unknown" for None: the server's or chat model's own."""
+    always = ("temperature", "top_p", "top_k", "seed")
+    shown = [*always, *(name for name, value in sampling.items() if value is None and name not in always)]
+    return ", ".join(f"{name.replace('_', '-')} {_number(sampling[name])}" for name in shown)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def across_tasks(config: CollectConfig) -> str:

@@ -32,15 +32,16 @@ def run_trials(
     folder: Path,
     *,
     resume: bool,
-    training: bool,
+    training: bool | None,
     through_graph: bool = False,
     write_behind: bool = True,
     what: str = "trials",
 ) -> tuple[CollectConfig, CollectSummary]:
     """Play the run's trials into `folder`; the configuration as it was recorded, and what was done.
 
-    `training` demands exact tokens of every call; `through_graph` plays through the LangGraph agent instead of the bulk
-    driver, in one process; `write_behind` as in `collect`. Raises what `frame` turns into exit codes.
+    `training` demands exact tokens of every call (see `Player.open`); `through_graph` plays through the LangGraph agent
+    instead of the bulk driver, in one process; `write_behind` as in `collect`. Raises what `frame` turns into exit
+    codes.
     """
     from lamer_graph.collection.config import check_memory
 
@@ -106,7 +107,7 @@ async def _run(
     effort: Effort,
     folder: Path,
     resume: bool,
-    training: bool,
+    training: bool | None,
     through_graph: bool,
     write_behind: bool,
     advance: Callable[[int], None],
@@ -170,7 +171,8 @@ def one_token(policy: Policy) -> Policy:
     from lamer_graph.types import Completion, Message, Sampling
 
     class Probe(Policy):
-        context_window = policy.context_window
+        async def window(self) -> int | None:
+            return await policy.window()
 
         async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
             return await policy.generate(messages, replace(sampling, max_tokens=1))

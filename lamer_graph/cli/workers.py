@@ -40,7 +40,7 @@ class _Job:
     player: Player
     folder: Path
     concurrency: int
-    training: bool
+    training: bool | None
     shard: Shard
 
 
@@ -60,7 +60,7 @@ def collect_in_workers(
     already: int,
     concurrency: int,
     workers: int,
-    training: bool,
+    training: bool | None,
     on_trials: Callable[[int], None],
 ) -> CollectSummary:
     """Collect the run's missing trials in `workers` processes, `concurrency` at a time in each.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.run_memory import copied_of
 from lamer_graph.errors import ConfigError, RunLogError
-from lamer_graph.evaluation.evaluate import FIELDS_OF_SAMPLING, report
+from lamer_graph.evaluation.evaluate import report
 from lamer_graph.evaluation.stats import (
     Difference,
     Estimate,
@@ -88,6 +88,7 @@ class Row:
     config: CollectConfig
     copied: int
     """Records of another store that the memory was filled with."""
+    sampling: Json
     summary: Summary
     solved: int
     prompt_tokens: Estimate | None
@@ -133,6 +134,12 @@ class Comparison:
         """The first row's: but for `OF_MEMORY`, and the policy where they are `trained`, everyone's."""
         return self.rows[0].config
 
+    @property
+    def sampling(self) -> Json:
+        """Everyone's, with None for what did not reach the model in any run (see `Evaluation`)."""
+        unknown = {name: None for row in self.rows for name, value in row.sampling.items() if value is None}
+        return {**self.rows[0].sampling, **unknown}
+
     def to_json(self) -> Json:
         config = self.config
         return {
@@ -141,7 +148,7 @@ class Comparison:
             "split": config.split,
             "policy": None if self.trained else config.policy,
             "trained": self.trained,
-            "sampling": {name: getattr(config, name) for name in FIELDS_OF_SAMPLING},
+            "sampling": self.sampling,
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -179,6 +186,7 @@ class _Read:
     name: str
     config: CollectConfig
     copied: int
+    sampling: Json
     summary: Summary
     instances: Instances
     firsts: list[FirstSuccess] = field(default_factory=list)
@@ -192,7 +200,8 @@ class _Read:
 
 def _read(name: str, folder: Path) -> _Read:
     evaluation = report(folder)
-    run = _Read(name, evaluation.config, copied_of(folder), evaluation.summary, evaluation.instances)
+    copied = copied_of(folder)
+    run = _Read(name, evaluation.config, copied, evaluation.sampling, evaluation.summary, evaluation.instances)
     try:
         for trial in read_trials(folder):
             if trial["error"] is None:
@@ -250,6 +259,7 @@ def _row(run: _Read, base: _Read | None) -> Row:
         name=run.name,
         config=run.config,
         copied=run.copied,
+        sampling=run.sampling,
         summary=run.summary,
         solved=solved,
         prompt_tokens=costs(run.prompt_tokens, run.calls) if counted else None,

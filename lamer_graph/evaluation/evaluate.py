@@ -24,15 +24,13 @@ FIELDS_OF_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 
 
 class Evaluation(NamedTuple):
-    """What a run's trials came to, and the configuration that produced them."""
+    """What a run's trials came to, and the configuration and sampling that produced them."""
 
     config: CollectConfig
     summary: Summary
     instances: Instances
-
-    @property
-    def sampling(self) -> Json:
-        return {name: getattr(self.config, name) for name in FIELDS_OF_SAMPLING}
+    sampling: Json
+    """What reached the model: None for a number that did not, so that the model's own, unknown here, was used."""
 
     def to_json(self) -> Json:
         return {
@@ -67,7 +65,15 @@ def report(folder: str | Path) -> Evaluation:
         summary = summarise(read_trials(folder), config.max_episodes, instances)
     except ConfigError as error:
         raise RunLogError(f"{folder}: {error}") from None
-    return Evaluation(config, summary, instances)
+    return Evaluation(config, summary, instances, sampling_of(config, folder))
+
+
+def sampling_of(config: CollectConfig, folder: str | Path) -> Json:
+    """How a run's trials were sampled: as configured, with None for what did not reach the model in any of them."""
+    unknown = {
+        name: None for trial in read_trials(folder) for name, value in trial["sampling"].items() if value is None
+    }
+    return {**{name: getattr(config, name) for name in FIELDS_OF_SAMPLING}, **unknown}
 
 
 def instances_of(config: CollectConfig, folder: str | Path) -> Instances:

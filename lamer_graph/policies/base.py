@@ -6,18 +6,13 @@ re-tokenises text to invent token ids, and its `policy_version` is the version t
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from lamer_graph.policies.control import CONTROL_TOKENS
+from lamer_graph.policies.loops import run_sync as run_sync
 from lamer_graph.types import Completion, Message, Sampling
-
-T = TypeVar("T")
 
 
 class Policy(ABC):
@@ -29,6 +24,17 @@ class Policy(ABC):
     """Texts that the tokenizer turns into control tokens: none of them enters a prompt (`trial.quoting`)."""
     opens_thought: bool = False
     """True where the chat template opens a thought, so that an answer begins inside one (`trial.answers`)."""
+
+    async def window(self) -> int | None:
+        """The context window, asked for where it can be and is not known yet. Raises PolicyError and ConfigError."""
+        return self.context_window
+
+    def as_sent(self, sampling: Sampling) -> dict[str, Any]:
+        """What of `sampling` reaches the model, for the log: None where the model's own setting holds, unknown here.
+
+        Names besides those of `Sampling` may be there, each with None: what else bends a server's distribution.
+        """
+        return sampling.to_json()
 
     @abstractmethod
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
@@ -44,35 +50,3 @@ class Policy(ABC):
 
     async def aclose(self) -> None:  # noqa: B027  (most policies hold nothing)
         """Release connections and threads; calling it again does nothing."""
-
-
-class _OwnLoop(threading.local):
-    """An event loop for each thread that calls synchronously, so that pooled connections outlive a call.
-
-    In the caller's own thread, because handing a call to another thread and back costs more than the graph's turn.
-    """
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-
-    def __del__(self) -> None:
-        if not self.loop.is_running():
-            self.loop.close()
-
-
-_own = _OwnLoop()
-
-
-def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end from sync code, also from inside a running event loop's thread.
-
-    The caller's context variables go along, so LangChain callbacks and tracing see the call.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return _own.loop.run_until_complete(coroutine)
-    # Inside a running loop, whose thread is blocked meanwhile: another thread has to run it.
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1, "lamer-sync") as executor:
-        return executor.submit(context.run, asyncio.run, coroutine).result()

@@ -67,6 +67,10 @@ class ChatModelPolicy(Policy):
             raise PolicyResponseError(f"chat model {self.version} answered with a {type(answer).__name__}")
         return Completion(_text_of(answer), [], [], [], self.version, _finish_of(answer.response_metadata))
 
+    def as_sent(self, sampling: Sampling) -> dict[str, Any]:
+        """What of `sampling` the chat model is told; the rest are its own settings, unknown here."""
+        return {name: value if name in self._fields else None for name, value in sampling.to_json().items()}
+
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         """An approximation (LangChain's, about four characters a token): chat models have no common tokenizer."""
         return count_tokens_approximately([_MESSAGES[m["role"]](m["content"]) for m in messages])

@@ -35,6 +35,7 @@ from typing import Any, Literal, Self
 import httpx2
 
 from lamer_graph.errors import ConfigError, ServeError
+from lamer_graph.policies.address import is_loopback
 from lamer_graph.policies.control import control_tokens_in
 from lamer_graph.policies.fingerprint import base_fingerprint, check_adapter
 from lamer_graph.policies.openai import OpenAIPolicy
@@ -57,7 +58,6 @@ STOP_TIMEOUT = 20.0
 LOG_TAIL_LINES = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def vllm_flavour() -> Literal["cpu", "gpu"] | None:
@@ -106,9 +106,9 @@ class VllmServer:
         self.model_name = model_name or (self.model.name if isinstance(self.model, Path) else self.model)
         if not _NAME.fullmatch(self.model_name):
             raise ConfigError(f"model name {self.model_name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
-        if host not in _LOOPBACK and not api_key:
+        if not is_loopback(host) and not api_key:
             raise ConfigError(f"serving on {host} needs an API key: others could use the model and load adapters")
-        if can_sleep and host not in _LOOPBACK:
+        if can_sleep and not is_loopback(host):
             raise ConfigError(f"a server that can sleep has unguarded routes: serve it on 127.0.0.1, not on {host}")
         if max_adapters < 0 or not 0 <= port < 65536 or start_timeout <= 0:
             raise ConfigError("max_adapters must be >= 0, port 0 to 65535 and start_timeout > 0")
@@ -258,8 +258,9 @@ class VllmServer:
         return self._supervisor is not None and self._dead is None
 
     def policy(self, model: str | None = None, **options: Any) -> OpenAIPolicy:
-        """An OpenAIPolicy for this server (`model`: an adapter's name); it outwaits the restart of a dead server."""
-        options.setdefault("outage_s", 180.0)
+        """An OpenAIPolicy for this server (`model`: an adapter's name): of exact tokens, and it outwaits the restart of
+        a dead server."""
+        options = {"outage_s": 180.0, "training": True, **options}
         policy = OpenAIPolicy(self.base_url, model or self.model_name, api_key=self._api_key, **options)
         policy.control_tokens = control_tokens_in(Path(self.model))
         return policy

@@ -37,7 +37,7 @@ async def call(policy: Policy, ask: Ask) -> Reply:
     """
     dropped, sampling = 0, ask.sampling
     messages = ask.build(0)
-    window = policy.context_window
+    window = await policy.window()
     if window is not None:
         reserve = min(sampling.max_tokens, max(1, window // 4))
         # A byte-level tokenizer never makes more tokens than bytes, so most prompts need no counting.
@@ -69,7 +69,7 @@ async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Messag
         bare = await policy.count_tokens(ask.build(ask.droppable))
         raise PromptTooLongError(
             f"the prompt needs {bare} tokens even without history, {bare - budget} more than the {budget} that the "
-            f"model's context of {policy.context_window} leaves for it; serve the model with a longer context, use "
+            f"model's context of {await policy.window()} leaves for it; serve the model with a longer context, use "
             "prompt_style='compact', or a smaller environment"
         )
     return best

@@ -591,7 +591,7 @@ def trial_record(
         "trial": s["trial"],
         "config_hash": config_hash,
         "memory": h.memory.to_json(),
-        "sampling": h.sampling.to_json(),
+        "sampling": h.policy.as_sent(h.sampling),
         "texts": list(texts),
         "episodes": logged_episodes,
         "reflections": reflections,

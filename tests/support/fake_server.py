@@ -18,6 +18,7 @@ from lamer_graph.types import Sampling
 from scripted import Answer, random_player
 
 MODEL = "fake-policy"
+OPENAI_FIELDS = {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "logprobs"}
 WORD_TOKENS = 4
 """Characters per token of its make-believe tokenizer."""
 
@@ -26,11 +27,23 @@ class FakeServer(ThreadingHTTPServer):
     """`fault` is one of the names below and may be changed while it runs, and so may its `player`; `calls` counts chat
     completions.
 
-    `events` are what it was told besides, in order, with a `chat` for every run of completions; `adapters` are loaded.
+    `asked` is the body of the latest of them. `events` are what it was told besides, in order, with a `chat` for every
+    run of completions; `adapters` are loaded.
     """
 
     daemon_threads = True
-    FAULTS = ("401", "500", "hang", "no token ids", "another model", "garbage", "chat 500", "chat hang", "insomnia")
+    FAULTS = (
+        "401",
+        "500",
+        "hang",
+        "no token ids",
+        "another model",
+        "garbage",
+        "chat 500",
+        "chat hang",
+        "insomnia",
+        "plain",  # no fault, but no vLLM: an OpenAI-compatible server that refuses what OpenAI's API has not
+    )
 
     def __init__(self, fault: str = "", *, delay: float = 0.0, context: int = 8192) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -38,6 +51,7 @@ class FakeServer(ThreadingHTTPServer):
         self.delay = delay
         self.context = context
         self.calls = 0
+        self.asked: dict[str, Any] = {}
         self.player: Answer = random_player
         self.answer: str | None = None
         self.adapters: set[str] = set()
@@ -98,9 +112,36 @@ class _Handler(BaseHTTPRequestHandler):
         return {"status": "sleeping" if server.asleep else "awake"}
 
     def do_GET(self) -> None:
-        if not self._broken(chat=False):
-            names = (MODEL, *self.server.adapters)
-            self._send({"data": [{"id": name, "max_model_len": self.server.context} for name in names]})
+        if self._broken(chat=False):
+            return
+        if self.server.fault == "plain":
+            self._send({"data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "somebody"}]})
+            return
+        # As vLLM 0.32: the window is on the base's card alone.
+        about = {"object": "model", "owned_by": "vllm", "root": "/models/fake", "parent": None}
+        cards = [{"id": MODEL, **about, "max_model_len": self.server.context}]
+        cards += [{"id": name, **about, "parent": MODEL, "max_model_len": None} for name in self.server.adapters]
+        self._send({"data": cards})
+
+    def _refused(self, body: dict[str, Any], prompt: int) -> bool:
+        """Requests that the real server refuses, in its words."""
+        context, asked = self.server.context, body["max_tokens"]
+        status, words = 400, ""
+        if self.server.fault == "plain":
+            if unknown := sorted(body.keys() - OPENAI_FIELDS):
+                words = f"Unrecognized request argument supplied: {unknown[0]}"
+        elif body["model"] not in (MODEL, *self.server.adapters):
+            status, words = 404, f"The model `{body['model']}` does not exist."
+        elif asked > context:
+            words = f"max_tokens={asked} cannot be greater than max_model_len={context}. Please request fewer."
+        elif prompt > context:
+            words = (
+                f"This model's maximum context length is {context} tokens. However, your request contains at least "
+                f"{context + 1} input tokens. Please reduce the length of the input messages."
+            )
+        if words:
+            self._send({"error": {"message": words}}, status)
+        return bool(words)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -113,7 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/tokenize":
             self._send({"count": prompt})
             return
+        if self._refused(body, prompt):
+            return
         self.server.calls += 1
+        self.server.asked = body
         event = "chat asleep" if self.server.asleep else "chat"
         if self.server.events[-1:] != [event]:
             self.server.events.append(event)
@@ -123,11 +167,14 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"model": body["model"] if body["model"] in self.server.adapters else MODEL, "choices": [choice]}
         if self.server.fault == "another model":
             answer["model"] = "somebody-else"
-        if self.server.fault != "no token ids":
-            ids = [ord(character) for character in text]
+        if self.server.fault == "plain":
+            answer["model"] = f"{MODEL}-2026-11-29"
+        ids = [ord(character) for character in text]
+        if body.get("return_token_ids") and self.server.fault != "no token ids":
             answer["prompt_token_ids"] = [1, 2, 3]
             choice["token_ids"] = ids
-            choice["logprobs"] = {"content": [{"logprob": -0.5} for _ in ids]}
+        if body.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": chr(token), "logprob": -0.5} for token in ids]}
         self._send(answer)
 
 

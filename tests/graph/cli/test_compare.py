@@ -172,6 +172,15 @@ def test_eval_across_tasks_begins_with_what_training_tasks_left_and_says_so(
     assert cli(*arguments, "--resume", "--json").document["config"]["visible"] == "frozen"
 
 
+def test_a_plain_server_is_compared_without_counts_of_tokens(cli: Cli, server: FakeServer) -> None:
+    server.fault = "plain"
+    few = ("--memory", "none,both", "--tasks", "3", "--max-turns", "2", "--base-url", server.url)
+    outcome = cli("compare", *few, "--out", "c", "--json")
+    assert outcome.code == 0
+    assert [row["prompt_tokens"] for row in outcome.document["rows"]] == [None, None]
+    assert outcome.document["sampling"]["top_k"] is None
+
+
 def test_collect_across_tasks_takes_an_earlier_runs_memory(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
     game = ("--backend", "chroma", "--scope", "tasks", "--base-url", server.url, "--json")
     assert cli("collect", "--tasks", "4", "--split", "train", "--out", "first", *game).code == 0

@@ -96,6 +96,35 @@ def test_eval_reports_intervals_and_the_sampling_they_were_made_with(
         assert estimate["low"] <= estimate["value"] <= estimate["high"]
 
 
+def test_the_printed_sampling_is_what_was_sent_and_unknown_where_the_server_does_not_take_it(
+    cli: Cli, server: FakeServer
+) -> None:
+    few = ("--tasks", "3", "--max-turns", "2", "--base-url", server.url)
+    shown = cli("eval", *few, "--out", "vllm")
+    assert "temperature 1, top-p 1, top-k 0, seed 0; " in " ".join(shown.out.split())
+    assert {name: server.asked[name] for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")} == {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+    }
+    server.fault = "plain"
+    for workers in (1, 2):
+        arguments = ("eval", *few, "--out", f"plain-{workers}", "--workers", workers)
+        shown = cli(*arguments)
+        assert shown.code == 0
+        said = "temperature 1, top-p 1, top-k unknown, seed 0, min-p unknown, repetition-penalty unknown; "
+        assert said in " ".join(shown.out.split())
+        sampling = cli(*arguments, "--resume", "--json").document["sampling"]
+        assert (sampling["temperature"], sampling["top_k"], sampling["min_p"]) == (1.0, None, None)
+    shown = cli("play", "--max-turns", "1", "--base-url", server.url)
+    assert "top-k unknown" in " ".join(shown.out.split())
+    refused = cli("eval", *few, "--out", "paper", "--sampling", "paper")
+    assert refused.code == 2
+    assert "Unrecognized request argument supplied: top_k" in refused.error_line
+
+
 def test_shuffled_reflections_are_recorded_as_another_run(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
     arguments = ("eval", "--tasks", "6", "--base-url", server.url, "--out", "e")
     assert cli(*arguments, "--shuffle-reflections").code == 0

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,70 +25,20 @@ from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving.vllm import VllmServer
 from lamer_graph.types import Message, Sampling
+from scripted_server import completion, scripted_server
 
 ACT: list[Message] = [{"role": "system", "content": "You play."}, {"role": "user", "content": "Open (0, 1)=2 Act"}]
 KEY = "sk-very-secret-123"
-
-
-@contextmanager
-def scripted_server(
-    *answers: tuple[int, dict[str, Any] | bytes, dict[str, str]], port: int = 0
-) -> Iterator[tuple[str, list[Any]]]:
-    """Answers the n-th request with the n-th status, body and headers (the last one for ever); yields its requests."""
-    seen: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append({"path": self.path, "body": body, "headers": self.headers, "at": time.monotonic()})
-            status, answer, headers = answers[min(len(seen), len(answers)) - 1]
-            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": "application/json",
-                "Content-Length": str(len(data)),
-                **headers,
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def completion(**changes: Any) -> dict[str, Any]:
-    choice = {
-        "message": {"content": "hi"},
-        "finish_reason": "stop",
-        "token_ids": [5, 2],
-        "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -0.25}]},
-    }
-    choice.update({key: value for key, value in changes.items() if key in choice})
-    top = {"model": "m", "choices": [choice], "prompt_token_ids": [1, 4]}
-    top.update({key: value for key, value in changes.items() if key in top})
-    return top
 
 
 # -- a real server ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_completion_has_the_exact_tokens_of_the_server(vllm_server: VllmServer, tiny_model_dir: Path) -> None:
-    policy = await OpenAIPolicy(vllm_server.base_url).connect()
+    policy = await OpenAIPolicy(vllm_server.base_url, training=True).connect()
     assert (policy.model, policy.context_window) == (vllm_server.model_name, 2048)
     done = await policy.generate(ACT, Sampling(max_tokens=12, seed=4))
+    assert policy.gives_tokens
     assert done.trainable
     assert done.policy_version == vllm_server.model_name
     assert len(done.token_ids) == 12
@@ -168,14 +113,14 @@ async def test_a_model_that_is_not_served_is_refused_with_those_that_are(vllm_se
 
 
 def test_one_policy_serves_sync_callers_and_several_event_loops(vllm_server: VllmServer) -> None:
-    policy = OpenAIPolicy(vllm_server.base_url)
+    policy = vllm_server.policy()
     sampling = Sampling(max_tokens=3, seed=1)
     reference = policy.generate_sync(ACT, sampling).token_ids
     for _ in range(3):
         assert asyncio.run(policy.generate(ACT, sampling)).token_ids == reference
     assert policy.generate_sync(ACT, sampling).token_ids == reference
-    # Sessions of closed loops are dropped: the background loop's and at most the last closed one's are left.
-    assert len(policy._sessions) <= 2
+    # Clients of closed loops are dropped: the kept loop's and at most the last closed one's are left.
+    assert len(policy._http._clients) <= 2
 
 
 # -- servers that misbehave -------------------------------------------------------------------------------------------
@@ -284,19 +229,19 @@ async def test_incomplete_tokens_are_an_error_when_training_and_a_plain_text_oth
 ) -> None:
     with scripted_server((200, answer, {})) as (address, _):
         with pytest.raises(PolicyResponseError, match=complaint):
-            await OpenAIPolicy(address, "m").generate(ACT, Sampling())
-        done = await OpenAIPolicy(address, "m", training=False).generate(ACT, Sampling())
+            await OpenAIPolicy(address, "m", training=True).generate(ACT, Sampling())
+        done = await OpenAIPolicy(address, "m").generate(ACT, Sampling())
     assert done.text == "hi"
     assert not done.trainable
     assert list(done.token_ids) == []
 
 
-async def test_another_model_in_the_answer_is_an_error() -> None:
-    with (
-        scripted_server((200, completion(model="policy-v0006"), {})) as (address, _),
-        pytest.raises(PolicyResponseError, match="for model 'm' but 'policy-v0006' answered"),
-    ):
-        await OpenAIPolicy(address, "m").generate(ACT, Sampling())
+async def test_another_model_in_the_answer_is_an_error_when_training_and_is_recorded_otherwise() -> None:
+    with scripted_server((200, completion(model="m-2026-11-29"), {})) as (address, _):
+        with pytest.raises(PolicyResponseError, match="for model 'm' but 'm-2026-11-29' answered"):
+            await OpenAIPolicy(address, "m", training=True).generate(ACT, Sampling())
+        done = await OpenAIPolicy(address, "m").generate(ACT, Sampling())
+    assert (done.text, done.policy_version) == ("hi", "m-2026-11-29")
 
 
 @pytest.mark.parametrize(
@@ -307,10 +252,12 @@ async def test_malformed_answers_are_errors(answer: Any) -> None:
         await OpenAIPolicy(address, "m").generate(ACT, Sampling())
 
 
-async def test_the_request_asks_for_tokens_and_the_pure_distribution_only_when_training() -> None:
+async def test_every_number_that_bends_the_distribution_is_sent_and_tokens_are_asked_for_when_training() -> None:
     with scripted_server((200, completion(), {})) as (address, seen):
-        await OpenAIPolicy(address, "m").generate(ACT, Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3))
-        await OpenAIPolicy(address, "m", training=False).generate(ACT, Sampling(max_tokens=7))
+        sampling = Sampling(temperature=0.7, top_p=0.9, top_k=5, seed=3)
+        await OpenAIPolicy(address, "m", training=True).generate(ACT, sampling)
+        await OpenAIPolicy(address, "m").generate(ACT, Sampling(max_tokens=7))
+    pure = {"repetition_penalty": 1.0, "min_p": 0.0}
     assert seen[0]["body"] == {
         "model": "m",
         "messages": ACT,
@@ -321,10 +268,10 @@ async def test_the_request_asks_for_tokens_and_the_pure_distribution_only_when_t
         "seed": 3,
         "logprobs": True,
         "return_token_ids": True,
-        "repetition_penalty": 1.0,
-        "min_p": 0.0,
+        **pure,
     }
-    assert seen[1]["body"] == {"model": "m", "messages": ACT, "temperature": 1.0, "top_p": 1.0, "max_tokens": 7}
+    expected = {"model": "m", "messages": ACT, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 7, **pure}
+    assert seen[1]["body"] == expected
 
 
 @pytest.mark.parametrize("address", ["", "localhost:8000", "ftp://host/v1", "http://", "/v1"])

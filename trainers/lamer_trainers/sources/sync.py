@@ -94,7 +94,7 @@ class AdapterSync:
         self._keep = keep
         self._tolerance = tolerance
         self._base = _check_base(model, server)
-        self._prober = server.policy()
+        self._prober = server.policy(training=True)
         self._lock = threading.Lock()
         self._loaded: list[int] = []
         self._users: Counter[int] = Counter()
@@ -142,7 +142,7 @@ class AdapterSync:
             update = self._loaded[-1]
             self._users[update] += 1
         try:
-            yield self.server.policy(version_name(update))
+            yield self.server.policy(version_name(update), training=True)
         finally:
             with self._lock:
                 self._users[update] -= 1

@@ -1,0 +1,155 @@
+"""The options about where memory lies and what of other tasks is seen, shared by `collect`, `eval` and `compare`.
+
+What must stay true: an option that would do nothing beside the others is refused by its name, before any work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lamer_graph.cli.frame import options
+from lamer_graph.cli.options import MEMORY
+from lamer_graph.errors import ConfigError
+
+MemoryUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        rich_help_panel=MEMORY,
+        show_default=False,
+        help="A Chroma server (http://host:port, see `chroma run`), or postgresql://user@host/database.",
+    ),
+]
+
+Scope = Literal["trial", "tasks"]
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """What other trials leave behind: how much of it is shown, and what it is filled with."""
+
+    memory_url: MemoryUrlOption = None
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "--k",
+            metavar="K",
+            min=1,
+            rich_help_panel=MEMORY,
+            show_default=False,
+            help="With scope tasks: how many records of other tasks are shown. Default: 3.",
+        ),
+    ] = None
+    outcomes: Annotated[
+        Literal["any", "solved", "failed", "balanced"],
+        typer.Option(
+            "--outcomes",
+            rich_help_panel=MEMORY,
+            help="With scope tasks: show only what led to a success, only what failed, or as much of both.",
+        ),
+    ] = "any"
+    embedder: Annotated[
+        str,
+        typer.Option(
+            "--embedder",
+            metavar="NAME",
+            rich_help_panel=MEMORY,
+            help="With scope tasks: what tasks are compared by: hashing, minilm or URL#MODEL.",
+        ),
+    ] = "hashing"
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            rich_help_panel=MEMORY,
+            show_default=False,
+            help="With scope tasks: fill the memory with this run's, or this Chroma directory's; it is only read.",
+        ),
+    ] = None
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            rich_help_panel=MEMORY,
+            help="With scope tasks: see also what other trials of this run have written. Default: what it began with.",
+        ),
+    ] = False
+
+    def settings(self, backend: str, scope: str) -> dict[str, Any]:
+        """The fields of a run's configuration for this backend and scope; what only scope tasks has is left out of the
+        other. Raises ConfigError."""
+        if backend == "store" and self.memory_url is None:
+            raise ConfigError("--backend store needs --memory-url postgresql://user@host/database")
+        if (
+            backend == "chroma"
+            and self.memory_url is not None
+            and not self.memory_url.startswith(("http://", "https://"))
+        ):
+            raise ConfigError(f"--memory-url of a Chroma server begins with http://, not {self.memory_url!r}")
+        found: dict[str, Any] = {"backend": backend, "scope": scope}
+        if backend != "in-context" and self.memory_url is not None:
+            found["backend"] = f"{backend}:{self.memory_url}"
+        if scope == "tasks":
+            if self.k is not None:
+                found["k"] = self.k
+            if self.store is not None:
+                found["store"] = str(self.store.resolve())
+            found["visible"] = "live" if self.live else "frozen"
+            found["outcomes"] = self.outcomes
+            if backend.partition(":")[0] in ("chroma", "store"):
+                found["embedder"] = self.embedder
+        return found
+
+    def check(self, backends: Collection[str], scopes: Collection[str], filled: bool = False) -> None:
+        """Refuse options that would do nothing. Raises ConfigError. `filled` says that a store is made for the run."""
+        if self.memory_url is not None and set(backends) <= {"in-context"}:
+            raise ConfigError(
+                "--memory-url is the address of a store; in-context memory has none: use --backend chroma"
+            )
+        about_tasks = {
+            "--k": self.k is not None,
+            "--outcomes": self.outcomes != "any",
+            "--embedder": self.embedder != "hashing",
+            "--store": self.store is not None,
+            "--live": self.live,
+            "--warm": filled,
+        }
+        for name, given in about_tasks.items():
+            if given and "tasks" not in scopes:
+                raise ConfigError(f"{name} is about the memory of other tasks: use it with --scope tasks")
+        if self.embedder != "hashing" and not {"chroma", "store"} & {backend.partition(":")[0] for backend in backends}:
+            raise ConfigError("--embedder is what a store compares tasks by: use it with --backend chroma or store")
+        if filled and self.store is not None:
+            raise ConfigError("--warm and --store exclude each other: what is the memory filled with?")
+        if self.store is not None:
+            from lamer_graph.collection.run_memory import check_source
+
+            check_source(self.store)
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Place(Store):
+    """One backend and one scope."""
+
+    backend: Annotated[
+        Literal["in-context", "chroma", "store"],
+        typer.Option(
+            rich_help_panel=MEMORY, help="in-context: this process; chroma: RUN/memory, or a server; store: PostgreSQL."
+        ),
+    ] = "in-context"
+    scope: Annotated[
+        Scope,
+        typer.Option(rich_help_panel=MEMORY, help="trial: a trial's own episodes; tasks: also those of similar tasks."),
+    ] = "trial"
+
+    def chosen(self, filled: bool = False) -> dict[str, Any]:
+        """The memory fields of the run's configuration. Raises ConfigError."""
+        self.check([self.backend], [self.scope], filled)
+        return self.settings(self.backend, self.scope)

@@ -1,0 +1,102 @@
+"""A sync door to coroutines: event loops that are kept, because connections belong to the loop that opened them.
+
+What must stay true: a loop is run by one thread at a time, and in the caller's own thread wherever that runs no loop
+already, because handing a call to another thread and back costs more than the graph's turn. A loop that has finished a
+call waits for the next one, of whatever thread: threads come and go (each `.batch` has new ones), loops and what is
+connected on them stay. Inside a running loop (a notebook, an async app) a kept thread runs the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections import deque
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MOST_IDLE = 64
+"""Loops that are kept for later calls; each holds three file descriptors and its connections."""
+MOST_THREADS = 1024
+"""Calls at once from inside running loops, nested ones counted. A thread is made only where none is free."""
+
+
+class _Kept:
+    """The loops nobody runs now, newest last, and the threads for calls from inside a running loop."""
+
+    def __init__(self) -> None:
+        self.idle: deque[asyncio.AbstractEventLoop] = deque()
+        self.threads = ThreadPoolExecutor(MOST_THREADS, "lamer-sync")
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run it in this thread, on the loop that was used last of those that are free."""
+        try:
+            loop = self.idle.pop()
+        except IndexError:
+            loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(coroutine)
+        except (KeyboardInterrupt, SystemExit):
+            # The call is unfinished, and must not go on inside somebody else's.
+            if left := asyncio.all_tasks(loop):
+                for task in left:
+                    task.cancel()
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            raise
+        finally:
+            if len(self.idle) < MOST_IDLE:
+                self.idle.append(loop)
+            else:
+                loop.close()
+
+
+_kept = _Kept()
+_before_fork: list[_Kept] = []
+
+
+def _after_fork() -> None:
+    """A child has no threads, and its copies of the loops share the parent's selectors: it starts anew."""
+    global _kept
+    _before_fork.append(_kept)  # closing them here would unregister the parent's descriptors
+    _kept = _Kept()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from sync code, also from inside a running event loop's thread.
+
+    The caller's context variables go along, so LangChain callbacks and tracing see the call.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _kept.run(coroutine)
+    # Inside a running loop, whose thread is blocked meanwhile: another thread has to run it.
+    return _kept.threads.submit(contextvars.copy_context().run, _kept.run, coroutine).result()
+
+
+async def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on `loop`: to its end here or where the loop is idle, else by whoever runs that.
+
+    Drops it where the loop is closed.
+    """
+    if loop is asyncio.get_running_loop():
+        await coroutine
+        return
+    try:
+        _kept.idle.remove(loop)  # it is ours now
+    except ValueError:
+        try:
+            asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:
+            coroutine.close()
+        return
+    try:
+        await asyncio.to_thread(loop.run_until_complete, coroutine)
+    finally:
+        _kept.idle.append(loop)
