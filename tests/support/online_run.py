@@ -11,7 +11,9 @@ import torch
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.policies.local import LocalPolicy
 from lamer_trainers.learning.trainer import LamerTrainer
-from lamer_trainers.sources.online import OnlineCollector
+from lamer_trainers.sources.batches import PlayedBatches
+from lamer_trainers.sources.collector import Collector
+from lamer_trainers.sources.in_process import InProcess
 from training import config
 
 
@@ -30,7 +32,7 @@ def make_run(model_dir, folder, on_trial=None, scope="trial"):
         scope=scope,
         backend="in-context" if scope == "trial" else "chroma",
     )
-    source = OnlineCollector(policy, collect, Path(folder) / "collected", concurrency=4, on_trial=on_trial)
+    batches = PlayedBatches(collect, Path(folder) / "collected", concurrency=4, on_trial=on_trial)
     args = config(
         folder,
         updates=3,
@@ -41,7 +43,7 @@ def make_run(model_dir, folder, on_trial=None, scope="trial"):
         normalise="batch",
         micro_batch_tokens=4096,
     )
-    return LamerTrainer(policy.model, source, args, processing_class=policy.tokenizer)
+    return LamerTrainer(policy.model, Collector(InProcess(policy), batches), args, processing_class=policy.tokenizer)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from peft import LoraConfig, get_peft_model
 
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.policies.local import LocalPolicy
-from lamer_trainers.sources.ahead import PipelinedCollector, trained_weights
+from lamer_trainers.sources.batches import PlayedBatches
+from lamer_trainers.sources.collector import Collector
+from lamer_trainers.sources.in_process import CopyInProcess, trained_weights
 
 COLLECT = CollectConfig(
     env="minesweeper:4x4-3", tasks=1, trials=1, max_episodes=1, max_turns=1, prompt_style="compact", max_tokens=2
@@ -52,17 +54,18 @@ def test_the_sampler_is_handed_what_is_trained_and_computes_what_the_trainer_doe
     monkeypatch.setattr(LocalPolicy, "set_weights", noted)
     policy = a_policy(tiny_model_dir, lora)
     prompt, answer = policy.encode([{"role": "user", "content": "Act"}]), [5, 9, 17]
-    collector = PipelinedCollector(policy, COLLECT, tmp_path, pipeline=1, updates=1, concurrency=2)
+    sampler = CopyInProcess(policy)
+    collector = Collector(sampler, PlayedBatches(COLLECT, tmp_path, concurrency=2, pipeline=1), updates=1)
     if lora:  # with `kl`, TRL's reference: an adapter that is not trained, and that the sampler has not
         policy.model.add_adapter("ref", LORA)
-    before = collector._sampler.score(prompt, answer)
+    before = sampler._copy.score(prompt, answer)
     trained(policy)
     after = policy.score(prompt, answer)
     assert before != after
     collector.next_batch(0)
-    assert collector._sampler.score(prompt, answer) == after
+    assert sampler._copy.score(prompt, answer) == after
     trained(policy)  # the trainer goes on, the sampler does not
-    assert collector._sampler.score(prompt, answer) == after
+    assert sampler._copy.score(prompt, answer) == after
     collector.release()
     policy.close()
     (weights,) = handed

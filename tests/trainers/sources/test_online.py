@@ -17,7 +17,7 @@ from lamer_graph.errors import PolicyError
 from lamer_graph.runlog import read_trials
 from lamer_graph.types import Sampling
 from lamer_trainers.errors import TrainingConfigError
-from lamer_trainers.sources.online import OnlineCollector
+from lamer_trainers.sources.batches import PlayedBatches
 from online_run import make_run
 from places import SUPPORT
 
@@ -61,7 +61,7 @@ def test_what_is_trained_is_what_samples(whole):
     _, trainer = whole
     first = trainer.state.log_history[0]
     assert first["sampling/logprob_gap_max"] < 1e-4
-    assert trainer.source.policy.model is trainer.model
+    assert trainer.source.sampler.policy.model is trainer.model
     staleness = [line["sampling/staleness_max"] for line in trainer.state.log_history if "loss" in line]
     assert staleness == [0.0, 0.0, 0.0]
 
@@ -72,7 +72,7 @@ def test_the_policy_waits_while_the_trainer_may_write(tiny_model_dir, tmp_path):
     answered = threading.Event()
 
     def ask():
-        source.policy.generate_sync([{"role": "user", "content": "Act"}], Sampling(max_tokens=4))
+        source.sampler.policy.generate_sync([{"role": "user", "content": "Act"}], Sampling(max_tokens=4))
         answered.set()
 
     threading.Thread(target=ask, daemon=True).start()
@@ -169,13 +169,13 @@ def test_what_was_collected_after_the_checkpoint_is_put_aside(tiny_model_dir, tm
 def test_a_policy_that_fails_stops_the_run(tiny_model_dir, tmp_path):
     source = make_run(tiny_model_dir, tmp_path).source
     with torch.no_grad():
-        source.policy.model.model.norm.weight.fill_(float("nan"))
+        source.sampler.policy.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(PolicyError, match=r"4 of 4 trials of update 0 failed.* not finite"):
         source.next_batch(0)
 
 
 @pytest.mark.parametrize("options", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.0}, {"skip": 3}])
-def test_sampling_that_cannot_be_trained_on_is_refused(tiny_model_dir, tmp_path, options):
+def test_sampling_that_cannot_be_trained_on_is_refused(tmp_path, options):
     config = CollectConfig(env="minesweeper:4x4-3", tasks=2, **options)
     with pytest.raises(TrainingConfigError):
-        OnlineCollector(make_run(tiny_model_dir, tmp_path).source.policy, config, tmp_path)
+        PlayedBatches(config, tmp_path)

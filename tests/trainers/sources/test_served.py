@@ -35,8 +35,9 @@ from lamer_trainers.loop.train import train
 from lamer_trainers.runfile import RunFile, Server, load_run
 from lamer_trainers.sources import served
 from lamer_trainers.sources.ahead import Ahead
-from lamer_trainers.sources.batches import Batches, Collected
-from lamer_trainers.sources.served import ServedCollector, check_placement, make_server
+from lamer_trainers.sources.batches import Collected, PlayedBatches
+from lamer_trainers.sources.collector import Collector
+from lamer_trainers.sources.served import Served, check_placement, make_server
 from lamer_trainers.sources.sync import AdapterSync
 from places import SUPPORT
 from tiny_random import build_tiny_random
@@ -207,7 +208,8 @@ def test_updates_are_made_from_served_trials_of_the_allowed_age(
 ) -> None:
     policy = adapted(tiny_model_dir)
     sync = AdapterSync(server, policy.model, tmp_path / "adapters", keep=pipeline + 1)
-    source = ServedCollector(sync, COLLECT, tmp_path / "collected", pipeline=pipeline, updates=3, concurrency=4)
+    batches = PlayedBatches(COLLECT, tmp_path / "collected", pipeline=pipeline, concurrency=4)
+    source = Collector(Served(sync), batches, updates=3)
     args = config(
         tmp_path,
         updates=3,
@@ -276,7 +278,7 @@ def test_a_colocated_server_is_awake_to_play_and_to_take_adapters_and_asleep_whi
 ) -> None:
     fake = server_of_the_fake
     sync = AdapterSync(pretended, adapted(tiny_model_dir).model, tmp_path / "adapters", tolerance=1e9)
-    source = ServedCollector(sync, COLLECT, tmp_path / "collected", colocated=True)
+    source = Collector(Served(sync, colocated=True), PlayedBatches(COLLECT, tmp_path / "collected"))
     for step in range(2):
         assert len(source.next_batch(step)) == 4
         assert fake.asleep
@@ -430,7 +432,7 @@ def test_an_error_ahead_is_raised_where_its_batch_is_asked_for_and_close_ends_a_
 
 def test_a_resume_keeps_what_was_collected_ahead_by_weights_that_are_left(tiny_model_dir: Path, tmp_path: Path) -> None:
     policy = LocalPolicy(tiny_model_dir)
-    batches = Batches(COLLECT, tmp_path, pipeline=2)
+    batches = PlayedBatches(COLLECT, tmp_path, pipeline=2)
     for step, version in ((3, 2), (4, 3), (5, 4), (6, 4)):
         policy.version = f"policy-v{version:04d}"
         asyncio.run(batches.collect(step, policy))

@@ -40,8 +40,9 @@ from lamer_trainers.loop.run_folder import (
 from lamer_trainers.loop.watch import Watch
 from lamer_trainers.runfile import RunFile
 from lamer_trainers.sources.batches import version_name
+from lamer_trainers.sources.collector import collecting
 from lamer_trainers.sources.offline import check_logs
-from lamer_trainers.sources.served import check_placement, collecting
+from lamer_trainers.sources.served import check_placement
 
 Json = dict[str, Any]
 

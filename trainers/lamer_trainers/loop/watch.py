@@ -24,8 +24,7 @@ from lamer_trainers.loop.best import Best
 from lamer_trainers.loop.run_folder import METRICS, VALIDATION, finish, steps_of
 from lamer_trainers.runfile import RunFile
 from lamer_trainers.sources.batches import MOST_FAILED, version_name
-from lamer_trainers.sources.offline import LoggedCollector
-from lamer_trainers.sources.served import Collector
+from lamer_trainers.sources.collector import Collector
 
 Json = dict[str, Any]
 
@@ -99,7 +98,7 @@ class Watch(TrainerCallback):
         """Drop what no checkpoint needs any more: a former best, and memories, of which a run would keep all."""
         self._best.checkpointed()
         steps = [steps_of(path) for path in Path(args.output_dir).glob("checkpoint-*")]
-        if steps and not isinstance(self._collector, LoggedCollector):
+        if steps:
             self._collector.batches.forget_before(min(steps) // self._per_update)
         self._clock = time.perf_counter()
 
@@ -114,11 +113,9 @@ class Watch(TrainerCallback):
         if folder.exists():  # of a killed run, which may have had other weights by then
             drop_run_memory(config, folder)
             shutil.rmtree(folder)
-        heritage = None
-        if not isinstance(self._collector, LoggedCollector):
-            # With a memory of other tasks: what the next update would begin with, and nothing comes back of it.
-            batches = self._collector.batches
-            config, heritage = batches.going_on(config, folder, update), batches.heritage
+        # With a memory of other tasks: what the next update would begin with, and nothing comes back of it.
+        batches = self._collector.batches
+        config, heritage = batches.going_on(config, folder, update), batches.heritage
         with self._collector.sampling(update) as policy:
             reading, summary = asyncio.run(
                 evaluate(config, policy, folder, concurrency=self._run.concurrency, heritage=heritage)

@@ -1,8 +1,8 @@
-"""The trials of each update, in run folders of their own: what every on-line source has in common.
+"""The trials of each update: `Batches`, and those that are played, in run folders of their own.
 
-What must stay true: update u's trials are those of tasks u * tasks to (u + 1) * tasks of the split, each logged once,
-whoever plays them and however often the run is killed. No trial of weights that were lost with a killed process is
-trained on: a batch that holds one is put aside.
+What must stay true of played ones: update u's trials are those of tasks u * tasks to (u + 1) * tasks of the split, each
+logged once, whoever plays them and however often the run is killed. No trial of weights that were lost with a killed
+process is trained on: a batch that holds one is put aside.
 
 With scope "tasks" update u sees of other tasks what the memory of update u - 1 held and what its finished trials wrote,
 fixed before its first trial. Batches are collected one after the other, also ahead of the trainer, so this does not
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -39,13 +40,39 @@ def version_name(update: int) -> str:
 
 
 class Collected(NamedTuple):
-    """A batch: its finished trials, sorted by task and index, and how collecting them went."""
+    """A batch: its finished trials, sorted by task and index, and how collecting them went (None: they were there)."""
 
     trials: list[Trial]
-    summary: CollectSummary
+    summary: CollectSummary | None
 
 
-class Batches:
+class Batches(ABC):
+    """The trials of update after update; unless they are played, nothing is remembered from one to the next."""
+
+    pipeline = 0
+    """How many versions old samples may be."""
+
+    @abstractmethod
+    async def collect(self, step: int, policy: Policy) -> Collected:
+        """Update `step`'s trials, `policy` playing what is missing of them."""
+
+    @property
+    def heritage(self) -> Heritage | None:
+        """How much of a memory a later update begins with; None where other tasks are not seen."""
+        return None
+
+    def going_on(self, config: CollectConfig, folder: Path, step: int) -> CollectConfig:
+        """`config` of a run in `folder` whose memory goes on from what `step` updates have left."""
+        return config
+
+    def forget_before(self, step: int) -> None:  # noqa: B027  (nothing may be remembered)
+        """Drop the memories of updates that no resume can go back to; the trials stay."""
+
+    def resume_at(self, step: int) -> None:  # noqa: B027  (nothing may be put aside)
+        """Put aside what a killed run collected after its checkpoint, of which `step` updates are left."""
+
+
+class PlayedBatches(Batches):
     """Plays `config.tasks` new tasks of the split per update, `config.trials` trials each, into `folder/update-..`.
 
     `on_trial` gets every logged line, `concurrency` trials are played at a time, samples may be `pipeline` versions
@@ -107,18 +134,15 @@ class Batches:
 
     @property
     def heritage(self) -> Heritage | None:
-        """How much of a memory a later update begins with; None where other tasks are not seen."""
         return None if self.config.scope == "trial" else Heritage(self._remember.budget, self._remember.near)
 
     def going_on(self, config: CollectConfig, folder: Path, step: int) -> CollectConfig:
-        """`config` of a run in `folder` whose memory goes on from what `step` updates have left."""
         if config.scope == "trial" or step == 0:
             return config
         last = self.folder / UPDATE_FOLDER.format(step - 1)
         return config.model_copy(update={"store": os.path.relpath(last, folder)})
 
     def forget_before(self, step: int) -> None:
-        """Drop the memories of updates that no resume can go back to; the trials stay."""
         if self.config.scope == "trial":
             return
         for folder in self.folder.glob("update-*"):
@@ -127,7 +151,6 @@ class Batches:
                 drop_run_memory(self.config, folder)
 
     def resume_at(self, step: int) -> None:
-        """Put aside what a killed run collected after its checkpoint, of which `step` updates are left."""
         for folder in sorted(self.folder.glob("update-*")):
             number = folder.name.removeprefix("update-")
             if not number.isdigit() or int(number) <= step:

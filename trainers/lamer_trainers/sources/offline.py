@@ -9,51 +9,34 @@ by the ratio of the trained policy to the one that was logged (`recomputed`).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.collection.collect import CollectSummary, sampled_by
+from lamer_graph.collection.collect import sampled_by
 from lamer_graph.collection.config import CollectConfig
+from lamer_graph.policies.base import Policy
 from lamer_graph.policies.fingerprint import model_kind
-from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.runlog import read_config, read_trials
 from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.learning.samples import Credit, Limits, Trial, samples_of
 from lamer_trainers.runfile import RunFile
-from lamer_trainers.sources.batches import version_name
+from lamer_trainers.sources.batches import Batches, Collected
 from lamer_trainers.sources.logs import LoggedRuns
 
 MUST_FIT = ("env", "prompt_style", "strategy", "temperature", "top_p", "top_k")
 """Fields of `collect` that a log must share: what is played, how it is put to the policy, how answers are drawn."""
 
 
-class LoggedCollector:
-    """`LoggedRuns` for the loop: `collect.tasks` groups an update, and `policy` (whose module is trained) to validate.
+class LoggedBatches(Batches):
+    """`LoggedRuns` for the loop: `collect.tasks` groups an update. Raises what LoggedRuns raises."""
 
-    Raises what LoggedRuns raises.
-    """
-
-    def __init__(self, run: RunFile, policy: LocalPolicy) -> None:
-        self.policy = policy
-        self.summary: CollectSummary | None = None
-        self.metrics: dict[str, float] = {}
+    def __init__(self, run: RunFile) -> None:
         self._runs = logged_runs(run)
 
-    def next_batch(self, step: int) -> list[Trial]:
-        """The logged trials of update `step`, whole groups."""
-        return [*self._runs.next_batch(step)]
-
-    @contextlib.contextmanager
-    def sampling(self, step: int) -> Iterator[LocalPolicy]:
-        """The policy after `step` updates, which must not be trained meanwhile."""
-        with self.policy.paused():
-            self.policy.version = version_name(step)
-        yield self.policy
-
-    def release(self) -> None:
-        """Nothing runs ahead."""
+    async def collect(self, step: int, policy: Policy) -> Collected:
+        """The logged trials of update `step`, whole groups; nothing is played."""
+        return Collected(self._runs.next_batch(step), None)
 
 
 def logged_runs(run: RunFile) -> LoggedRuns:
