@@ -10,28 +10,28 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.exchange import Exchange
 from lamer_graph.collection.run_memory import Heritage, open_run_memory
-from lamer_graph.errors import ConfigError, RunLogError
+from lamer_graph.collection.sampled_by import note_sampler
+from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
-from lamer_graph.policies.fingerprint import sampler_fingerprint
-from lamer_graph.runlog import RUN_FILE, RunLog, write_atomic
+from lamer_graph.runlog import RunLog
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial.driver import Played, play_trial, settled
 from lamer_graph.trial.steps import Harness, Json, task_id_of, trial_id_of
 from lamer_graph.trial.write_behind import WriteBehind
 from lamer_memory import InContextMemory
+from lamer_memory.base import Namespace
 
 
 class CollectSummary(NamedTuple):
@@ -54,6 +54,7 @@ class CollectSummary(NamedTuple):
         return {**self._asdict(), "missing": self.missing}
 
 
+COUNTED = ("requested", "already", "finished", "failed", "turns", "calls")
 HELD = 4
 """How many played trials a worker may have waiting for the memory and the log while it plays on."""
 
@@ -105,156 +106,133 @@ async def collect(
     # What can be refused is, before there is a folder; the memory itself lies in it.
     with closing(InContextMemory()) as none_yet:
         config.harness(policy, none_yet)
-    log = RunLog.create(folder, config.model_dump(mode="json"), resume=resume)
-    try:
-        _note_sampler(Path(folder), policy)
+    with closing(RunLog.create(folder, config.model_dump(mode="json"), resume=resume)) as log:
+        note_sampler(Path(folder), policy)
         memory = await asyncio.to_thread(open_run_memory, config, Path(folder), heritage)
         try:
             h = config.harness(policy, memory.backend)
-            return await _collect(
-                config, h, memory.namespace, log, concurrency, shard, through_graph, write_behind, on_trial
-            )
+            run = _Run(config, h, memory.namespace, log, shard, write_behind, on_trial)
+            return await run.play(concurrency, through_graph)
         finally:
             await asyncio.to_thread(memory.close)
-    finally:
-        log.close()
 
 
-SAMPLED_BY = "sampled_by"
-"""Beside the configuration in `run.json`: the fingerprints of the models that played, as far as they are known."""
+@dataclass
+class _Run:
+    """One call of `collect`: which trials it plays, and what came of them."""
 
+    config: CollectConfig
+    h: Harness
+    namespace: Namespace
+    log: RunLog
+    shard: Shard
+    write_behind: bool
+    on_trial: Callable[[Json], None] | None
+    counted: Counter[str] = field(default_factory=Counter)
 
-def sampled_by(folder: str | Path) -> list[dict[str, Any]]:
-    """`sampler_fingerprint` of each model that is known to have played the run in `folder`; older logs name none."""
-    noted: list[dict[str, Any]] = orjson.loads((Path(folder) / RUN_FILE).read_bytes()).get(SAMPLED_BY, [])
-    return noted
+    async def play(self, concurrency: int, through_graph: bool) -> CollectSummary:
+        """Play what is missing, `concurrency` trials at a time."""
+        started = time.perf_counter()
+        recorder = TrialRecorder(self.log, self.config.split, self._logged)
+        tasks, exchange, behind = self._missing(), None, None
+        if self.config.shuffle_reflections:
+            # Everyone must fail together before reflections can change hands, so all trials are open at once.
+            waiting = list(tasks)
+            tasks, exchange = iter(waiting), Exchange(len(waiting), self.config.seed)
+            concurrency = max(1, len(waiting))
+        work: Callable[[], Coroutine[Any, Any, None]]
+        if through_graph:
+            work = self._through_graph(tasks, recorder)
+        else:
+            # A store on disk or behind a network is slower than a turn: nobody waits for it but who is about to be
+            # logged (and, with a live memory, the next trial, which is to see what this one wrote).
+            if self.write_behind and self.h.remembers and self.h.backend.persistent and self.config.visible == "frozen":
+                behind = WriteBehind(self.h.backend)
+            work = partial(self._in_bulk, tasks, recorder, exchange, behind)
+        workers = [asyncio.create_task(work()) for _ in range(concurrency)]
+        with _signals(workers) as interrupted:
+            try:
+                await _finished(workers, interrupted)
+            finally:
+                if behind is not None:
+                    await behind.aclose()
+        for _ in tasks:  # an interrupted run still says how much was asked for
+            pass
+        seconds, ended = time.perf_counter() - started, interrupted()
+        return CollectSummary(**{name: self.counted[name] for name in COUNTED}, seconds=seconds, interrupted=ended)
 
-
-def _note_sampler(folder: Path, policy: Policy) -> None:
-    """Add what plays to `run.json`; it decides nothing about a resume. Raises RunLogError."""
-    sampler, noted, path = sampler_fingerprint(policy), sampled_by(folder), folder / RUN_FILE
-    if sampler is None or sampler in noted:
-        return
-    about = {**orjson.loads(path.read_bytes()), SAMPLED_BY: [*noted, sampler]}
-    try:
-        write_atomic(path, orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    except OSError as error:
-        raise RunLogError(f"cannot write {path} ({error.strerror})") from error
-
-
-async def _collect(
-    config: CollectConfig,
-    h: Harness,
-    namespace: tuple[str, ...],
-    log: RunLog,
-    concurrency: int,
-    shard: Shard,
-    through_graph: bool,
-    write_behind: bool,
-    on_trial: Callable[[Json], None] | None,
-) -> CollectSummary:
-    started = time.perf_counter()
-    requested = already = finished = failed = turns = policy_calls = 0
-    exchange: Exchange | None = None
-    behind: WriteBehind | None = None
-
-    def logged(line: Json) -> None:
-        nonlocal finished, failed, turns, policy_calls
-        finished += line["error"] is None
-        failed += line["error"] is not None
-        count = sum(len(episode["turns"]) for episode in line["episodes"])
-        turns += count
-        policy_calls += count + len(line["reflections"])
-        if on_trial is not None:
-            on_trial(line)
-
-    recorder = TrialRecorder(log, config.split, logged)
-
-    def missing() -> Iterator[Json]:
-        nonlocal requested, already
-        for number, task in enumerate(requested_trials(config, h)):
-            if number % shard.count == shard.index:
-                requested += 1
-                if trial_id_of(task_id_of(h.env, task), task["trial"]) in log.trial_ids:
-                    already += 1
+    def _missing(self) -> Iterator[Json]:
+        """The shard's trials that are not in the log; those that are are counted on the way."""
+        for number, task in enumerate(requested_trials(self.config, self.h)):
+            if number % self.shard.count == self.shard.index:
+                self.counted["requested"] += 1
+                if trial_id_of(task_id_of(self.h.env, task), task["trial"]) in self.log.trial_ids:
+                    self.counted["already"] += 1
                 else:
                     yield task
 
-    tasks = missing()
-    if config.shuffle_reflections:
-        # Everyone must fail together before reflections can change hands, so all trials are open at once.
-        waiting = list(tasks)
-        tasks, exchange = iter(waiting), Exchange(len(waiting), config.seed)
-        concurrency = max(1, len(waiting))
+    def _logged(self, line: Json) -> None:
+        turns = sum(len(episode["turns"]) for episode in line["episodes"])
+        self.counted["finished" if line["error"] is None else "failed"] += 1
+        self.counted["turns"] += turns
+        self.counted["calls"] += turns + len(line["reflections"])
+        if self.on_trial is not None:
+            self.on_trial(line)
 
-    if through_graph:
+    def _through_graph(self, tasks: Iterator[Json], recorder: TrialRecorder) -> Callable[[], Coroutine[Any, Any, None]]:
         from lamer_graph.agent import compile_agent, play_in_graph  # LangGraph only where it is used
 
-        agent = compile_agent(h)
+        agent = compile_agent(self.h)
 
         async def worker() -> None:
             for task in tasks:
-                await play_in_graph(agent, h, task, recorder, namespace=namespace)
+                await play_in_graph(agent, self.h, task, recorder, namespace=self.namespace)
 
-    else:
-        # A store on disk or behind a network is slower than a turn: nobody waits for it but who is about to be logged
-        # (and, with a live memory, the next trial, which is to see what this one wrote).
-        if write_behind and h.remembers and h.backend.persistent and config.visible == "frozen":
-            behind = WriteBehind(h.backend)
+        return worker
+
+    async def _in_bulk(
+        self, tasks: Iterator[Json], recorder: TrialRecorder, exchange: Exchange | None, behind: WriteBehind | None
+    ) -> None:
+        """A worker: plays the next trials while its earlier ones are settled and logged."""
 
         async def log_it(played: Played) -> None:
             played = await settled(played)
-            await recorder.arecord(h, played.state, played.error, played.unfinished)
+            await recorder.arecord(self.h, played.state, played.error, played.unfinished)
 
-        async def worker() -> None:
-            # The next trials are played while earlier ones are settled and logged.
-            held: deque[asyncio.Task[None]] = deque()
-            try:
-                for task in tasks:
-                    try:
-                        played = await play_trial(h, task, namespace=namespace, exchange=exchange, behind=behind)
-                    finally:
-                        if exchange is not None:
-                            exchange.leave()
-                    held.append(asyncio.create_task(log_it(played)))
-                    while held and (held[0].done() or len(held) > HELD):
-                        await asyncio.wait((held[0],))
-                        held.popleft().result()
-                if behind is not None:
-                    behind.hurry()
-                while held:
+        held: deque[asyncio.Task[None]] = deque()
+        try:
+            for task in tasks:
+                try:
+                    played = await play_trial(self.h, task, namespace=self.namespace, exchange=exchange, behind=behind)
+                finally:
+                    if exchange is not None:
+                        exchange.leave()
+                held.append(asyncio.create_task(log_it(played)))
+                while held and (held[0].done() or len(held) > HELD):
                     await asyncio.wait((held[0],))
                     held.popleft().result()
-            finally:
-                # Where the run is interrupted, what was played to its end still counts (and waiting cancels nothing).
-                await asyncio.gather(*held, return_exceptions=True)
-
-    workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
-    with _signals(workers) as interrupted:
-        try:
-            await asyncio.gather(*workers)
-        except asyncio.CancelledError:
-            if not interrupted():
-                raise
-        finally:
-            if not interrupted():  # else they are cancelled already; twice would cut short what they finish
-                for running in workers:
-                    running.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
             if behind is not None:
-                await behind.aclose()
-    for _ in tasks:  # an interrupted run still says how much was asked for
-        pass
-    return CollectSummary(
-        requested=requested,
-        already=already,
-        finished=finished,
-        failed=failed,
-        turns=turns,
-        calls=policy_calls,
-        seconds=time.perf_counter() - started,
-        interrupted=interrupted(),
-    )
+                behind.hurry()
+            while held:
+                await asyncio.wait((held[0],))
+                held.popleft().result()
+        finally:
+            # Where the run is interrupted, what was played to its end still counts (and waiting cancels nothing).
+            await asyncio.gather(*held, return_exceptions=True)
+
+
+async def _finished(workers: list[asyncio.Task[None]], interrupted: Callable[[], bool]) -> None:
+    """Wait for the workers; where one fails, the others end, and where a signal ended them that is no error."""
+    try:
+        await asyncio.gather(*workers)
+    except asyncio.CancelledError:
+        if not interrupted():
+            raise
+    finally:
+        if not interrupted():  # else they are cancelled already; twice would cut short what they finish
+            for running in workers:
+                running.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from command_line import Cli
 from lamer_graph.cli.train import update_line
-from lamer_graph.collection.collect import collect, sampled_by
+from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.sampled_by import sampled_by
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.runlog import read_trials
 from lamer_trainers.loop.run_folder import last_checkpoint

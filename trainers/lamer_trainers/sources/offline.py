@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.collection.collect import sampled_by
 from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.sampled_by import sampled_by
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.fingerprint import model_kind
 from lamer_graph.runlog import read_config, read_trials
