@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
 from lamer_graph.cli.options import RUN, Effort, Game, Player
 from lamer_graph.cli.running import report_loss, run_trials
@@ -50,7 +51,8 @@ def register(app: typer.Typer) -> None:
         call ends its trial with a recorded error and never the run. Ctrl-C ends the run with its log whole.
         """
         config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
-        config, summary = run_trials(ui, player, config, effort, out, resume=resume, training=True)
+        job = Job(player=player, config=config, effort=effort, folder=out, resume=resume, training=True)
+        config, summary = run_trials(ui, job)
         _sum_up(ui, out, summary)
         report_loss(ui, out, summary)
         return {"run": str(out), "config": config.model_dump(mode="json"), **summary.to_json()}

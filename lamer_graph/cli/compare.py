@@ -15,6 +15,7 @@ import typer
 
 from lamer_graph.cli.compare_train import Training, starts, trained, trainings
 from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Store
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting
 from lamer_graph.cli.running import WARM, filled_by, report_loss, run_trials, run_warm
@@ -136,7 +137,17 @@ def register(app: typer.Typer) -> None:
             plays = player
             if name in runs:
                 plays, learned[name] = trained(ui, player, runs[name], folders[name], name)
-            if not _played(ui, plays, config, effort, folders[name], warm, name):
+            # Reads are what is measured, so every one is made and waited for; tokens are counted where there are any.
+            job = Job(
+                player=plays,
+                config=config,
+                effort=effort,
+                folder=folders[name],
+                resume=True,
+                training=None,
+                write_behind=False,
+            )
+            if not _played(ui, job, warm, name):
                 return {"run": str(folder), "interrupted": True}
         comparison = compared(folders, reference, trained=run is not None)
         ui.print(*tables(comparison))
@@ -196,16 +207,15 @@ def _folder_of(name: str) -> str:
     return name.replace("/", "-")
 
 
-def _played(ui: Ui, player: Player, config: CollectConfig, effort: Effort, folder: Path, warm: int, name: str) -> bool:
+def _played(ui: Ui, job: Job, warm: int, name: str) -> bool:
     """Play what the configuration's run misses; False where it was interrupted, or its memory could not be filled."""
-    if config.store == WARM:
-        filling = run_warm(ui, player, config, effort, folder, warm, resume=True)
+    if job.config.store == WARM:
+        filling = run_warm(ui, job, warm)
         if filling.missing:  # half a memory is another memory
-            report_loss(ui, folder / WARM, filling)
+            report_loss(ui, job.folder / WARM, filling)
             return False
-    # Reads are what is measured, so every one is made and waited for; tokens are counted where a server gives them.
-    _, done = run_trials(ui, player, config, effort, folder, resume=True, training=None, write_behind=False, what=name)
-    report_loss(ui, folder, done)
+    _, done = run_trials(ui, job, name)
+    report_loss(ui, job.folder, done)
     return not done.interrupted
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Game, Player
 from lamer_graph.cli.running import filled_by, report_loss, report_of, run_trials, run_warm
@@ -90,11 +91,13 @@ def register(app: typer.Typer) -> None:
         folder = out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S-%f}"
         if warm:
             config = filled_by(config)
-            filling = run_warm(ui, player, config, effort, folder, warm, resume=resume)
+        job = Job(player=player, config=config, effort=effort, folder=folder, resume=resume, training=False)
+        if warm:
+            filling = run_warm(ui, job, warm)
             if filling.interrupted or filling.failed:  # half a memory is another memory
                 report_loss(ui, folder, filling)
                 return {"run": str(folder), "warm": filling.to_json()}
-        config, summary = run_trials(ui, player, config, effort, folder, resume=resume, training=False)
+        _, summary = run_trials(ui, job)
         evaluation = report_of(folder, summary)
         name = f"{game.memory}, shuffled" if shuffle_reflections else game.memory
         ui.print(evaluations(f"run {folder}", {name: evaluation}), conditions(evaluation))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lamer_graph.cli.frame import FAILED, Json, Ui, command
+from lamer_graph.cli.job import Job
 from lamer_graph.cli.options import DEFAULT_ENV, RUN, Effort, EnvOption, Game, Player, SeedOption
 from lamer_graph.cli.play import watch
 from lamer_graph.cli.running import report_of, run_trials
@@ -203,9 +204,8 @@ def _evaluated(
         config = replace(game, memory=contents).config(ui, player, tasks=tasks, shuffle_reflections=shuffled)
         run = folder / name.replace(", ", "-")
         # Through the LangGraph agent, as an application would; only shuffling needs the bulk driver.
-        _, summary = run_trials(
-            ui, player, config, effort, run, resume=False, training=True, through_graph=not shuffled, what=name
-        )
+        job = Job(player=player, config=config, effort=effort, folder=run, resume=False, training=True)
+        _, summary = run_trials(ui, replace(job, through_graph=not shuffled), name)
         rows[name] = report_of(run, summary)
         if summary.interrupted:
             raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamer_graph.cli.frame import FAILED, Ui, warn
-from lamer_graph.cli.options import Effort, Player
+from lamer_graph.cli.job import Job
 from lamer_graph.errors import ConfigError, LamerError
 
 if TYPE_CHECKING:
@@ -24,48 +24,23 @@ if TYPE_CHECKING:
     from lamer_graph.policies.base import Policy
 
 
-def run_trials(
-    ui: Ui,
-    player: Player,
-    config: CollectConfig,
-    effort: Effort,
-    folder: Path,
-    *,
-    resume: bool,
-    training: bool | None,
-    through_graph: bool = False,
-    write_behind: bool = True,
-    what: str = "trials",
-) -> tuple[CollectConfig, CollectSummary]:
-    """Play the run's trials into `folder`; the configuration as it was recorded, and what was done.
+def run_trials(ui: Ui, job: Job, what: str = "trials") -> tuple[CollectConfig, CollectSummary]:
+    """Play the run's trials; the configuration as it was recorded, and what was done.
 
-    `training` demands exact tokens of every call (see `Player.open`); `through_graph` plays through the LangGraph agent
-    instead of the bulk driver, in one process; `write_behind` as in `collect`. Raises what `frame` turns into exit
-    codes.
+    Raises what `frame` turns into exit codes.
     """
     from lamer_graph.collection.config import check_memory
 
-    if effort.workers > 1 and config.shuffle_reflections:
+    if job.effort.workers > 1 and job.config.shuffle_reflections:
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
-    check_memory(config, effort.workers)
-    with ui.progress(what, config.tasks * config.trials) as advance:
-        config, done = asyncio.run(
-            _run(ui, player, config, effort, folder, resume, training, through_graph, write_behind, advance)
-        )
+    check_memory(job.config, job.effort.workers)
+    with ui.progress(what, job.config.tasks * job.config.trials) as advance:
+        job, done = asyncio.run(_run(ui, job, advance))
         if isinstance(done, int):
             from lamer_graph.cli.workers import collect_in_workers
 
-            done = collect_in_workers(
-                config,
-                player,
-                folder,
-                already=done,
-                concurrency=effort.concurrency,
-                workers=effort.workers,
-                training=training,
-                on_trials=advance,
-            )
-    return config, done
+            done = collect_in_workers(job, already=done, on_trials=advance)
+    return job.config, done
 
 
 WARM = "warm"
@@ -78,61 +53,41 @@ def filled_by(config: CollectConfig) -> CollectConfig:
     return config.model_copy(update={"store": WARM})
 
 
-def run_warm(
-    ui: Ui, player: Player, config: CollectConfig, effort: Effort, folder: Path, warm: int, *, resume: bool
-) -> CollectSummary:
-    """Play `warm` tasks of the train split into `folder`/warm, with the memory that `config`'s run then begins with.
+def run_warm(ui: Ui, job: Job, warm: int) -> CollectSummary:
+    """Play `warm` tasks of the train split into `folder`/warm, with the memory that `job`'s run then begins with.
 
     Its trials see nothing of each other.
     """
     changes = {"split": "train", "tasks": warm, "trials": 1, "skip": 0, "store": "", "visible": "frozen"}
-    before = config.model_copy(update={**changes, "shuffle_reflections": False})
-    _, done = run_trials(
-        ui,
-        player,
-        before,
-        effort,
-        folder / WARM,
-        resume=resume,
-        training=False,
-        what=f"filling the memory, {warm} tasks",
-    )
-    return done
+    before = job.config.model_copy(update={**changes, "shuffle_reflections": False})
+    filling = replace(job, config=before, folder=job.folder / WARM, training=False, write_behind=True)
+    return run_trials(ui, filling, f"filling the memory, {warm} tasks")[1]
 
 
-async def _run(
-    ui: Ui,
-    player: Player,
-    config: CollectConfig,
-    effort: Effort,
-    folder: Path,
-    resume: bool,
-    training: bool | None,
-    through_graph: bool,
-    write_behind: bool,
-    advance: Callable[[int], None],
-) -> tuple[CollectConfig, CollectSummary | int]:
+async def _run(ui: Ui, job: Job, advance: Callable[[int], None]) -> tuple[Job, CollectSummary | int]:
+    """The job with who really plays, and what was done, or how many trials are there for workers to go on with."""
     from lamer_graph.collection.collect import collect
 
-    async with player.open(config.env, training=training) as policy:
-        config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
-        await preflight(config, policy)
-        already = claim(config, folder, resume)
+    async with job.player.open(job.config.env, training=job.training) as policy:
+        named = {"policy": job.player.name_of(policy, job.config.env)}
+        job = replace(job, config=job.config.model_copy(update=named))
+        await preflight(job.config, policy)
+        already = claim(job.config, job.folder, job.resume)
         advance(already)
         ui.working()
-        if effort.workers > 1:
-            return config, already
+        if job.effort.workers > 1:
+            return job, already
         summary = await collect(
-            config,
+            job.config,
             policy,
-            folder,
-            concurrency=effort.concurrency,
+            job.folder,
+            concurrency=job.effort.concurrency,
             resume=True,
-            through_graph=through_graph,
-            write_behind=write_behind,
+            through_graph=job.through_graph,
+            write_behind=job.write_behind,
             on_trial=lambda line: advance(1),
         )
-        return config, summary
+        return job, summary
 
 
 def claim(config: CollectConfig, folder: Path, resume: bool) -> int:

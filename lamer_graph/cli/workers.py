@@ -15,14 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from lamer_graph.cli.options import Player
+from lamer_graph.cli.job import Job
 from lamer_graph.collection.collect import CollectSummary, Shard, collect
-from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import LamerError
 
 Json = dict[str, Any]
@@ -30,18 +27,6 @@ Json = dict[str, Any]
 
 class WorkerError(LamerError):
     """A worker process failed or died; the message is its own."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What one worker is told; plain enough to be sent to a process that starts from nothing."""
-
-    config: Json
-    player: Player
-    folder: Path
-    concurrency: int
-    training: bool | None
-    shard: Shard
 
 
 class _Trial(NamedTuple):
@@ -52,18 +37,8 @@ class _Trial(NamedTuple):
     reflections: int
 
 
-def collect_in_workers(
-    config: CollectConfig,
-    player: Player,
-    folder: Path,
-    *,
-    already: int,
-    concurrency: int,
-    workers: int,
-    training: bool | None,
-    on_trials: Callable[[int], None],
-) -> CollectSummary:
-    """Collect the run's missing trials in `workers` processes, `concurrency` at a time in each.
+def collect_in_workers(job: Job, *, already: int, on_trials: Callable[[int], None]) -> CollectSummary:
+    """Collect the run's missing trials in `effort.workers` processes, `effort.concurrency` at a time in each.
 
     `already` trials are in the log. `on_trials` gets 1 for every trial that was logged. SIGINT and SIGTERM are passed
     on and end the run early with the log whole. Raises WorkerError when a worker fails; the others are ended, too.
@@ -71,10 +46,10 @@ def collect_in_workers(
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
-    for index in range(workers):
+    for index in range(job.effort.workers):
         ours, theirs = context.Pipe(duplex=False)
-        job = _Job(config.model_dump(mode="json"), player, folder, concurrency, training, Shard(index, workers))
-        process = context.Process(target=_work, args=(job, theirs), name=f"lamer-worker-{index}")
+        shard = Shard(index, job.effort.workers)
+        process = context.Process(target=_work, args=(job, shard, theirs), name=f"lamer-worker-{index}")
         process.start()
         theirs.close()
         processes[ours] = process
@@ -109,7 +84,7 @@ def collect_in_workers(
     if failure:
         raise WorkerError(failure)
     return CollectSummary(
-        requested=config.tasks * config.trials,
+        requested=job.config.tasks * job.config.trials,
         already=already,
         finished=sum(not trial.failed for trial in trials),
         failed=sum(trial.failed for trial in trials),
@@ -142,32 +117,25 @@ def _forwarded(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 # -- in the worker ----------------------------------------------------------------------------------------------------
 
 
-def _work(job: _Job, out: Connection) -> None:
+def _work(job: Job, shard: Shard, out: Connection) -> None:
     os.setsid()  # a Ctrl-C is the parent's, which passes it on
     threading.Thread(target=_die_with_parent, name="lamer-parent", daemon=True).start()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.shard.count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // shard.count)))
     try:
-        asyncio.run(_collect(job, out))
+        asyncio.run(_collect(job, shard, out))
     except LamerError as error:
         out.send(str(error))
 
 
-async def _collect(job: _Job, out: Connection) -> None:
-    config = CollectConfig(**job.config)
-
+async def _collect(job: Job, shard: Shard, out: Connection) -> None:
     def logged(line: Json) -> None:
         turns = sum(len(episode["turns"]) for episode in line["episodes"])
         out.send(_Trial(line["error"] is not None, turns, len(line["reflections"])))
 
-    async with job.player.open(config.env, training=job.training) as policy:
+    async with job.player.open(job.config.env, training=job.training) as policy:
+        concurrency = job.effort.concurrency
         await collect(
-            config,
-            policy,
-            job.folder,
-            concurrency=job.concurrency,
-            resume=True,
-            shard=job.shard,
-            on_trial=logged,
+            job.config, policy, job.folder, concurrency=concurrency, resume=True, shard=shard, on_trial=logged
         )
 
 
