@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +38,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvError, EnvParameterError, RemoteEnvError, SessionError
 from lamer_envs.registry import make
+from lamer_envs.splits import split_seeds
 
 MAX_TEXT_CHARS = 20_000
 """Longest action text that is taken; the environment itself looks at MAX_ACTION_CHARS of it."""
@@ -79,25 +80,13 @@ class LamerState(OpenEnvState):
     env_state: dict[str, Any] | None = Field(description="The environment's JSON state")
 
 
-class SplitTasks:
-    """Seeds of an environment's splits by index, found once and shared by all sessions."""
-
-    def __init__(self, env: Env) -> None:
-        self._env = env
-        self._lock = threading.Lock()
-        self._found: dict[str, tuple[list[int], Iterator[int]]] = {}
-
-    def seed(self, split: str, index: int) -> int:
-        """The seed of a split's task. Raises SessionError for a split or an index that there is not."""
-        if split not in self._env.splits:
-            raise SessionError(f"split must be one of {', '.join(self._env.splits)}, not {str(split)[:40]!r}")
-        if type(index) is not int or not 0 <= index < SPLIT_TASKS:
-            raise SessionError(f"index must be an integer from 0 to {SPLIT_TASKS - 1}, not {str(index)[:40]}")
-        with self._lock:
-            seeds, more = self._found.setdefault(split, ([], self._env.seeds(split)))
-            while len(seeds) <= index:
-                seeds.append(next(more))
-            return seeds[index]
+def seed_of(env: Env, split: str, index: int) -> int:
+    """The seed of a split's task. Raises SessionError for a split or an index that there is not."""
+    if split not in env.splits:
+        raise SessionError(f"split must be one of {', '.join(env.splits)}, not {str(split)[:40]!r}")
+    if type(index) is not int or not 0 <= index < SPLIT_TASKS:
+        raise SessionError(f"index must be an integer from 0 to {SPLIT_TASKS - 1}, not {str(index)[:40]}")
+    return split_seeds(env).seed(split, index)
 
 
 class LamerEnvironment(Environment[LamerAction, LamerObservation, LamerState]):
@@ -105,9 +94,9 @@ class LamerEnvironment(Environment[LamerAction, LamerObservation, LamerState]):
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
-    def __init__(self, env: Env, tasks: SplitTasks, max_turns: int) -> None:
+    def __init__(self, env: Env, max_turns: int) -> None:
         super().__init__()
-        self._env, self._tasks, self._max_turns = env, tasks, max_turns
+        self._env, self._max_turns = env, max_turns
         self._state: State | None = None
         self._seed: int | None = None
         self._episode: str | None = None
@@ -139,7 +128,7 @@ class LamerEnvironment(Environment[LamerAction, LamerObservation, LamerState]):
             state = self._env.load(instance)
         else:
             if split is not None and index is not None:
-                seed = self._tasks.seed(split, index)
+                seed = seed_of(self._env, split, index)
             seed = 0 if seed is None else seed
             if type(seed) is not int or not 0 <= seed <= MAX_SEED:
                 raise SessionError(f"seed must be an integer from 0 to {MAX_SEED}, not {str(seed)[:40]!r}")
@@ -188,11 +177,11 @@ class LamerEnvironment(Environment[LamerAction, LamerObservation, LamerState]):
         return [{"name": split, "type": types.get(split, "validation")} for split in self._env.splits]
 
     def num_tasks(self, split: str) -> int:
-        self._tasks.seed(split, 0)  # refuses an unknown split
+        seed_of(self._env, split, 0)  # refuses an unknown split
         return SPLIT_TASKS
 
     async def get_task(self, split: str, index: int) -> dict[str, Any]:
-        seed = await asyncio.to_thread(self._tasks.seed, split, index)
+        seed = await asyncio.to_thread(seed_of, self._env, split, index)
         return {"id": f"{split}-{index}", "split": split, "index": index, "seed": seed}
 
     def get_metadata(self) -> EnvironmentMetadata:
@@ -292,7 +281,7 @@ def create_app(
         raise EnvParameterError("the API key must be printable ASCII characters, and not empty")
     task.reset(0)  # what is built once per process is built now, and missing data is found now
     app: FastAPI = create_fastapi_app(
-        functools.partial(LamerEnvironment, task, SplitTasks(task), budget),
+        functools.partial(LamerEnvironment, task, budget),
         LamerAction,
         LamerObservation,
         concurrency_config=ConcurrencyConfig(max_concurrent_envs=max_sessions),

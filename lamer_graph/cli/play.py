@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -42,12 +41,13 @@ def register(app: typer.Typer) -> None:
 async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     """Play the split's task `number` and show it; the document that `play --json` prints."""
     from lamer_envs import make
+    from lamer_envs.splits import split_seeds
     from lamer_graph.agent import compile_agent
     from lamer_graph.cli import render
 
     config = game.config(ui, player)
     env = make(config.env)
-    seed = next(islice(env.seeds(config.split), number, None))
+    seed = split_seeds(env).seed(config.split, number)
     async with player.open(config.env, training=False) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
         await preflight(config, policy)

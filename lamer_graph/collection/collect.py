@@ -15,10 +15,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lamer_envs.splits import split_seeds
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.exchange import Exchange
 from lamer_graph.collection.run_memory import Heritage, open_run_memory
@@ -72,7 +72,7 @@ WHOLE = Shard()
 
 def requested_trials(config: CollectConfig, h: Harness) -> Iterator[Json]:
     """The run's tasks in order, each with its trial index; lazily, so that a run of any length holds one at a time."""
-    for seed in islice(h.env.seeds(config.split), config.skip, config.skip + config.tasks):
+    for seed in split_seeds(h.env).between(config.split, config.skip, config.skip + config.tasks):
         for index in range(config.trials):
             yield {"seed": seed, "trial": index}
 

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from collect_run import CONFIG
+from lamer_envs.minesweeper import Minesweeper
 from lamer_graph.collection.collect import Shard, collect
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import ConfigError, PolicyConnectionError, RunLogError
@@ -58,6 +59,24 @@ def test_a_run_holds_exactly_the_requested_trials_and_passes_the_check(tmp_path:
     assert report.ok
     assert (report.trials, report.tasks) == (60, 20)
     assert report.untrainable_calls == 0
+
+
+def test_the_tasks_after_skipped_ones_are_not_looked_for_from_the_first_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every update of a training run, which begins where the one before it ended."""
+    made: list[int] = []
+    reset = Minesweeper.reset
+
+    def noted(self: Minesweeper, seed: int) -> Any:
+        made.append(seed)
+        return reset(self, seed)
+
+    run(config(tasks=2, skip=500), tmp_path / "before")
+    monkeypatch.setattr(Minesweeper, "reset", noted)
+    run(config(tasks=2, skip=502), tmp_path / "run")
+    assert len(made) < 30
+    assert not {trial["task"]["seed"] for trial in read_trials(tmp_path / "before")} & set(made[-2:])
 
 
 @pytest.mark.parametrize("contents", ["none", "trajectory", "reflection", "both"])
