@@ -35,37 +35,55 @@ class _Closed(BaseModel):
 
 
 class Optimise(_Closed):
-    """How a batch of trials becomes optimiser steps. Defaults are the paper's where it states one."""
+    """How a batch of trials becomes optimiser steps: settings of `LamerConfig`, by its names but for `RENAMED`.
+
+    Defaults are the paper's where it states one.
+    """
 
     updates: Positive = 300
-    algorithm: Algorithm = "gigpo"
-    gamma_step: float = 0.95
-    gamma_traj: float = 0.6
-    credit: Variant = "paper"
-    level: Level = "return"
-    invalid_penalty: Amount = 0.5
-    normalise: Normalise = "mean"
-    anchor: Anchor = "observation"
-    baseline: Baseline = "task"
-    step_weight: float = 1.0
+    algorithm: Algorithm = LamerConfig.algorithm
+    gamma_step: float = LamerConfig.gamma_step
+    gamma_traj: float = LamerConfig.gamma_traj
+    credit: Variant = LamerConfig.credit
+    level: Level = LamerConfig.level
+    invalid_penalty: Amount = LamerConfig.invalid_penalty
+    normalise: Normalise = LamerConfig.normalise
+    anchor: Anchor = LamerConfig.anchor
+    baseline: Baseline = LamerConfig.baseline
+    step_weight: float = LamerConfig.step_weight
     learning_rate: Amount = 1e-6
     warmup_updates: Count = 0
     schedule: Literal["constant", "linear"] = "constant"
-    mini_batches: Positive = 1
+    mini_batches: Positive = LamerConfig.mini_batches
     passes: Positive = 1
     clip: Amount = 0.2
     entropy: Amount = 0.0
     kl: Amount = 0.0
     max_grad_norm: Amount = 1.0
     weight_decay: Amount = 0.0
-    micro_batch_tokens: Positive = 16_384
-    gradient_checkpointing: bool = False
-    old_logprobs: OldLogprobs = "recomputed"
-    importance_cap: float = 2.0
-    max_logprob_gap: Annotated[float, Field(gt=0)] | None = 1.0
-    gae_lambda: float = 0.95
-    critic_learning_rate: Amount = 1e-5
+    micro_batch_tokens: Positive = LamerConfig.micro_batch_tokens
+    gradient_checkpointing: bool = LamerConfig.gradient_checkpointing
+    old_logprobs: OldLogprobs = LamerConfig.old_logprobs
+    importance_cap: float = LamerConfig.importance_cap
+    max_logprob_gap: Annotated[float, Field(gt=0)] | None = LamerConfig.max_logprob_gap
+    gae_lambda: float = LamerConfig.gae_lambda
+    critic_learning_rate: Amount = LamerConfig.critic_learning_rate
     seed: int = 0
+
+    @property
+    def steps_per_update(self) -> int:
+        """Optimiser steps per batch of trials."""
+        return self.mini_batches * self.passes
+
+    def settings(self) -> dict[str, Any]:
+        """The same as arguments of `LamerConfig`."""
+        told = {RENAMED.get(name, name): value for name, value in self if name not in ("warmup_updates", "schedule")}
+        schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        return {**told, "lr_scheduler_type": schedule, "warmup_steps": self.warmup_updates * self.steps_per_update}
+
+
+RENAMED = {"passes": "num_iterations", "clip": "epsilon", "entropy": "entropy_coef", "kl": "beta"}
+"""What TRL calls otherwise."""
 
 
 class Lora(_Closed):
@@ -149,44 +167,15 @@ class RunFile(_Closed):
 
     def trainer_config(self, folder: Path, *, cpu: bool | None = None) -> LamerConfig:
         """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
-        o = self.optimise
         self._check_sampling_side()
         self._check_memory_side()
         return LamerConfig(
             output_dir=str(folder),
             use_cpu=bool(cpu),
-            updates=o.updates,
-            algorithm=o.algorithm,
-            gamma_step=o.gamma_step,
-            gamma_traj=o.gamma_traj,
-            credit=o.credit,
-            level=o.level,
-            invalid_penalty=o.invalid_penalty,
-            normalise=o.normalise,
-            anchor=o.anchor,
-            baseline=o.baseline,
-            step_weight=o.step_weight,
-            learning_rate=o.learning_rate,
-            lr_scheduler_type="constant_with_warmup" if o.schedule == "constant" else o.schedule,
-            warmup_steps=o.warmup_updates * o.mini_batches * o.passes,
-            mini_batches=o.mini_batches,
-            num_iterations=o.passes,
-            epsilon=o.clip,
-            entropy_coef=o.entropy,
-            beta=o.kl,
-            max_grad_norm=o.max_grad_norm,
-            weight_decay=o.weight_decay,
-            micro_batch_tokens=o.micro_batch_tokens,
-            gradient_checkpointing=o.gradient_checkpointing,
-            old_logprobs=o.old_logprobs,
-            importance_cap=o.importance_cap,
-            max_logprob_gap=o.max_logprob_gap,
-            gae_lambda=o.gae_lambda,
-            critic_learning_rate=o.critic_learning_rate,
+            **self.optimise.settings(),
             max_staleness=None if self.logs else self.pipeline,
             temperature=self.collect.temperature,
             max_completion_length=self.collect.max_tokens,
-            seed=o.seed,
             save_updates=self.save_every,
             save_total_limit=2,
             report_to=self.report_to,

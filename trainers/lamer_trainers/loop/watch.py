@@ -36,7 +36,7 @@ class Watch(TrainerCallback):
         self, run: RunFile, folder: Path, collector: Collector, progress: Callable[[Json], None] | None
     ) -> None:
         self._run, self._folder, self._collector, self._progress = run, folder, collector, progress
-        self._per_update = run.optimise.mini_batches * run.optimise.passes
+        self._per_update = run.optimise.steps_per_update
         self._clock = time.perf_counter()
         self._best = Best(folder)
         self.best: float | None = None
