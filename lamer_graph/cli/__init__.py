@@ -25,7 +25,7 @@ from lamer_graph.cli import (
     train,
     warmup,
 )
-from lamer_graph.cli.frame import REFUSED, fail, quiet_libraries
+from lamer_graph.cli.frame import REFUSED, escape_what_cannot_be_shown, fail, quiet_libraries
 
 app = typer.Typer(
     name="lamer-graph",
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; leaves with SystemExit and the exit codes of `frame`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     quiet_libraries()
+    escape_what_cannot_be_shown()
     try:
         code = app(given or ["--help"], prog_name="lamer-graph", standalone_mode=False)
     except typer.TyperException as error:  # bad options: nothing has been started

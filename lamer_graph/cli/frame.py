@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import os
 import sys
@@ -243,6 +244,12 @@ def _option_parameters(cls: type) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
         )
+
+
+def escape_what_cannot_be_shown() -> None:
+    """What stdout's encoding has no form for is escaped (a file's name, an environment's picture), as on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:

@@ -126,6 +126,8 @@ def one_token(policy: Policy) -> Policy:
     from lamer_graph.types import Completion, Message, Sampling
 
     class Probe(Policy):
+        control_tokens = policy.control_tokens
+
         async def window(self) -> int | None:
             return await policy.window()
 

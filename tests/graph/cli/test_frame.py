@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -15,9 +16,10 @@ from command_line import Cli, Outcome, ended, keys, started
 from fake_server import FakeServer
 from lamer_envs import make
 from lamer_envs.alfworld.world import house
-from lamer_graph.runlog import read_config, read_trials
+from lamer_graph.runlog import RunLog, read_config, read_trials
 from lamer_graph.serving.supervisor import descendants
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
+from log_samples import a_trial
 
 # -- what people and machines see -------------------------------------------------------------------------------------
 
@@ -33,6 +35,16 @@ def test_play_shows_board_action_reflection_and_memory(cli: Cli, server: FakeSer
         for turn in episode["turns"]:
             assert turn["action"] in outcome.out
     assert document["memory_reads"][1] == document["reflections"][:1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_text_that_a_terminal_cannot_show_is_escaped(tmp_path: Path, encoding: str) -> None:
+    with RunLog.create(tmp_path / "r\udcff\u00e9", {"a": 1}) as log:
+        log.append(a_trial())
+    outcome = ended(started(tmp_path, "log", "check", "r\udcff\u00e9", env={**os.environ, "PYTHONIOENCODING": encoding}))
+    assert outcome.code == 0, outcome.err
+    assert "r\\udcff" in outcome.out
+    assert "the log is valid" in outcome.out
 
 
 def test_play_does_not_let_a_policy_steer_the_terminal(cli: Cli, server: FakeServer) -> None:
