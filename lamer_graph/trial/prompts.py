@@ -27,6 +27,8 @@ Strategy = Literal["lamer", "react"]
 
 MAX_OBSERVATION_CHARS = 8_000
 """Longest observation that is shown whole; environments stay below it, plug-ins may not."""
+MAX_OUTCOME_CHARS = 1_000
+"""The same for what a turn did."""
 
 # -- texts ------------------------------------------------------------------------------------------------------------
 
@@ -186,7 +188,7 @@ class PromptBuilder:
     def trajectory(self, turns: Sequence[Turn], last_observation: str, max_chars: int = 2_000) -> str:
         """An episode as memory text of at most `max_chars`: oldest turns are left out first, never half a turn."""
         if self.style == "compact":
-            pieces, end, lost, joiner = [one_line(turn.outcome) for turn in turns], "", LEFT_OUT_COMPACT, "; "
+            pieces, end, lost, joiner = [_told(turn) for turn in turns], "", LEFT_OUT_COMPACT, "; "
         else:
             pieces = [
                 f"Turn {i}. You saw:\n{quote(turn.observation)}\nYou played: {one_line(turn.action)}"
@@ -286,7 +288,7 @@ class PromptBuilder:
         lines.append(f"Episode {view.episode}")
         if turns or lost_turns:
             done = [LEFT_OUT_COMPACT.format(count=lost_turns)] if lost_turns else []
-            shown = "; ".join(one_line(turn.outcome) for turn in turns)
+            shown = "; ".join(map(_told, turns))
             lines.append("; ".join([*done, marked(shown)] if turns else done))
         if ask == "Act" or not self.env.markov:
             lines.append(marked(_bounded(view.observation)))
@@ -303,14 +305,16 @@ def _history_standard(turns: Sequence[Turn], lost: int, played: int) -> str:
         head
         + "".join(
             f"Turn {i}. You saw:\n{quote(_bounded(turn.observation))}\n"
-            f"You played: {one_line(turn.action)} -> {one_line(turn.outcome)}\n"
+            f"You played: {one_line(turn.action)} -> {_told(turn)}\n"
             for i, turn in enumerate(turns, start=first)
         )
         + "\n"
     )
 
 
-def _bounded(text: str) -> str:
-    if len(text) <= MAX_OBSERVATION_CHARS:
-        return text
-    return f"{text[:MAX_OBSERVATION_CHARS]}\n({len(text) - MAX_OBSERVATION_CHARS} characters left out)"
+def _told(turn: Turn) -> str:
+    return one_line(_bounded(turn.outcome, MAX_OUTCOME_CHARS))
+
+
+def _bounded(text: str, limit: int = MAX_OBSERVATION_CHARS) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}\n({len(text) - limit} characters left out)"

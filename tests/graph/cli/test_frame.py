@@ -41,7 +41,9 @@ def test_play_shows_board_action_reflection_and_memory(cli: Cli, server: FakeSer
 def test_text_that_a_terminal_cannot_show_is_escaped(tmp_path: Path, encoding: str) -> None:
     with RunLog.create(tmp_path / "r\udcff\u00e9", {"a": 1}) as log:
         log.append(a_trial())
-    outcome = ended(started(tmp_path, "log", "check", "r\udcff\u00e9", env={**os.environ, "PYTHONIOENCODING": encoding}))
+    outcome = ended(
+        started(tmp_path, "log", "check", "r\udcff\u00e9", env={**os.environ, "PYTHONIOENCODING": encoding})
+    )
     assert outcome.code == 0, outcome.err
     assert "r\\udcff" in outcome.out
     assert "the log is valid" in outcome.out

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from fake_server import fake_server
+from lamer_envs import make
 from lamer_graph.errors import (
     ConfigError,
     PolicyAuthError,
@@ -21,9 +23,11 @@ from lamer_graph.errors import (
     PolicyResponseError,
     PromptTooLongError,
 )
+from lamer_graph.policies.control import control_tokens_in, control_tokens_of
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving.vllm import VllmServer
+from lamer_graph.trial.prompts import PromptBuilder, Remembered, View
 from lamer_graph.types import Message, Sampling
 from scripted_server import completion, scripted_server
 
@@ -91,6 +95,28 @@ async def test_truncated_sampling_reports_the_truncated_distribution_like_the_lo
     assert max(abs(served[token] - drawn[token]) for token in both) < 0.02
     await policy.aclose()
     local.close()
+
+
+async def test_text_from_outside_reaches_the_server_without_control_tokens(
+    vllm_server: VllmServer, tiny_model_dir: Path
+) -> None:
+    policy = vllm_server.policy()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    assert policy.control_tokens == control_tokens_in(tiny_model_dir) == control_tokens_of(tokenizer)
+    control = sorted(policy.control_tokens)
+    ids = set(tokenizer.convert_tokens_to_ids(control))
+    builder = PromptBuilder(make("minesweeper:4x4-3"), style="compact", control=policy.control_tokens)
+
+    async def control_ids(text: str) -> list[int]:
+        messages = builder.act(View(2, "Open", (), [Remembered("reflection", text, 1)]))
+        done = await policy.generate(messages, Sampling(max_tokens=1, seed=1))
+        return [i for i in done.prompt_token_ids if i in ids]
+
+    harmless = await control_ids("harmless")
+    assert harmless
+    for hostile in (*control, "".join(control), f"{control[0][:2]}{control[0]}{control[0][2:]}"):
+        assert await control_ids(hostile) == harmless
+    await policy.aclose()
 
 
 async def test_a_prompt_beyond_the_context_says_by_how_many_tokens(vllm_server: VllmServer) -> None:

@@ -124,6 +124,16 @@ def test_trajectory_text_is_bounded_and_drops_whole_turns_oldest_first(limit: in
             assert "board 1" not in text
 
 
+@pytest.mark.parametrize("style", ["standard", "compact"])
+def test_what_an_environment_says_is_bounded_and_the_prompt_says_so(style: Any) -> None:
+    builder = PromptBuilder(make("alfworld"), style=style)
+    text = user(builder, View(1, "o" * 100_000, [Turn("o" * 100_000, "go", "x" * 100_000)]))
+    assert len(text) < 20_000
+    assert "(99000 characters left out)" in text
+    assert "(92000 characters left out)" in text
+    assert len(builder.trajectory([Turn("o", "go", "x" * 100_000)], "end", 1_500)) <= 1_500
+
+
 def test_unknown_styles_and_strategies_are_refused() -> None:
     with pytest.raises(ConfigError, match="standard, compact"):
         PromptBuilder(ENV, style="long")  # type: ignore[arg-type]
