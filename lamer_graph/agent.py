@@ -12,50 +12,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, cast
-from uuid import uuid4
+from dataclasses import replace
+from typing import Any, cast
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.config import get_config
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer, Command
-from pydantic import InstanceOf
-from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from lamer_envs import make
 from lamer_envs.base import Env
+from lamer_graph import invocation
 from lamer_graph.errors import ConfigError
+from lamer_graph.invocation import LamerContext as LamerContext
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial import calls, steps
 from lamer_graph.trial.driver import TRIAL_ERRORS, Played, error_record
 from lamer_graph.trial.prompts import PromptStyle, Strategy
 from lamer_graph.trial.steps import EpisodeRecord, EpisodeState, Harness, Json, TrialState
+from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import Sampling
-from lamer_memory import MemoryConfig, MemoryRecord
+from lamer_memory import MemoryConfig, MemoryRecord, StoreMemory
+from lamer_memory.base import Namespace
 
 RECURSION_MARGIN = 5
 """Supersteps of the inner graph beyond one per turn."""
-
-
-class LamerContext(TypedDict, total=False):
-    """Handles and settings of one invocation, given as `context=`; none of it is checkpointed.
-
-    `namespace` separates users or agents in a shared memory backend (default `("lamer",)`), `seed` replaces the
-    sampling's run seed, `recorder` logs the finished trial with its exact tokens. `unique` tells this trial's records
-    from those of other trials of the same task and index (default: the thread's id, or a random one).
-    """
-
-    namespace: tuple[str, ...]
-    seed: int
-    # A handle: JSON has no form of it, so clients that read the schema do not see it.
-    recorder: Annotated[InstanceOf[TrialRecorder], SkipJsonSchema()]
-    unique: str
 
 
 class LamerTask(TypedDict, total=False):
@@ -113,7 +99,7 @@ class _Node(Runnable[Any, Any]):
 
 
 def create_lamer_agent(
-    model: BaseChatModel | Policy,
+    model: Runnable[Any, Any] | Policy,
     env: Env | str,
     memory: str | MemoryConfig = "reflection",
     *,
@@ -126,36 +112,47 @@ def create_lamer_agent(
     store: BaseStore | None = None,
     interrupt_before: Sequence[str] | None = None,
     recorder: TrialRecorder | None = None,
+    namespace: str | Sequence[str] | None = None,
     name: str = "lamer",
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """An agent that plays a task for up to `max_episodes` episodes and reflects after each failed one but the last.
 
-    `model` is a LangChain chat model or a Policy, `env` an environment or its spec, `memory` one of "none",
-    "trajectory", "reflection", "both", or a MemoryConfig. `max_turns` bounds an episode (the environment's default if
-    None). `strategy="react"` asks for a short reasoning before each action. `sampling.seed` is the run's seed.
-    `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection (`update_state` with
-    `{"reflection": text}`). `recorder` logs every trial with its exact tokens, unless the context names another.
+    `model` is a LangChain chat model, as it is or inside other runnables (`with_retry`, `bind`, `with_fallbacks`), or a
+    Policy; `env` an environment or its spec; `memory` one of "none", "trajectory", "reflection", "both", or a
+    MemoryConfig. `max_turns` bounds an episode (the environment's default if None). `strategy="react"` asks for a short
+    reasoning before each action. `sampling` is how answers are drawn, its `seed` the run's; a chat model keeps its own
+    settings where there is none, and what it cannot take of one is refused.
+
+    `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection: `update_state(config,
+    {"reflection": text})`, then `invoke(None, config)`. `store` is a LangGraph store that keeps what is remembered from
+    trial to trial: a memory that is given by its contents alone is then of scope "tasks". `namespace` says whose memory
+    that is where neither the context nor the invocation's `user_id` does, and `recorder` logs every trial with its
+    exact tokens unless the context names another (see LamerContext).
 
     Returns a compiled graph: `invoke({"task": {"seed": 7}})` gives `{"success", "episodes", "reflections"}`. The
     custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
     lamer_envs errors for what cannot be played; policy errors come through the invocation.
     """
     harness = steps.make_harness(
-        _as_policy(model),
+        _as_policy(model, sampling),
         make(env) if isinstance(env, str) else env,
-        memory,
+        memory if store is None else _kept_in(store, memory),
         max_episodes=max_episodes,
         max_turns=max_turns,
         prompt_style=prompt_style,
         strategy=strategy,
         sampling=sampling,
     )
+    if store is not None and harness.transient:
+        raise ConfigError(
+            "store= outlives its trials, memory of scope 'trial' does not: use MemoryConfig(scope='tasks')"
+        )
     return compile_agent(
         harness,
         checkpointer=checkpointer,
-        store=store,
         interrupt_before=interrupt_before,
         recorder=recorder,
+        namespace=namespace,
         name=name,
     )
 
@@ -164,13 +161,13 @@ def compile_agent(
     harness: Harness,
     *,
     checkpointer: Checkpointer = None,
-    store: BaseStore | None = None,
     interrupt_before: Sequence[str] | None = None,
     recorder: TrialRecorder | None = None,
+    namespace: str | Sequence[str] | None = None,
     name: str = "lamer",
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """The graph of a harness; `create_lamer_agent` without the choosing. Raises ConfigError."""
-    nodes = _Nodes(harness, recorder)
+    nodes = _Nodes(harness, recorder, None if namespace is None else as_namespace(namespace, "namespace"))
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
     )
@@ -198,7 +195,7 @@ def compile_agent(
         )
     return graph.compile(
         checkpointer=checkpointer,
-        store=store,
+        store=harness.backend.store if isinstance(harness.backend, StoreMemory) else None,
         interrupt_before=list(interrupt_before) if interrupt_before else None,
         name=name,
     )
@@ -210,7 +207,7 @@ async def play_in_graph(
     task: Json,
     recorder: TrialRecorder,
     *,
-    namespace: tuple[str, ...] = ("lamer",),
+    namespace: tuple[str, ...],
 ) -> Played:
     """One trial through the graph, for collection: like `driver.play_trial`, and logged by the graph itself.
 
@@ -224,7 +221,7 @@ async def play_in_graph(
         )
         return Played(cast(TrialState, state), None, None)
     except TRIAL_ERRORS as error:
-        state = steps.open_trial(h, task, started=time.time())
+        state = steps.open_trial(h, task, namespace=namespace, started=time.time())
         played = Played(state, error_record(error, state, None), None)
         await recorder.arecord(h, state, played.error)
         return played
@@ -239,22 +236,32 @@ def episode_graph(agent: CompiledStateGraph[Any, Any, Any, Any]) -> CompiledStat
     return inner.inner
 
 
-def _as_policy(model: BaseChatModel | Policy) -> Policy:
+def _kept_in(store: BaseStore, memory: str | MemoryConfig) -> MemoryConfig:
+    """The memory, kept in the store. Raises ConfigError where the store would hold nothing of it."""
+    config = MemoryConfig.of(memory)
+    if config.contents == "none":
+        raise ConfigError("store= is where memory is kept, and memory 'none' keeps nothing: leave one of them out")
+    if config.backend in ("in-context", "store"):
+        scope = config.scope if isinstance(memory, MemoryConfig) else "tasks"
+        return replace(config, backend=StoreMemory(store), scope=scope)
+    if not isinstance(config.backend, StoreMemory) or config.backend.store is not store:
+        raise ConfigError(
+            f"store= and memory backend {config.to_json()['backend']} exclude each other: where is memory kept?"
+        )
+    return config
+
+
+def _as_policy(model: Runnable[Any, Any] | Policy, sampling: Sampling | None) -> Policy:
     if isinstance(model, Policy):
         return model
-    if isinstance(model, BaseChatModel):
+    if isinstance(model, Runnable) and not isinstance(model, Pregel):
         from lamer_graph.policies.chat import ChatModelPolicy
 
-        return ChatModelPolicy(model)
-    raise ConfigError(f"model must be a LangChain chat model or a lamer_graph Policy, not {type(model).__name__}")
-
-
-def _context() -> LamerContext:
-    return cast(LamerContext, get_runtime().context or {})
-
-
-def _namespace() -> tuple[str, ...]:
-    return tuple(_context().get("namespace") or ("lamer",))
+        return ChatModelPolicy(model, sample=sampling is not None)
+    raise ConfigError(
+        "model must be a LangChain chat model, a runnable that answers messages as one does, or a lamer_graph Policy, "
+        f"not {type(model).__name__}"
+    )
 
 
 def _emit(event: Json) -> None:
@@ -264,9 +271,10 @@ def _emit(event: Json) -> None:
 class _Nodes:
     """The node functions of one agent: fetch, ask `trial` what it means, return the update."""
 
-    def __init__(self, harness: Harness, recorder: TrialRecorder | None = None) -> None:
+    def __init__(self, harness: Harness, recorder: TrialRecorder | None, namespace: Namespace | None) -> None:
         self.h = harness
         self._recorder = recorder
+        self._namespace = namespace
         graph: StateGraph[Any, Any, Any, Any] = StateGraph(_InnerState, context_schema=_EpisodeContext)
         graph.add_node("begin", _Node("begin", _begin, _abegin))
         graph.add_node("act", _Node("act", self.act, self.aact), destinations=("act", END))
@@ -281,28 +289,36 @@ class _Nodes:
         """The trial's state, and the update that opens it if there is a new task to take over."""
         task = state.get("task")
         if task is None and "playing" in state:
-            return state, {}
-        context = _context()
-        unique = context.get("unique")
-        if unique is None:
-            unique = str(get_config().get("configurable", {}).get("thread_id") or uuid4().hex)
-        opened = steps.open_trial(self.h, task or {}, unique=unique, seed=context.get("seed"), started=time.time())
-        if context.get("unique") is None:
+            return self._owned(state), {}
+        named = invocation.unique()
+        unique = invocation.thread() if named is None else named
+        opened = steps.open_trial(
+            self.h,
+            cast(Json, task),
+            namespace=invocation.chosen(self.h, self._namespace) or (),
+            unique=unique,
+            seed=invocation.seed(),
+            started=time.time(),
+        )
+        if named is None:
             opened = steps.nth_of_thread(opened, state, unique)
         return opened, cast(Json, opened)
 
+    def _owned(self, state: TrialState) -> TrialState:
+        return invocation.owned(self.h, state, self._namespace)
+
     def recall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
-        return {**update, **calls.recall(self.h, state, _namespace())}
+        return {**update, **calls.recall(self.h, state)}
 
     async def arecall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
-        return {**update, **await calls.arecall(self.h, state, _namespace())}
+        return {**update, **await calls.arecall(self.h, state)}
 
     # -- episode ------------------------------------------------------------------------------------------------------
 
     def _recording(self) -> TrialRecorder | None:
-        return _context().get("recorder", self._recorder)
+        return invocation.recorder(self._recorder)
 
     def _inner_context(self) -> _EpisodeContext:
         return {"write": get_runtime().stream_writer, "record": self._recording() is not None}
@@ -316,12 +332,10 @@ class _Nodes:
             pass
         update, after = self._ended(state, played)
         if lessons := steps.lessons(self.h, after):
-            self.h.backend.put(steps.namespace_of(self.h, _namespace(), after), lessons)
+            calls.remember(self.h, self._owned(after), lessons)
             update, after = self._taught(update, after, lessons)
-        if steps.is_over(self.h, after):
-            calls.forget(self.h, after, _namespace())
-            if (recorder := self._recording()) is not None:
-                recorder.record(self.h, after)
+        if steps.is_over(self.h, after) and (recorder := self._recording()) is not None:
+            recorder.record(self.h, after)
         return update
 
     async def aepisode(self, state: TrialState) -> Json:
@@ -332,12 +346,10 @@ class _Nodes:
             pass
         update, after = self._ended(state, played)
         if lessons := steps.lessons(self.h, after):
-            await self.h.backend.aput(steps.namespace_of(self.h, _namespace(), after), lessons)
+            await calls.aremember(self.h, self._owned(after), lessons)
             update, after = self._taught(update, after, lessons)
-        if steps.is_over(self.h, after):
-            await calls.aforget(self.h, after, _namespace())
-            if (recorder := self._recording()) is not None:
-                await recorder.arecord(self.h, after)
+        if steps.is_over(self.h, after) and (recorder := self._recording()) is not None:
+            await recorder.arecord(self.h, after)
         return update
 
     def _ended(self, state: TrialState, played: _InnerState) -> tuple[Json, TrialState]:
@@ -368,24 +380,33 @@ class _Nodes:
     # -- reflect and remember -----------------------------------------------------------------------------------------
 
     def reflect(self, state: TrialState) -> Json:
+        if (text := steps.written(self.h, state)) is not None:
+            return self._told(state, {"reflection": text})
         return self._reflected(state, run_sync(calls.call(self.h.policy, steps.ask_reflection(self.h, state))))
 
     async def areflect(self, state: TrialState) -> Json:
+        if (text := steps.written(self.h, state)) is not None:
+            return self._told(state, {"reflection": text})
         return self._reflected(state, await calls.call(self.h.policy, steps.ask_reflection(self.h, state)))
 
     def _reflected(self, state: TrialState, reply: steps.Reply) -> Json:
-        update = steps.reflected(self.h, state, reply, self._recording() is not None)
+        return self._told(state, steps.reflected(self.h, state, reply, self._recording() is not None))
+
+    @staticmethod
+    def _told(state: TrialState, update: Json) -> Json:
         _emit(steps.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
         return update
 
     def remember(self, state: TrialState) -> Json:
+        steps.written(self.h, state)
         records = steps.memories(self.h, state)
-        self.h.backend.put(steps.namespace_of(self.h, _namespace(), state), records)
+        calls.remember(self.h, self._owned(state), records)
         return steps.remembered(self.h, state, records)
 
     async def aremember(self, state: TrialState) -> Json:
+        steps.written(self.h, state)
         records = steps.memories(self.h, state)
-        await self.h.backend.aput(steps.namespace_of(self.h, _namespace(), state), records)
+        await calls.aremember(self.h, self._owned(state), records)
         return steps.remembered(self.h, state, records)
 
 

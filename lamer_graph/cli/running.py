@@ -108,7 +108,7 @@ async def preflight(config: CollectConfig, policy: Policy) -> None:
     environment's and memory's errors.
     """
     from lamer_graph.collection.collect import requested_trials
-    from lamer_graph.collection.run_memory import probe_memory
+    from lamer_graph.collection.run_memory import OWN, probe_memory
     from lamer_graph.trial import calls, steps
     from lamer_memory import InContextMemory
 
@@ -116,7 +116,7 @@ async def preflight(config: CollectConfig, policy: Policy) -> None:
     with closing(InContextMemory()) as memory:
         harness = config.harness(policy, memory)
         task = next(requested_trials(config, harness))
-        state = steps.open_trial(harness, task)
+        state = steps.open_trial(harness, task, namespace=OWN)
         await calls.call(one_token(policy), steps.ask_action(harness, steps.begin(state)))
 
 

@@ -19,6 +19,7 @@ from lamer_graph.evaluation.stats import Instances, Summary, summarise
 from lamer_graph.policies.base import Policy
 from lamer_graph.runlog import read_config, read_trials
 from lamer_graph.trial.steps import Json
+from lamer_graph.trial.tasks import start_of
 
 FIELDS_OF_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 
@@ -85,8 +86,7 @@ def instances_of(config: CollectConfig, folder: str | Path) -> Instances:
     found: dict[str, str] = {}
     for trial in read_trials(folder):
         task = trial["task"]
-        if task["id"] not in found:
-            given = task.get("instance")
-            if not isinstance(given, str):  # a path, in old logs: text opens no file, so the task stands for itself
-                found[task["id"]] = env.instance(env.reset(task["seed"]) if given is None else env.load(given))
+        # A path, in old logs: text opens no file, so the task stands for itself.
+        if task["id"] not in found and not isinstance(task.get("instance"), str):
+            found[task["id"]] = env.instance(start_of(env, task))
     return found

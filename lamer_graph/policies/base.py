@@ -44,6 +44,10 @@ class Policy(ABC):
         """Tokens of the rendered chat prompt, generation prefix included, by the serving model's own tokenizer."""
         raise NotImplementedError(f"{type(self).__name__} has a context window but cannot count tokens")
 
+    def unheeded(self, sampling: Sampling) -> list[str]:
+        """The fields of `sampling` that ask for something which this policy would not do; none for one that samples."""
+        return []
+
     def generate_sync(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """`generate` for callers without an event loop."""
         return run_sync(self.generate(messages, sampling))

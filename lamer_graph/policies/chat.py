@@ -1,7 +1,8 @@
 """Any LangChain chat model as a policy: for embedding the agent and for evaluation, never for training.
 
 What must stay true: a completion carries text and no tokens, so its call is logged as not trainable; every failure is a
-PolicyError, bounded in time; the caller's callbacks (tracing, token streaming) see the call as LangChain's own.
+PolicyError, bounded in time; the caller's configuration (callbacks, tags, configurable fields) reaches the model as in
+any LangChain call; and of a sampling that is asked for, what a model cannot take is named, never dropped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.runnables import Runnable, RunnableSequence, RunnableWithFallbacks
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 
 from lamer_graph.errors import PolicyConnectionError, PolicyError, PolicyResponseError
 from lamer_graph.policies.base import Policy
@@ -20,25 +25,29 @@ from lamer_graph.text import plain
 from lamer_graph.types import Completion, Message, Sampling
 
 TIMEOUT_S = 120.0
-SAMPLING_FIELDS = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "seed": "seed"}
-"""Sampling field -> the chat model's own field of the same meaning. Only what a model declares is set: an unknown
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+"""Fields of a Sampling that chat models have under the same name. Only what a model declares is passed: an unknown
 keyword would be an error with some providers and silently ignored by others."""
+OFF = {"top_p": 1.0, "top_k": 0}
+"""What cuts nothing. It is not passed to a model that cuts nothing by itself: some providers refuse even that."""
+UNSAID = Sampling()
 
 _MESSAGES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 
 
 class ChatModelPolicy(Policy):
-    """A LangChain chat model that plays.
+    """A LangChain chat model that plays, as it is or inside other runnables (`with_retry`, `bind`, `with_fallbacks`,
+    configurable fields): whatever takes messages and answers with one.
 
     `context_window` (prompt plus completion tokens) makes long prompts be trimmed, by an approximate count of four
-    characters a token; without it prompts are sent as they are. `sample=True` passes temperature, top_p, max_tokens and
-    seed to a model that declares these fields; with False the model keeps its own settings. Retries are the model's
-    own (`max_retries` of most chat models).
+    characters a token; without it prompts are sent as they are. `sample=True` passes the sampling's fields to a model
+    that declares them (`unheeded` names the others); with False the model keeps its own settings. Retries are the
+    model's own (`max_retries` of most chat models, or `with_retry`).
     """
 
     def __init__(
         self,
-        model: BaseChatModel,
+        model: Runnable[Any, Any],
         *,
         context_window: int | None = None,
         sample: bool = False,
@@ -46,17 +55,36 @@ class ChatModelPolicy(Policy):
     ) -> None:
         self.chat_model = model
         self.context_window = context_window
-        self.version = _name_of(model)
         self._timeout = timeout
-        declared = type(model).model_fields
-        self._fields = {ours: theirs for ours, theirs in SAMPLING_FIELDS.items() if sample and theirs in declared}
+        models = _chat_models(model)
+        self.version = _name_of(models[0] if models else model)
+        self._fields = [
+            field
+            for field in SAMPLING_FIELDS
+            if sample and models and all(field in type(m).model_fields for m in models)
+        ]
+        self._cuts = {field for field in OFF for m in models if getattr(m, field, None) not in (None, OFF[field])}
+
+    def unheeded(self, sampling: Sampling) -> list[str]:
+        """The fields of the sampling that ask for something and are not passed on."""
+        asked = [field for field in SAMPLING_FIELDS if (getattr(sampling, field) or 0) != (getattr(UNSAID, field) or 0)]
+        return [field for field in asked if field not in self._fields]
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """One completion without tokens. Raises PolicyConnectionError after the timeout, PolicyError otherwise."""
+        """One completion without tokens. Raises PolicyConnectionError after the timeout, PolicyError otherwise.
+
+        Its policy version is the model that the provider says has answered, where it says so.
+        """
         prompt = [_MESSAGES[message["role"]](plain(message["content"])) for message in messages]
-        settings = {theirs: getattr(sampling, ours) for ours, theirs in self._fields.items()}
+        settings = {
+            field: value
+            for field in self._fields
+            if (value := getattr(sampling, field)) != OFF.get(field) or field in self._cuts
+        }
         try:
-            answer = await asyncio.wait_for(self.chat_model.ainvoke(prompt, **settings), self._timeout)
+            # The configuration of the run around us is handed over by hand: not every runnable looks for it itself.
+            asked = self.chat_model.ainvoke(prompt, ensure_config(), **settings)
+            answer = await asyncio.wait_for(asked, self._timeout)
         except TimeoutError:
             raise PolicyConnectionError(f"chat model {self.version} did not answer in {self._timeout:g} s") from None
         except Exception as error:  # every provider has errors of its own; none of them is ours to know
@@ -64,8 +92,11 @@ class ChatModelPolicy(Policy):
                 f"chat model {self.version} failed: {type(error).__name__}: {str(error)[:500]}"
             ) from error
         if not isinstance(answer, AIMessage):
-            raise PolicyResponseError(f"chat model {self.version} answered with a {type(answer).__name__}")
-        return Completion(_text_of(answer), [], [], [], self.version, _finish_of(answer.response_metadata))
+            raise PolicyResponseError(
+                f"chat model {self.version} answered with a {type(answer).__name__} and not with a message"
+            )
+        metadata = answer.response_metadata
+        return Completion(_text_of(answer), [], [], [], _answered(metadata) or self.version, _finish_of(metadata))
 
     def as_sent(self, sampling: Sampling) -> dict[str, Any]:
         """What of `sampling` the chat model is told; the rest are its own settings, unknown here."""
@@ -76,12 +107,40 @@ class ChatModelPolicy(Policy):
         return count_tokens_approximately([_MESSAGES[m["role"]](m["content"]) for m in messages])
 
 
-def _name_of(model: BaseChatModel) -> str:
+def _chat_models(model: Runnable[Any, Any]) -> list[BaseChatModel]:
+    """The chat models that may answer, the first choice first; none where a runnable does not show what is in it."""
+    if isinstance(model, BaseChatModel):
+        return [model]
+    inside: list[Any] = []
+    if isinstance(model, RunnableBindingBase):  # bind, with_config, with_retry
+        inside = [model.bound]
+    elif isinstance(model, RunnableWithFallbacks):
+        inside = list(model.runnables)
+    elif isinstance(model, RunnableConfigurableAlternatives):
+        # An alternative may be a function that makes the model when it is chosen.
+        inside = [model.default, *model.alternatives.values()]
+    elif isinstance(model, DynamicRunnable):
+        inside = [model.default]
+    elif isinstance(model, RunnableSequence):
+        inside = [model.first]
+    found = [_chat_models(one) if isinstance(one, Runnable) else [] for one in inside]
+    return [one for models in found for one in models] if all(found) else []
+
+
+def _name_of(model: Runnable[Any, Any]) -> str:
     for field in ("model_name", "model"):
         value = getattr(model, field, None)
         if isinstance(value, str) and value:
             return value
     return type(model).__name__
+
+
+def _answered(metadata: Mapping[str, Any]) -> str | None:
+    """The model that answered, by the provider's own account."""
+    for field in ("model_name", "model"):
+        if isinstance(metadata.get(field), str) and metadata[field]:
+            return str(metadata[field])
+    return None
 
 
 def _text_of(answer: AIMessage) -> str:

@@ -2,18 +2,21 @@
 
 What must stay true: whatever is dropped from a prompt is the oldest, in whole pieces, and counted; a memory backend
 that dies with the process is filled again from the trial's own state before it is read, so a resumed trial recalls
-what the killed one would have.
+what the killed one would have. Records that die with their trial are in the backend only while it is read: nothing is
+left there by a trial that fails, is cancelled, or waits for a person who never comes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from uuid import uuid4
 
 from lamer_graph.errors import PromptTooLongError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.steps import Ask, Harness, Json, Reply, TrialState, looks, recalled
+from lamer_graph.trial.steps import Ask, Harness, Json, Reply, TrialState, looks, namespace_of, recalled
 from lamer_graph.types import Message
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
@@ -23,7 +26,6 @@ from lamer_memory.recall import (
     own_records,
     select_own,
     similar_records,
-    trial_namespace,
 )
 
 TEMPLATE_MARGIN = 128
@@ -78,28 +80,34 @@ async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Messag
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def recall(h: Harness, s: TrialState, base: Namespace) -> Json:
+def recall(h: Harness, s: TrialState) -> Json:
     """The update with what the coming episode sees: similar records of other tasks, then this trial's own."""
     started = time.perf_counter()
     records: list[MemoryRecord] = []
-    if h.remembers:
-        namespace, trial_id, episode = _place(h, s, base)
+    if h.transient:
+        records = _recall_transient(h, s)
+    elif h.remembers:
+        namespace, trial_id, episode = namespace_of(h, s), s["trial_id"], len(s["episodes"])
         if s["records"]:
-            h.backend.put(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
+            h.backend.put(namespace, _kept(s))
         query = looks(h, s)
         records = similar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
         records += own_records(h.memory, h.backend, namespace, trial_id, episode)
     return recalled(s, records, time.perf_counter() - started)
 
 
-async def arecall(h: Harness, s: TrialState, base: Namespace, own: Sequence[MemoryRecord] | None = None) -> Json:
+async def arecall(h: Harness, s: TrialState, own: Sequence[MemoryRecord] | None = None) -> Json:
     """`recall`, async. `own` is what the trial has written so far, where the caller knows: it is then not read."""
     started = time.perf_counter()
     records: list[MemoryRecord] = []
-    if h.remembers:
-        namespace, trial_id, episode = _place(h, s, base)
+    if h.transient:
+        if s["records"]:
+            # To its end even where the trial is cancelled meanwhile, or the records would stay.
+            records = await asyncio.shield(asyncio.ensure_future(_arecall_transient(h, s)))
+    elif h.remembers:
+        namespace, trial_id, episode = namespace_of(h, s), s["trial_id"], len(s["episodes"])
         if s["records"] and own is None:
-            await h.backend.aput(namespace, [MemoryRecord.from_json(record) for record in s["records"]])
+            await h.backend.aput(namespace, _kept(s))
         query = looks(h, s)
         records = await asimilar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
         if own is None:
@@ -109,18 +117,44 @@ async def arecall(h: Harness, s: TrialState, base: Namespace, own: Sequence[Memo
     return recalled(s, records, time.perf_counter() - started)
 
 
-def _place(h: Harness, s: TrialState, base: Namespace) -> tuple[Namespace, str, int]:
-    """The trial's namespace, its id, and the number of the coming episode."""
-    return trial_namespace(h.memory, base, s["trial_id"]), s["trial_id"], len(s["episodes"])
+def _recall_transient(h: Harness, s: TrialState) -> list[MemoryRecord]:
+    """The trial's own records out of its state, by way of the backend, which keeps nothing of them afterwards."""
+    if not s["records"]:
+        return []
+    place = _nobodys(h, s)
+    try:
+        h.backend.put(place, _kept(s))
+        return own_records(h.memory, h.backend, place, s["trial_id"], len(s["episodes"]))
+    finally:
+        h.backend.delete(place)
 
 
-def forget(h: Harness, s: TrialState, base: Namespace) -> None:
-    """After the trial: drop records that nobody can read again (a trial's own, in a backend without persistence)."""
-    if h.remembers and h.memory.scope == "trial" and not h.backend.persistent:
-        h.backend.delete(trial_namespace(h.memory, base, s["trial_id"]))
+async def _arecall_transient(h: Harness, s: TrialState) -> list[MemoryRecord]:
+    """`_recall_transient`, async."""
+    place = _nobodys(h, s)
+    try:
+        await h.backend.aput(place, _kept(s))
+        return await aown_records(h.memory, h.backend, place, s["trial_id"], len(s["episodes"]))
+    finally:
+        await h.backend.adelete(place)
 
 
-async def aforget(h: Harness, s: TrialState, base: Namespace) -> None:
-    """`forget`, async."""
-    if h.remembers and h.memory.scope == "trial" and not h.backend.persistent:
-        await h.backend.adelete(trial_namespace(h.memory, base, s["trial_id"]))
+def _nobodys(h: Harness, s: TrialState) -> Namespace:
+    """A namespace for one look, so that a fork of the trial, or another of the same name, is not in it."""
+    return (*namespace_of(h, s), uuid4().hex)
+
+
+def _kept(s: TrialState) -> list[MemoryRecord]:
+    return [MemoryRecord.from_json(record) for record in s["records"]]
+
+
+def remember(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> None:
+    """Write what the trial leaves, unless it dies with the trial, whose state then keeps it."""
+    if not h.transient:
+        h.backend.put(namespace_of(h, s), records)
+
+
+async def aremember(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> None:
+    """`remember`, async."""
+    if not h.transient:
+        await h.backend.aput(namespace_of(h, s), records)

@@ -44,7 +44,7 @@ async def play_trial(
     h: Harness,
     task: Mapping[str, Any],
     *,
-    namespace: tuple[str, ...] = ("lamer",),
+    namespace: str | Sequence[str] = (),
     unique: str = "",
     seed: int | None = None,
     record: bool = True,
@@ -53,11 +53,12 @@ async def play_trial(
 ) -> Played:
     """Play one trial to its end. Errors of policy, memory and environment end the trial, and are returned.
 
-    `record` keeps every call's tokens in the state. With `behind` the trial's records go out through it while the trial
-    goes on, and the trial recalls them from here; other tasks' are read as ever. What is returned is then to be
-    `settled` before it counts. Raises ConfigError or lamer_envs errors for a malformed task.
+    `namespace` says whose memory it is, which must be said where records outlive their trial. `record` keeps every
+    call's tokens in the state. With `behind` the trial's records go out through it while the trial goes on, and the
+    trial recalls them from here; other tasks' are read as ever. What is returned is then to be `settled` before it
+    counts. Raises ConfigError or lamer_envs errors for a malformed task.
     """
-    state = steps.open_trial(h, task, unique=unique, seed=seed, started=time.time())
+    state = steps.open_trial(h, task, namespace=namespace, unique=unique, seed=seed, started=time.time())
     episode: EpisodeState | None = None
     written: list[MemoryRecord] = []
     pending: list[asyncio.Future[None]] = []
@@ -66,7 +67,7 @@ async def play_trial(
             for write in pending:
                 if write.done():
                     write.result()  # one that failed ends the trial now
-            _update(state, await calls.arecall(h, state, namespace, None if behind is None else written))
+            _update(state, await calls.arecall(h, state, None if behind is None else written))
             episode = steps.begin(state)
             while not episode["done"]:
                 reply = await calls.call(h.policy, steps.ask_action(h, episode))
@@ -75,11 +76,10 @@ async def play_trial(
             episode = None
             if steps.is_over(h, state):
                 if lessons := steps.lessons(h, state):
-                    place = steps.namespace_of(h, namespace, state)
                     if behind is None:
-                        await h.backend.aput(place, lessons)
+                        await calls.aremember(h, state, lessons)
                     else:
-                        pending.append(behind.put(place, lessons))
+                        pending.append(behind.put(steps.namespace_of(h, state), lessons))
                     _update(state, steps.taught(state, lessons))
                 break
             if h.reflects:
@@ -89,12 +89,11 @@ async def play_trial(
                     state["reflection"] = await exchange(state, state["reflection"] or "")
             if h.remembers:
                 records = steps.memories(h, state)
-                place = steps.namespace_of(h, namespace, state)
                 if behind is None:
-                    await h.backend.aput(place, records)
+                    await calls.aremember(h, state, records)
                 else:
                     written += records
-                    pending.append(behind.put(place, records))
+                    pending.append(behind.put(steps.namespace_of(h, state), records))
                 _update(state, steps.remembered(h, state, records))
     except TRIAL_ERRORS as error:
         return Played(state, error_record(error, state, episode), episode, pending)
@@ -102,8 +101,6 @@ async def play_trial(
         for write in pending:
             write.cancel()
         raise
-    finally:
-        await calls.aforget(h, state, namespace)
     return Played(state, None, None, pending)
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
-import orjson
 from typing_extensions import TypedDict
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State
@@ -25,9 +24,11 @@ from lamer_graph.text import plain, plain_json
 from lamer_graph.trial.answers import ACTION_TAG, MAX_REMARK_CHARS, extract, extract_remark
 from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
 from lamer_graph.trial.quoting import held
+from lamer_graph.trial.tasks import checked, start_of, task_id_of, trial_id_of
+from lamer_graph.trial.whose import owner
 from lamer_graph.types import Completion, Message, Sampling, stable_seed
 from lamer_memory import MemoryBackend, MemoryConfig, MemoryRecord
-from lamer_memory.base import Kind
+from lamer_memory.base import Kind, Namespace
 from lamer_memory.recall import ABOUT_KEY, TRIAL_KEY, kinds, make_record, trial_namespace
 
 MAX_TEXT_CHARS = 20_000
@@ -65,11 +66,13 @@ class TrialState(TypedDict, total=False):
     """The state of a trial between episodes; JSON-plain throughout.
 
     `task` is the input; opening the trial takes it over into `playing`, so that a new input on a used thread is a new
-    trial and a resumed run is not. `number` counts the thread's trials from 1. `started` is in seconds since the epoch.
+    trial and a resumed run is not. `number` counts the thread's trials from 1. `namespace` says whose memory it plays
+    with (a resume need not say so again). `started` is in seconds since the epoch.
     """
 
     task: Json | None
     playing: Json
+    namespace: list[str]
     task_id: str
     trial_id: str
     trial: int
@@ -131,6 +134,16 @@ class Harness:
     def remembers(self) -> bool:
         return self.memory.contents != "none"
 
+    @property
+    def transient(self) -> bool:
+        """Whether records die with their trial: its state keeps them, the backend only while it is asked."""
+        return self.remembers and self.memory.scope == "trial" and not self.backend.persistent
+
+    @property
+    def outlives(self) -> bool:
+        """Whether records outlive their trial, so that someone must say whose they are."""
+        return self.remembers and not self.transient
+
 
 def make_harness(
     policy: Policy,
@@ -151,6 +164,12 @@ def make_harness(
     for name, value in (("max_episodes", max_episodes), ("max_turns", max_turns), ("history", history)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if sampling is not None and (unheeded := policy.unheeded(sampling)):
+        raise ConfigError(
+            f"sampling asks for {', '.join(f'{name} {getattr(sampling, name)}' for name in unheeded)}, which "
+            f"{type(policy).__name__} would not do: leave it out, set it on the model itself, or, where the chat model "
+            "declares such a field, use ChatModelPolicy(model, sample=True)"
+        )
     config = MemoryConfig.of(memory)
     turns = env.max_turns if max_turns is None else max_turns
     prompts = PromptBuilder(
@@ -177,22 +196,6 @@ def make_harness(
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
-def task_id_of(env: Env, task: Mapping[str, Any]) -> str:
-    """Stable name of a task: the environment's spec and the seed, or a digest of the explicit instance."""
-    if "instance" in task and task["instance"] is not None:
-        digest = stable_seed(orjson.dumps(plain_json(task["instance"]), option=orjson.OPT_SORT_KEYS).decode())
-        return f"{env.spec}/i{digest:016x}"
-    return f"{env.spec}/{task['seed']}"
-
-
-def trial_id_of(task_id: str, index: int, unique: str = "", number: int = 1) -> str:
-    """What a trial is known by, in logs, memories and resumes: task, index, and the thread or run that it belongs to.
-
-    `number` counts the trials of a thread, of which none may pass for another.
-    """
-    return f"{task_id}#{index}" + (f".{number}" if number > 1 else "") + (f"@{plain(unique)}" if unique else "")
-
-
 def nth_of_thread(opened: TrialState, before: TrialState, thread: str) -> TrialState:
     """`opened` as a trial of its own on a thread that may have played others, up to the state `before`."""
     number = before.get("number", int("trial_id" in before)) + 1
@@ -201,31 +204,29 @@ def nth_of_thread(opened: TrialState, before: TrialState, thread: str) -> TrialS
 
 
 def open_trial(
-    h: Harness, task: Mapping[str, Any], *, unique: str = "", seed: int | None = None, started: float = 0.0
+    h: Harness,
+    task: Mapping[str, Any],
+    *,
+    namespace: str | Sequence[str] = (),
+    unique: str = "",
+    seed: int | None = None,
+    started: float = 0.0,
 ) -> TrialState:
     """The first state of a trial of `task`: `{"seed": int}` or `{"instance": ..}`, optionally `"trial": int`.
 
+    `namespace` says whose memory it is (see `whose`), which may stay open only where no record outlives its trial.
     `seed` is the run's (the sampling's own if None): every call's seed derives from it and from (task, trial, episode,
     turn). `unique` tells apart trials that share a task and index (threads of different users); it is part of the
     trial's id but not of its sampling seeds. Raises ConfigError for a malformed task, InstanceError for an instance.
     """
-    if not isinstance(task, Mapping) or (task.get("seed") is None) == (task.get("instance") is None):
-        raise ConfigError('a task is {"seed": int} or {"instance": {...}}, one of the two')
-    playing: Json = plain_json(dict(task))
-    task = playing
+    task = checked(task)
     index = task.get("trial", 0)
-    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-        raise ConfigError(f"task['trial'] must be a whole number of at least 0, not {index!r}")
-    if task.get("instance") is not None:
-        start = h.env.load(task["instance"])
-    else:
-        if not isinstance(task["seed"], int) or isinstance(task["seed"], bool):
-            raise ConfigError(f"task['seed'] must be a whole number, not {task['seed']!r}")
-        start = h.env.reset(task["seed"])
+    start = start_of(h.env, task)
     task_id = task_id_of(h.env, task)
     return TrialState(
         task=None,
-        playing=playing,
+        playing=task,
+        namespace=list(owner_of(h, namespace)),
         task_id=task_id,
         trial_id=trial_id_of(task_id, index, unique),
         trial=index,
@@ -261,8 +262,16 @@ def looks(h: Harness, s: TrialState) -> str:
     return plain(h.env.observe(s["start"]))
 
 
-def namespace_of(h: Harness, base: tuple[str, ...], s: TrialState) -> tuple[str, ...]:
-    return trial_namespace(h.memory, base, s["trial_id"])
+def owner_of(h: Harness, chosen: str | Sequence[str] | None) -> Namespace:
+    """Whose memory a trial plays with. Raises ConfigError where nobody has said so and it matters."""
+    return owner(
+        chosen, h.outlives, f"memory '{h.memory.contents}' of scope '{h.memory.scope}' in {type(h.backend).__name__}"
+    )
+
+
+def namespace_of(h: Harness, s: TrialState) -> Namespace:
+    """Where the trial's records lie."""
+    return trial_namespace(h.memory, tuple(s["namespace"]), s["trial_id"])
 
 
 # -- an episode -------------------------------------------------------------------------------------------------------
@@ -424,6 +433,22 @@ def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:
         call = {"episode": len(s["episodes"]) - 1, "text": text, "valid": failure is None, "call": reply.to_json()}
         update["reflection_calls"] = [*s["reflection_calls"], call]
     return update
+
+
+def written(h: Harness, s: TrialState) -> str | None:
+    """The reflection that waits to be remembered: a person's at `reflect`, theirs or the policy's at `remember`.
+
+    Raises ConfigError for what is no text, and where no memory would show it.
+    """
+    text = s.get("reflection")
+    if text is not None and not isinstance(text, str):
+        raise ConfigError(f"a reflection must be a text, not a {type(text).__name__}: update_state again")
+    if text is not None and not h.reflects:
+        raise ConfigError(
+            f"memory '{h.memory.contents}' shows no reflections, so the one given to update_state would be lost: make "
+            "the agent with memory 'reflection' or 'both', or update_state({'reflection': None})"
+        )
+    return text
 
 
 def memories(h: Harness, s: TrialState) -> list[MemoryRecord]:

@@ -84,6 +84,11 @@ class StoreMemory(MemoryBackend):
         self._order = WriteOrder()
         self._order_known = False
 
+    @property
+    def store(self) -> BaseStore:
+        """The LangGraph store that holds the records."""
+        return self._store
+
     def _open_postgres(self, uri: str, embedder: Embedder | None) -> BaseStore:
         if not uri.startswith(("postgresql://", "postgres://")):
             raise MemoryConfigError(f"StoreMemory opens 'postgresql://..' by itself, not {uri!r}; give it the store")

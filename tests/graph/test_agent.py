@@ -22,12 +22,13 @@ from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
 
 from lamer_envs import make
-from lamer_graph import MemoryConfig, Sampling, create_lamer_agent
+from lamer_graph import Sampling, create_lamer_agent
 from lamer_graph.errors import ConfigError
 from lamer_graph.trial.driver import play_trial
 from lamer_graph.trial.steps import make_harness
+from lamer_graph.trial.tasks import start_of
 from lamer_graph.types import Message
-from lamer_memory import InContextMemory, MemoryConfigError
+from lamer_memory import MemoryConfigError
 from scripted import ScriptedPolicy, is_reflection, memory_lines, random_player
 
 LOSING = 1
@@ -343,17 +344,6 @@ def test_time_travel_forks_a_trial_from_an_earlier_checkpoint(env: Any) -> None:
 # -- context, memory, bad input ---------------------------------------------------------------------------------------
 
 
-def test_namespaces_separate_users_in_a_shared_backend(env: Any) -> None:
-    backend = InContextMemory()
-    backend.persistent = True  # type: ignore[misc]  # as a shared store would be
-    agent = create_lamer_agent(
-        ScriptedPolicy(random_player), env, MemoryConfig("reflection", backend=backend, scope="tasks")
-    )
-    agent.invoke({"task": {"seed": LOSING}}, context={"namespace": ("alice",)})
-    assert len(backend.search(("alice",))) == 2
-    assert backend.search(("bob",)) == []
-
-
 def test_a_seed_in_the_context_replaces_the_runs_seed(env: Any) -> None:
     agent = create_lamer_agent(ScriptedPolicy(random_player), env)
     one = agent.invoke({"task": {"seed": LOSING}}, context={"seed": 1})
@@ -370,12 +360,58 @@ def test_a_seed_in_the_context_replaces_the_runs_seed(env: Any) -> None:
         ({"seed": 1, "instance": {}}, "one of the two"),
         ({"seed": "seven"}, "whole number"),
         ({"seed": 1, "trial": -1}, "trial"),
+        ({"seed": 1, "trial": 0.0}, "trial"),
+        ({"seed": 7.0}, "whole number"),
+        ({"seed": True}, "whole number"),
+        ({"seed": 1 << 64}, "64 bits"),
+        (None, "a task is"),
+        (7, "a task is"),
+        ("7", "a task is"),
+        ([{"seed": 7}], "a task is"),
+        ({"instance": 7}, "JSON object"),
+        ({"instance": [1]}, "JSON object"),
+        ({"instance": {1: 2}}, "JSON object"),
     ],
 )
 def test_a_malformed_task_is_refused_in_one_line(env: Any, task: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
-        create_lamer_agent(ScriptedPolicy(random_player), env).invoke({"task": task})
-    assert "\n" not in str(caught.value)
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    for play in (agent.invoke, lambda given: asyncio.run(agent.ainvoke(given))):
+        with pytest.raises(ConfigError, match=says) as caught:
+            play({"task": task})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("context", "says"),
+    [
+        ({"seed": "abc"}, "context's seed must be a whole number"),
+        ({"seed": 1.5}, "context's seed"),
+        ({"seed": True}, "context's seed"),
+        ({"seed": 1 << 64}, "context's seed"),
+        ({"unique": 7}, "context's unique"),
+        ({"recorder": "log"}, "context's recorder"),
+    ],
+)
+def test_a_malformed_context_is_refused_before_any_call(env: Any, context: Any, says: str) -> None:
+    policy = ScriptedPolicy(random_player)
+    agent = create_lamer_agent(policy, env)
+    for play in (agent.invoke, lambda *a, **k: asyncio.run(agent.ainvoke(*a, **k))):
+        with pytest.raises(ConfigError, match=says):
+            play({"task": {"seed": 1}}, context=context)
+    assert policy.seen == []
+
+
+def test_no_text_in_a_task_opens_a_file(env: Any, tmp_path: Path) -> None:
+    instance = {"size": 4, "mines": [[1, 1], [1, 2], [1, 3]], "opened": [[4, 4]]}
+    path = tmp_path / "instance.json"
+    path.write_text(json.dumps(instance))
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    for name in (str(path), f"file://{path}", "/etc/hostname", "~/x.json"):
+        with pytest.raises(ConfigError, match="not its path"):
+            agent.invoke({"task": {"instance": name}})
+        with pytest.raises(ConfigError, match="not its path"):
+            start_of(env, {"seed": None, "instance": name})
+    assert agent.invoke({"task": {"instance": json.dumps(instance)}}) == agent.invoke({"task": {"instance": instance}})
 
 
 def test_malformed_arguments_are_refused_when_the_agent_is_made(env: Any) -> None:

@@ -83,4 +83,4 @@ def test_records_of_a_finished_trial_do_not_pile_up_in_process_memory() -> None:
     harness = make_harness(ScriptedPolicy(random_player), ENV, MemoryConfig("both", backend=backend))
     played = asyncio.run(play_trial(harness, {"seed": 1}))
     assert len(played.state["records"]) == 4
-    assert backend.search(("lamer", played.state["trial_id"])) == []
+    assert backend.namespaces() == []

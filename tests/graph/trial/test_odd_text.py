@@ -168,7 +168,9 @@ def test_records_of_other_writers_and_stores_of_postgres(postgres_uri: str) -> N
             )
             policy = odd_policy()
             memory = MemoryConfig("both", backend=backend, scope="tasks")
-            result = create_lamer_agent(policy, ENV, memory, max_turns=1).invoke({"task": {"seed": 1}})
+            result = create_lamer_agent(policy, ENV, memory, max_turns=1, namespace="lamer").invoke(
+                {"task": {"seed": 1}}
+            )
             assert result["reflections"] == [KEPT, KEPT]
             assert is_clean(policy.seen)
             found = backend.search(("lamer",), filter={"kind": "reflection"})

@@ -55,9 +55,9 @@ def harness(backend: Any, contents: Any = "both") -> Any:
 
 async def both_ways(backend: Any, contents: Any, seed: int) -> tuple[Played, Played]:
     h = harness(backend, contents)
-    waited = await play_trial(h, {"seed": seed}, unique="waited")
+    waited = await play_trial(h, {"seed": seed}, namespace=SPACE, unique="waited")
     behind = WriteBehind(backend, linger=0.0)
-    gone_on = await settled(await play_trial(h, {"seed": seed}, unique="behind", behind=behind))
+    gone_on = await settled(await play_trial(h, {"seed": seed}, namespace=SPACE, unique="behind", behind=behind))
     return waited, gone_on
 
 

@@ -258,9 +258,10 @@ def test_an_agents_memory_lives_in_the_store_that_its_graph_is_given(store):
     memory = MemoryConfig("reflection", backend=StoreMemory(store), scope="tasks")
     policy = ScriptedPolicy(random_player)
     agent = create_lamer_agent(policy, "minesweeper:4x4-3", memory, prompt_style="compact", store=store)
-    results = [agent.invoke({"task": {"seed": seed}}) for seed in range(3)]
+    ann = {"configurable": {"user_id": "ann"}}
+    results = [agent.invoke({"task": {"seed": seed}}, ann) for seed in range(3)]
     written = [text for result in results for text in result["reflections"]]
-    kept = memory.open().search(("lamer",), limit=100)
+    kept = memory.open().search(("ann",), limit=100)
     assert written
     assert sorted(entry.record.text for entry in kept) == sorted(written)
 

@@ -1,0 +1,117 @@
+"""What one invocation says beside its task: whose memory it plays with, its seed, who logs it.
+
+What must stay true: only what is ours is read, by name, from a context that is a mapping (an application's own class,
+or its other keys, are none of our business, but for its `user_id`); what is ours and malformed is refused, and never
+taken for something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+from uuid import uuid4
+
+from langgraph.config import get_config
+from langgraph.runtime import get_runtime
+from pydantic import InstanceOf
+from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import TypedDict
+
+from lamer_graph.errors import ConfigError
+from lamer_graph.runlog.recording import TrialRecorder
+from lamer_graph.trial.steps import Harness, TrialState, owner_of
+from lamer_graph.trial.tasks import check_seed
+from lamer_graph.trial.whose import as_namespace
+from lamer_memory.base import Namespace
+
+CONTEXT_NAMESPACE = "context's namespace"
+
+
+class LamerContext(TypedDict, total=False):
+    """Handles and settings of one invocation, given as `context=`; none of it is checkpointed.
+
+    `namespace` says whose memory it is, as a text or several: `"acme"` is `("acme",)`. Without it that is the user's,
+    `config={"configurable": {"user_id": ..}}` (or a `user_id` of the context), else the agent's own `namespace=`; where
+    records outlive their trial one of them must be there. A trial keeps its namespace: a resume need not say it again.
+    `seed` replaces the sampling's run seed, `recorder` logs the finished trial with its exact tokens. `unique` tells
+    this trial's records from those of other trials of the same task and index (default: the thread's id, or a random
+    one). What else an application keeps in its context, or in which class, is not looked at.
+    """
+
+    namespace: str | list[str] | tuple[str, ...]
+    user_id: str
+    seed: int
+    # A handle: JSON has no form of it, so clients that read the schema do not see it.
+    recorder: Annotated[InstanceOf[TrialRecorder], SkipJsonSchema()]
+    unique: str
+
+
+def _context() -> LamerContext:
+    given = get_runtime().context
+    return cast(LamerContext, given if isinstance(given, Mapping) else {})
+
+
+def _configurable() -> Mapping[str, Any]:
+    return get_config().get("configurable", {})
+
+
+def _user() -> Any:
+    """Who the invocation is for, as LangGraph applications say it: in the configuration, or in their own context."""
+    if (user := _configurable().get("user_id")) is not None:
+        return user
+    given = get_runtime().context
+    return given.get("user_id") if isinstance(given, Mapping) else getattr(given, "user_id", None)
+
+
+def chosen(h: Harness, own: Namespace | None) -> Namespace | None:
+    """Whose memory it plays with: the context's namespace, else the user's, else the agent's `own`.
+
+    Raises ConfigError for a malformed one. A user's id is looked at only where records outlive their trial: elsewhere
+    it is the application's alone, in whatever form.
+    """
+    if (given := _context().get("namespace")) is not None:
+        return as_namespace(given, CONTEXT_NAMESPACE)
+    if h.outlives and (user := _user()) is not None:
+        if not isinstance(user, str):
+            raise ConfigError(f"user_id must be a text, not {str(user)[:100]!r} of {type(user).__name__}")
+        return as_namespace(user, "user_id")
+    return own
+
+
+def owned(h: Harness, state: TrialState, own: Namespace | None) -> TrialState:
+    """A trial that goes on, in its own namespace. Raises ConfigError where the context names another's."""
+    given, kept = _context().get("namespace"), state.get("namespace")
+    if kept is None:  # a checkpoint of before trials kept it
+        return cast(TrialState, {**state, "namespace": list(owner_of(h, chosen(h, own)))})
+    if given is not None and kept != list(as_namespace(given, CONTEXT_NAMESPACE)):
+        raise ConfigError(f"the trial on this thread belongs to namespace {tuple(kept)}, not to {given!r}")
+    return state
+
+
+def unique() -> str | None:
+    """What the context says to tell the trial from others of its task and index by. Raises ConfigError for no text."""
+    given = _context().get("unique")
+    if given is not None and not isinstance(given, str):
+        raise ConfigError(f"context's unique must be a text, not {given!r}")
+    return given
+
+
+def thread() -> str:
+    """The name of the thread that is played on, a random one where there is none."""
+    return str(_configurable().get("thread_id") or uuid4().hex)
+
+
+def seed() -> int | None:
+    """The context's seed. Raises ConfigError where it is none."""
+    given = _context().get("seed")
+    if given is not None:
+        check_seed("context's seed", given)
+    return given
+
+
+def recorder(own: TrialRecorder | None) -> TrialRecorder | None:
+    """Who logs the trial: the context's recorder, else the agent's `own`."""
+    given = _context().get("recorder", own)
+    if given is not None and not isinstance(given, TrialRecorder):
+        raise ConfigError(f"context's recorder must be a TrialRecorder, not a {type(given).__name__}")
+    return given
