@@ -7,6 +7,10 @@ class ConfigError(LamerError):
     """What the user asked for is malformed or contradictory (exit code 2)."""
 
 
+class MissingLibraryError(ConfigError, ImportError):
+    """A library that an extra brings is not installed; the message names the extra."""
+
+
 class PolicyError(LamerError):
     """A policy call failed for good: after the retries, or for a reason that no retry mends."""
 

@@ -83,7 +83,7 @@ class Player:
             min=0.1,
             rich_help_panel=PLAYER,
             show_default=False,
-            help="Of a server: longest wait for one answer. Default: 60, and 0.1 for each token that it may have.",
+            help="Of a server only: longest wait for one answer. Default: 60, and 0.1 for each token that it may have.",
         ),
     ] = None
 
@@ -99,6 +99,8 @@ class Player:
             return None
         if self.model is not None:
             raise ConfigError("--model names a model of a server; give the server with --base-url")
+        if self.timeout is not None:
+            raise ConfigError("--timeout is for a server (--base-url): in this process an answer is waited for")
         if self.policy is None:
             folder = shipped_policy(env)
             if folder is None:
@@ -142,8 +144,7 @@ class Player:
             base, adapter = (base_of(folder), folder) if is_adapter(folder) else (folder, None)
             if adapter is not None:
                 check_adapter(adapter, base)
-            limit: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
-            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic, **limit)
+            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic)
         try:
             yield policy
         finally:

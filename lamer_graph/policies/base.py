@@ -7,7 +7,7 @@ re-tokenises text to invent token ids, and its `policy_version` is the version t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lamer_graph.policies.control import CONTROL_TOKENS
@@ -24,6 +24,10 @@ class Policy(ABC):
     """Texts that the tokenizer turns into control tokens: none of them enters a prompt (`trial.quoting`)."""
     opens_thought: bool = False
     """True where the chat template opens a thought, so that an answer begins inside one (`trial.answers`)."""
+    template_args: Mapping[str, Any] | None = None
+    """Arguments of the chat template that prompts are rendered with; None if that is not known here."""
+    folds_system: bool | None = None
+    """Whether the system's words go into the next user message (see rendering.py); None if that is not known here."""
 
     async def window(self) -> int | None:
         """The context window, asked for where it can be and is not known yet. Raises PolicyError and ConfigError."""

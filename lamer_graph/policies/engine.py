@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies import qwen3
+from lamer_graph.policies.runnable import FULL, SLIDING, WINDOW_BY_LAYER, check_config, window_of
 from lamer_graph.policies.sampling import draw
 from lamer_graph.types import Sampling
 
@@ -75,7 +76,7 @@ class _SlabLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         engine = self.engine
-        keys, values = self._slab(key_states)
+        keys, values = self._slab(key_states, value_states)
         if engine.prefilling is not None:
             rows, source = engine.prefilling
             keys[rows, :, : engine.width] = key_states if source is None else key_states[source]
@@ -87,18 +88,13 @@ class _SlabLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         values[where] = value_states[:, :, 0]
         return keys[:count, :, : engine.width], values[:count, :, : engine.width]
 
-    def _slab(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _slab(self, like_keys: torch.Tensor, like_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The tensors, brought to the engine's capacity."""
         rows, columns = self.engine.capacity
-        old = self.keys, self.values
         if self.keys is None or self.values is None or self.keys.shape[::2] != (rows, columns):
-            shape = (rows, like.shape[1], columns, like.shape[3])
-            # Zeros: a masked column weighs 0, and 0 times a stray NaN would still be NaN.
-            self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-            for before, after in zip(old, (self.keys, self.values), strict=True):
-                if before is not None:
-                    kept = slice(0, min(rows, before.shape[0])), slice(None), slice(0, min(columns, before.shape[2]))
-                    after[kept] = before[kept]
+            self.keys, self.values = (
+                _resized(old, like, rows, columns) for old, like in ((self.keys, like_keys), (self.values, like_values))
+            )
             self.is_initialized = True
         return self.keys, self.values
 
@@ -111,7 +107,7 @@ class _SlabLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.keys = self.values = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self._slab(key_states)
+        self._slab(key_states, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.engine.width, 0
@@ -121,6 +117,16 @@ class _SlabLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def get_max_length(self) -> int:
         return -1
+
+
+def _resized(old: torch.Tensor | None, like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A tensor (rows, heads, columns, dim) of `like`'s kind that begins with what `old` held."""
+    # Zeros: a masked column weighs 0, and 0 times a stray NaN would still be NaN.
+    fresh = like.new_zeros((rows, like.shape[1], columns, like.shape[3]))
+    if old is not None:
+        kept = slice(0, min(rows, old.shape[0])), slice(None), slice(0, min(columns, old.shape[2]))
+        fresh[kept] = old[kept]
+    return fresh
 
 
 class Engine:
@@ -140,11 +146,10 @@ class Engine:
         lockstep: bool,
         fused: bool = True,
     ) -> None:
+        check_config(model.config)
         config = model.config.get_text_config()
-        layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-        sliding = getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None)
-        if layer_types != {"full_attention"} or sliding:
-            raise ConfigError(f"LocalPolicy runs full-attention models, not {config.model_type}: serve it with vLLM")
+        self._window = window_of(config)
+        self._by_layer = config.model_type in WINDOW_BY_LAYER
         self._attention = getattr(config, "_attn_implementation", "sdpa")
         if self._attention not in ("sdpa", "eager"):
             raise ConfigError(f"LocalPolicy needs attention 'sdpa' or 'eager', not '{self._attention}'")
@@ -170,7 +175,7 @@ class Engine:
         first = next(self.model.parameters())
         self.device: torch.device = first.device
         self.dtype: torch.dtype = first.dtype
-        self._qwen3 = qwen3.Qwen3(self.model) if qwen3.supports(self.model) else None
+        self._qwen3 = qwen3.Qwen3(self.model) if self._window is None and qwen3.supports(self.model) else None
         on_cpu = self.device.type == "cpu"
         self._chunk_tokens = max(512, CPU_CHUNK_FLOATS // self._intermediate) if on_cpu else GPU_CHUNK
         if self.capacity == (0, 0) or self.index.device != self.device:
@@ -250,8 +255,9 @@ class Engine:
         self._reserve(rows.stop, width)
         self.width = width
         self.prefilling = rows, index
+        near = None if self._window is None else seen & (columns > columns.unsqueeze(1) - self._window)
         try:
-            logits = self._forward(ids, seen.unsqueeze(1), (columns - starts.unsqueeze(1)).clamp_(min=0))
+            logits = self._forward(ids, seen, near, (columns - starts.unsqueeze(1)).clamp_(min=0))
         finally:
             self.prefilling = None
         self._starts[rows] = starts if index is None else starts[index]
@@ -282,7 +288,9 @@ class Engine:
         starts, ends = self._starts[:count], self.ends[:count]
         columns = torch.arange(self.width, device=self.device)
         seen = (columns >= starts.unsqueeze(1)) & (columns <= ends.unsqueeze(1))
-        logits = self._forward(self._next[:count, None], seen[:, None, None], (ends - starts).unsqueeze(1))
+        near = None if self._window is None else seen & (columns > ends.unsqueeze(1) - self._window)
+        near = None if near is None else near.unsqueeze(1)
+        logits = self._forward(self._next[:count, None], seen.unsqueeze(1), near, (ends - starts).unsqueeze(1))
         self.ends[:count] += 1
         self._end_of = [end + 1 for end in self._end_of]
         self._sample(logits, slice(0, count), self.rows)
@@ -295,13 +303,18 @@ class Engine:
             layer.drop()
         return dropped
 
-    def _forward(self, ids: torch.Tensor, seen: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Logits (n, V) after the last token of each row. seen (n, 1, queries, columns) bool."""
-        mask = seen
-        if self._qwen3 is not None or self._attention == "eager":
-            mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
-            mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
-        if self._qwen3 is not None:
+    def _forward(
+        self, ids: torch.Tensor, seen: torch.Tensor, near: torch.Tensor | None, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (n, V) after the last token of each row.
+
+        seen (n, queries, columns) bool is what a query may look at, `near` what it may in a layer with a sliding window
+        (None: there is none).
+        """
+        mask: torch.Tensor | dict[str, torch.Tensor] = self._mask(seen)
+        if near is not None:
+            mask = {FULL: self._mask(seen), SLIDING: self._mask(near)} if self._by_layer else self._mask(near)
+        elif self._qwen3 is not None:
             return self._qwen3(ids, positions, mask, lambda layer, *new: self._layers[layer].update(*new))
         output = self.model(
             input_ids=ids,
@@ -313,6 +326,14 @@ class Engine:
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+    def _mask(self, seen: torch.Tensor) -> torch.Tensor:
+        """The mask (n, 1, queries, columns) in the form that the attention takes."""
+        seen = seen.unsqueeze(1)
+        if self._qwen3 is None and self._attention == "sdpa":
+            return seen
+        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
 
     def _sample(self, logits: torch.Tensor, places: slice, members: Sequence[Row]) -> None:
         """Draw one token for each of `members`, which have these places, and mark those that are finished."""

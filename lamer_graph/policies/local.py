@@ -22,15 +22,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from lamer_graph.errors import (
+    ConfigError,
+    MissingLibraryError,
+    PolicyError,
+    PolicyResponseError,
+    PromptTooLongError,
+)
 
-from lamer_graph.errors import ConfigError, PolicyConnectionError, PolicyError, PolicyResponseError, PromptTooLongError
+try:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+except ModuleNotFoundError as error:
+    raise MissingLibraryError(
+        f"a policy in this process needs torch and transformers ({error}): run `make setup`, or "
+        "pip install 'lamer-graph[train]'; or let a server answer (OpenAIPolicy, --base-url)"
+    ) from None
+
 from lamer_graph.policies.base import Policy
-from lamer_graph.policies.control import OPEN_THOUGHT, control_tokens_of
+from lamer_graph.policies.control import control_tokens_of
 from lamer_graph.policies.engine import BROKEN, Engine, Row
+from lamer_graph.policies.rendering import Renderer
+from lamer_graph.policies.runnable import attention_for, check_config
 from lamer_graph.policies.sampling import token_logprobs
-from lamer_graph.text import plain
+from lamer_graph.policies.shipped import taught_folding, taught_template
 from lamer_graph.types import Completion, Message, Sampling
 
 LINGER_S = 0.001
@@ -54,6 +69,9 @@ class LocalPolicy(Policy):
     threads of the worker (None: one for models under 20 M parameters, whose products are too small to share, else
     torch's default). `version` is what completions report as their policy version (default: the folder's name).
     Sampling computes in the weights' own type, whatever mixed precision a trainer of the same module computes in.
+    `template_args` are arguments of the chat template and `fold_system` says whether the system's words go into the
+    user's message (see rendering.py); None: as the adapter's or the model's card says, else no arguments, and folded
+    where the template takes no system message. A call takes as long as it takes: nothing can be lost in this process.
     Raises ConfigError. No code from the model's folder is run.
     """
 
@@ -69,26 +87,36 @@ class LocalPolicy(Policy):
         adapter: str | Path | None = None,
         version: str | None = None,
         threads: int | None = None,
-        timeout: float = 600.0,
+        template_args: Mapping[str, Any] | None = None,
+        fold_system: bool | None = None,
     ) -> None:
-        if max_batch < 1 or timeout <= 0 or (threads is not None and threads < 1):
-            raise ConfigError("max_batch and threads must be at least 1 and timeout > 0")
-        if isinstance(path_or_model, str | Path):
-            folder = Path(path_or_model).expanduser()
-            self._model = _load(folder, device, dtype)
-            self._tokenizer = tokenizer if tokenizer is not None else _load_tokenizer(folder)
-            version = version or folder.resolve().name if adapter is None else version
+        if max_batch < 1 or (threads is not None and threads < 1):
+            raise ConfigError("max_batch and threads must be at least 1")
+        base = Path(path_or_model).expanduser() if isinstance(path_or_model, str | Path) else None
+        added = None if adapter is None else Path(adapter).expanduser()
+        if base is None and tokenizer is None:
+            raise ConfigError("LocalPolicy was given a model without its tokenizer")
+        if base is not None:
+            check_folder(base)
+        named = added or base
+        self.version = version or ("policy" if named is None else named.resolve().name)
+        self._tokenizer = _load_tokenizer(base) if tokenizer is None and base is not None else tokenizer
+        # Before the weights, which may take minutes.
+        cards = [place for place in (added, base or _origin(self._tokenizer)) if place is not None]
+        self._renderer = Renderer(
+            self._tokenizer,
+            taught_template(*cards) if template_args is None else template_args,
+            fold_system=taught_folding(*cards) if fold_system is None else fold_system,
+            name=self.version,
+        )
+        self.template_args = self._renderer.template_args
+        self.folds_system = self._renderer.folds_system
+        if base is not None:
+            self._model = _load(base, device, dtype)
         else:
-            if tokenizer is None:
-                raise ConfigError("LocalPolicy was given a model without its tokenizer")
             self._model = path_or_model if device is None else path_or_model.to(device)
-            self._tokenizer = tokenizer
-        if adapter is not None:
-            self._model = _merge(self._model, Path(adapter).expanduser())
-            version = version or Path(adapter).resolve().name
-        self.version = version or "policy"
-        if getattr(self._tokenizer, "chat_template", None) is None:
-            raise ConfigError("the tokenizer has no chat template: a policy answers chat messages")
+        if added is not None:
+            self._model = _merge(self._model, added)
         self._model.eval()
         config = self._model.config.get_text_config()
         self.context_window = int(config.max_position_embeddings)
@@ -110,11 +138,8 @@ class LocalPolicy(Policy):
             cache_tokens=_cache_tokens(config, first),
             lockstep=deterministic,
         )
-        # The tokenizers library itself: a third of the cost of the wrapper, and safe from several threads.
-        self._fast = getattr(self._tokenizer, "backend_tokenizer", None)
         self.control_tokens = control_tokens_of(self._tokenizer)
-        self.opens_thought = self._opens_thought()
-        self._timeout = timeout
+        self.opens_thought = self._renderer.opens_thought
         self._queue: deque[Row] = deque()
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -143,42 +168,18 @@ class LocalPolicy(Policy):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Completion] = loop.create_future()
         self._submit(Row(prompt, sampling, seed, min(sampling.max_tokens, room), owner=(loop, future)))
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await future
-        except TimeoutError:
-            raise PolicyConnectionError(f"'{self.version}' did not answer within {self._timeout:g} s") from None
+        return await future
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return len(self.encode(messages))
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the rendered chat prompt, generation prefix included."""
-        text = plain(self._render(messages))
-        if self._fast is not None:
-            ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
-            return ids
-        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        try:
-            text: str = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # templates raise whatever jinja or their own rules say
-            raise PolicyResponseError(f"chat template of '{self.version}' refused the messages: {error}") from error
-        return text
-
-    def _opens_thought(self) -> bool:
-        """Whether an answer begins inside a thought: the rendered prompt ends with its opening mark."""
-        try:
-            return OPEN_THOUGHT.search(self._render([Message(role="user", content="?")])) is not None
-        except PolicyResponseError:  # a template may demand more than this message
-            return False
+        return self._renderer.ids(messages)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens, special tokens left out."""
-        decoder = self._fast if self._fast is not None else self._tokenizer
-        text: str = decoder.decode(list(token_ids), skip_special_tokens=True)
-        return text
+        return self._renderer.decode(token_ids)
 
     def score(
         self, prompt: Sequence[Message] | Sequence[int], token_ids: Sequence[int], temperature: float = 1.0
@@ -363,16 +364,26 @@ def _check(sampling: Sampling) -> None:
         )
 
 
-def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
+def check_folder(folder: Path) -> None:
+    """Raises ConfigError if `folder` holds no model that can be sampled in this process; reads its config alone."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format (config.json is missing)")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"cannot read {folder}/config.json: {' '.join(str(error).split())[:300]}") from error
+    check_config(config)
+
+
+def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = getattr(torch, dtype or ("float32" if place.startswith("cpu") else "bfloat16"), None)
     if not isinstance(kind, torch.dtype):
         raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
     try:
         with no_bar():
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
+            attention = attention_for(AutoConfig.from_pretrained(folder))
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation=attention)
         return model.to(place)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"cannot load {folder} on {place}: {' '.join(str(error).split())[:300]}") from error
@@ -397,6 +408,12 @@ def _load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"cannot load the tokenizer of {folder}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _origin(tokenizer: Any) -> Path | None:
+    """The folder that a tokenizer was loaded from, if it was from one."""
+    name = getattr(tokenizer, "name_or_path", None)
+    return Path(name) if name and Path(name).is_dir() else None
 
 
 def _merge(model: Any, folder: Path) -> Any:

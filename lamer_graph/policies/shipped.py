@@ -15,7 +15,10 @@ from lamer_graph.errors import ConfigError
 CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDER = Path("examples") / "policies"
 CARD = "lamer.json"
-"""What a policy plays, in which prompt style, and whether it was trained beyond its warm start."""
+"""What a policy plays, in which prompt style, with which template arguments, and whether it was trained beyond its warm
+start."""
+TEMPLATE = "template"
+"""In the card: the chat template's arguments."""
 
 
 def is_policy(folder: Path) -> bool:
@@ -38,11 +41,15 @@ def base_of(adapter: Path) -> Path:
         named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         named = None
-    if isinstance(named, str):
-        for folder in (Path(named), CHECKOUT / named):
-            if is_policy(folder):
-                return folder
-    raise ConfigError(f"the model that adapter {adapter} was trained on is not at {named!r}; put it there")
+    if not isinstance(named, str):
+        raise ConfigError(f"adapter {adapter} does not name the model that it was trained on (adapter_config.json)")
+    # A relative path was one of the folder that the run was started in, which the run mostly lies below.
+    places = [Path(named), *(above / named for above in adapter.resolve().parents), CHECKOUT / named]
+    for folder in places:
+        if is_policy(folder):
+            return folder
+    below = "" if Path(named).is_absolute() else f", neither from {Path.cwd()} nor from a folder above the adapter"
+    raise ConfigError(f"the model that adapter {adapter} was trained on is not at {named!r}{below}; put it there")
 
 
 def shipped_policies() -> dict[str, Path]:
@@ -63,6 +70,21 @@ def shipped_policy(env_spec: str) -> Path | None:
 def taught_style(folder: Path) -> Literal["standard", "compact"]:
     """The prompt style that a policy was taught in; standard where its card does not say."""
     return "compact" if card(folder).get("prompt_style") == "compact" else "standard"
+
+
+def taught_template(*folders: Path) -> dict[str, Any] | None:
+    """The chat template's arguments that a policy was played with, by the first card that says; None: none says."""
+    for folder in folders:
+        found = card(folder).get(TEMPLATE)
+        if isinstance(found, dict):
+            return found
+    return None
+
+
+def taught_folding(*folders: Path) -> bool | None:
+    """False where the policy was taught without the system's words (compact prompts), by the first card that says."""
+    styles = (card(folder).get("prompt_style") for folder in folders)
+    return False if next((style for style in styles if style is not None), None) == "compact" else None
 
 
 def taught_env(folder: Path) -> str | None:

@@ -29,6 +29,7 @@ BAD_INPUT: dict[str, tuple[tuple[str, ...], str]] = {
     "no workers": (("collect", "--out", "r", "--workers", "0", *SERVER), "--workers"),
     "not a number": (("collect", "--out", "r", "--tasks", "many", *SERVER), "--tasks"),
     "no timeout": (("play", "--timeout", "0", *SERVER), "--timeout"),
+    "a timeout in this process": (("play", "--timeout", "60"), "--timeout is for a server"),
     "unknown memory": (("play", "--memory", "telepathy", *SERVER), "reflection"),
     "unknown sampling": (("eval", "--sampling", "greedy", *SERVER), "paper"),
     "unknown option": (("play", "--episode", "3"), "--episodes"),

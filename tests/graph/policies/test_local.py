@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -417,6 +419,19 @@ def test_what_cannot_be_loaded_is_named(tiny_model_dir: Path, tmp_path: Path) ->
         LocalPolicy(tiny_model_dir, adapter=tmp_path)
     with pytest.raises(ConfigError, match="without its tokenizer"):
         LocalPolicy(LocalPolicy(tiny_model_dir).model)
+
+
+def test_without_torch_the_extra_is_named_before_any_work(tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules['torch'] = None; "
+    library = "\ntry: from lamer_graph import LocalPolicy\nexcept ImportError as error: print(error)"
+    said = subprocess.run([sys.executable, "-c", blocked + library], capture_output=True, text=True, check=True)
+    assert "pip install 'lamer-graph[train]'" in said.stdout
+    command = "from lamer_graph.cli import main; main(['eval', '--tasks', '1'])"
+    refused = subprocess.run([sys.executable, "-c", blocked + command], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2, refused.stderr
+    assert "pip install 'lamer-graph[train]'" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_scores_are_the_log_softmax_at_the_temperature() -> None:

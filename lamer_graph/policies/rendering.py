@@ -1,0 +1,171 @@
+"""How messages become the token ids that a policy reads: chat template, its arguments, tokenizer.
+
+What must stay true: one `Renderer` gives the same ids for the same messages and date wherever prompts are rendered: to
+sample, to check a log, to plan, to fit. Ids are whole and unpadded, whatever the tokenizer's files say and whatever a
+caller does with the tokenizer meanwhile (a private copy encodes). The system's words reach the policy: a template that
+refuses the role, or leaves it out, gets them at the head of the next user message, unless the policy was taught so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from lamer_graph.errors import ConfigError, PolicyResponseError
+from lamer_graph.policies.control import OPEN_THOUGHT
+from lamer_graph.text import plain
+from lamer_graph.types import Message
+
+OURS = frozenset(
+    {"messages", "tools", "documents", "chat_template", "conversation", "add_generation_prompt", "strftime_now"}
+    | {"continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
+"""Not for a policy's template arguments: what rendering itself decides."""
+SystemRole = Literal["kept", "refused", "dropped"]
+"""What a template does with a system message."""
+_SYSTEM, _USER = "What the system says: 7301.", "What the user says: 7302."
+
+
+class Renderer:
+    """Messages to ids with `tokenizer` (transformers'), which stays as it is.
+
+    `template_args` are arguments of the chat template, e.g. `{"enable_thinking": False}`. The system's words are folded
+    into the next user message where the template refuses them; where it leaves them out, too, unless `fold_system` is
+    False; with True always. Raises ConfigError for a tokenizer without a usable template, and for arguments that the
+    template has not.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_args: Mapping[str, Any] | None = None,
+        *,
+        fold_system: bool | None = None,
+        name: str = "the policy",
+    ) -> None:
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ConfigError(f"the tokenizer of {name} has no chat template: a policy answers chat messages")
+        self.name = name
+        self.template_args = dict(template_args or {})
+        self._tokenizer = tokenizer
+        template: str = tokenizer.get_chat_template()
+        check_template_args(self.template_args, template, name)
+        self.dated = re.search(r"\bstrftime_now\b", template) is not None
+        """Whether prompts depend on the day."""
+        self._own = _whole(tokenizer)
+        self.folds_system = False
+        self.system_role = system_role(self.text, name)
+        """What the template does with a system message."""
+        self.folds_system = folds(self.system_role, fold_system)
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether an answer begins inside a thought: the rendered prompt ends with its opening mark."""
+        return OPEN_THOUGHT.search(self.text([Message(role="user", content="?")])) is not None
+
+    def text(self, messages: Sequence[Message], when: datetime | None = None) -> str:
+        """The prompt, generation prefix included, as of `when` (None: now). Raises PolicyResponseError."""
+        chat = fold_system(messages) if self.folds_system else list(messages)
+        arguments = dict(self.template_args)
+        if self.dated and when is not None:
+            arguments["strftime_now"] = when.strftime
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=False, **arguments
+            )
+        except Exception as error:  # templates raise whatever jinja or their own rules say
+            raise PolicyResponseError(f"chat template of '{self.name}' refused the messages: {error}") from error
+        return plain(text)
+
+    def ids(self, messages: Sequence[Message], when: datetime | None = None) -> list[int]:
+        """Token ids of `text`."""
+        return self.plain_ids(self.text(messages, when))
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Ids of `text` as it is: no template, no special tokens added."""
+        if self._own is None:
+            return list(self._tokenizer(text, add_special_tokens=False, truncation=False, padding=False).input_ids)
+        ids: list[int] = self._own.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        decoder = self._tokenizer if self._own is None else self._own
+        text: str = decoder.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+
+def _whole(tokenizer: Any) -> Any:
+    """The tokenizers library's own object, None where there is none; a copy without truncation and padding.
+
+    It is a third of the cost of the wrapper, and safe from several threads. Truncation and padding are states of it,
+    which files bring along and which any call of the wrapper may set.
+    """
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        return None
+    own = type(fast).from_str(fast.to_str())
+    own.no_truncation()
+    own.no_padding()
+    return own
+
+
+def folds(role: SystemRole, asked: bool | None) -> bool:
+    """Whether the system's words are folded into the user's message, for a template that does `role` with them."""
+    return role == "refused" or (role == "dropped" if asked is None else asked)
+
+
+def fold_system(messages: Sequence[Message]) -> list[Message]:
+    """The messages without a system role: its words stand before the next user's, or are a user's own."""
+    folded: list[Message] = []
+    words: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            words.append(message["content"])
+            continue
+        if words and message["role"] == "user":
+            message = Message(role="user", content="\n\n".join([*words, message["content"]]))
+            words = []
+        elif words:
+            folded.append(Message(role="user", content="\n\n".join(words)))
+            words = []
+        folded.append(message)
+    if words:
+        folded.append(Message(role="user", content="\n\n".join(words)))
+    return folded
+
+
+def system_role(render: Callable[[Sequence[Message]], str], name: str) -> SystemRole:
+    """What the template behind `render` does with a system message. Raises ConfigError if it takes no user's either."""
+    user = Message(role="user", content=_USER)
+    try:
+        text = render([Message(role="system", content=_SYSTEM), user])
+    except PolicyResponseError:
+        try:
+            render([user])
+        except PolicyResponseError as error:
+            raise ConfigError(f"{name} cannot be asked anything: {error}") from None
+        return "refused"
+    return "kept" if _SYSTEM in text else "dropped"
+
+
+def check_template_args(given: Mapping[str, Any], template: str | None, name: str) -> None:
+    """Raises ConfigError for arguments that are not the template's (None: it is not known), or not plain data."""
+    for key, value in given.items():
+        if key in OURS:
+            raise ConfigError(f"template argument '{key}' is not a policy's to set: prompts are rendered by one rule")
+        if template is not None and not re.search(rf"\b{re.escape(key)}\b", template):
+            raise ConfigError(f"the chat template of {name} has no argument '{key}': it would do nothing")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ConfigError(f"template argument '{key}' must be plain data, not {value!r:.100}") from None
+
+
+def shown(template_args: Mapping[str, Any]) -> str:
+    """Template arguments as an error names them: `enable_thinking=false`, or `none`."""
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(template_args.items())) or "none"
