@@ -311,11 +311,14 @@ class Engine:
         seen (n, queries, columns) bool is what a query may look at, `near` what it may in a layer with a sliding window
         (None: there is none).
         """
-        mask: torch.Tensor | dict[str, torch.Tensor] = self._mask(seen)
-        if near is not None:
-            mask = {FULL: self._mask(seen), SLIDING: self._mask(near)} if self._by_layer else self._mask(near)
-        elif self._qwen3 is not None:
+        mask: torch.Tensor | dict[str, torch.Tensor]
+        if self._qwen3 is not None:
+            mask = self._mask(seen)
             return self._qwen3(ids, positions, mask, lambda layer, *new: self._layers[layer].update(*new))
+        if near is not None and self._by_layer:
+            mask = {FULL: self._mask(seen), SLIDING: self._mask(near)}
+        else:
+            mask = self._mask(seen if near is None else near)
         output = self.model(
             input_ids=ids,
             attention_mask=mask,

@@ -22,17 +22,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.errors import (
-    ConfigError,
-    MissingLibraryError,
-    PolicyError,
-    PolicyResponseError,
-    PromptTooLongError,
-)
+from lamer_graph.errors import ConfigError, MissingLibraryError, PolicyError, PolicyResponseError, PromptTooLongError
 
 try:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    import transformers as transformers
 except ModuleNotFoundError as error:
     raise MissingLibraryError(
         f"a policy in this process needs torch and transformers ({error}): run `make setup`, or "
@@ -42,8 +36,8 @@ except ModuleNotFoundError as error:
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.control import control_tokens_of
 from lamer_graph.policies.engine import BROKEN, Engine, Row
+from lamer_graph.policies.loading import check_folder, load_model, load_tokenizer, merged, origin_of
 from lamer_graph.policies.rendering import Renderer
-from lamer_graph.policies.runnable import attention_for, check_config
 from lamer_graph.policies.sampling import token_logprobs
 from lamer_graph.policies.shipped import taught_folding, taught_template
 from lamer_graph.types import Completion, Message, Sampling
@@ -71,7 +65,9 @@ class LocalPolicy(Policy):
     Sampling computes in the weights' own type, whatever mixed precision a trainer of the same module computes in.
     `template_args` are arguments of the chat template and `fold_system` says whether the system's words go into the
     user's message (see rendering.py); None: as the adapter's or the model's card says, else no arguments, and folded
-    where the template takes no system message. A call takes as long as it takes: nothing can be lost in this process.
+    where the template takes no system message. With `plays` False nothing is sampled here (a trainer's module whose
+    answers a server gives), so models that cannot be sampled in this process may be loaded, too. A call takes as long
+    as it takes: in this process nothing gets lost.
     Raises ConfigError. No code from the model's folder is run.
     """
 
@@ -89,6 +85,7 @@ class LocalPolicy(Policy):
         threads: int | None = None,
         template_args: Mapping[str, Any] | None = None,
         fold_system: bool | None = None,
+        plays: bool = True,
     ) -> None:
         if max_batch < 1 or (threads is not None and threads < 1):
             raise ConfigError("max_batch and threads must be at least 1")
@@ -97,12 +94,12 @@ class LocalPolicy(Policy):
         if base is None and tokenizer is None:
             raise ConfigError("LocalPolicy was given a model without its tokenizer")
         if base is not None:
-            check_folder(base)
+            check_folder(base, plays=plays)
         named = added or base
         self.version = version or ("policy" if named is None else named.resolve().name)
-        self._tokenizer = _load_tokenizer(base) if tokenizer is None and base is not None else tokenizer
+        self._tokenizer = load_tokenizer(base) if tokenizer is None and base is not None else tokenizer
         # Before the weights, which may take minutes.
-        cards = [place for place in (added, base or _origin(self._tokenizer)) if place is not None]
+        cards = [place for place in (added, base or origin_of(self._tokenizer)) if place is not None]
         self._renderer = Renderer(
             self._tokenizer,
             taught_template(*cards) if template_args is None else template_args,
@@ -112,32 +109,20 @@ class LocalPolicy(Policy):
         self.template_args = self._renderer.template_args
         self.folds_system = self._renderer.folds_system
         if base is not None:
-            self._model = _load(base, device, dtype)
+            self._model = load_model(base, device, dtype)
         else:
             self._model = path_or_model if device is None else path_or_model.to(device)
         if added is not None:
-            self._model = _merge(self._model, added)
+            self._model = merged(self._model, added)
         self._model.eval()
-        config = self._model.config.get_text_config()
-        self.context_window = int(config.max_position_embeddings)
         self._eos = _eos_ids(self._model, self._tokenizer)
-        pad = self._tokenizer.pad_token_id
         first: torch.Tensor = next(self._model.parameters())
-        device_type = first.device.type
         if threads is None and sum(parameter.numel() for parameter in self._model.parameters()) < SMALL:
             threads = 1
         # Split over several threads, a tensor's elements fall to other instructions at the seams.
-        self._threads = 1 if deterministic and device_type == "cpu" else threads
-        self._engine = Engine(
-            # The same weights and submodules, but a `forward` of its own: accelerate wraps the trained module's in
-            # autocast, which gives float32 weights keys in float32 and values in 16 bits, and no cache holds both.
-            copy.copy(self._model),
-            eos=self._eos,
-            pad=pad if pad is not None else min(self._eos),
-            max_rows=max_batch,
-            cache_tokens=_cache_tokens(config, first),
-            lockstep=deterministic,
-        )
+        self._threads = 1 if deterministic and first.device.type == "cpu" else threads
+        self.context_window = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._plays = self._make_engine(max_batch, deterministic, first) if plays else None
         self.control_tokens = control_tokens_of(self._tokenizer)
         self.opens_thought = self._renderer.opens_thought
         self._queue: deque[Row] = deque()
@@ -148,8 +133,26 @@ class LocalPolicy(Policy):
         self._worker: threading.Thread | None = None
         self._closed = False
 
+    def _make_engine(self, max_batch: int, deterministic: bool, first: torch.Tensor) -> Engine:
+        pad = self._tokenizer.pad_token_id
+        return Engine(
+            # The same weights and submodules, but a `forward` of its own: accelerate wraps the trained module's in
+            # autocast, which gives float32 weights keys in float32 and values in 16 bits, and no cache holds both.
+            copy.copy(self._model),
+            eos=self._eos,
+            pad=pad if pad is not None else min(self._eos),
+            max_rows=max_batch,
+            cache_tokens=_cache_tokens(self._model.config.get_text_config(), first),
+            lockstep=deterministic,
+        )
+
+    @property
+    def _engine(self) -> Engine:
+        assert self._plays is not None
+        return self._plays
+
     def __repr__(self) -> str:
-        return f"LocalPolicy({self.version!r}, device='{self._engine.device}')"
+        return f"LocalPolicy({self.version!r}, device='{self._model.device}')"
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -163,6 +166,8 @@ class LocalPolicy(Policy):
                 f"prompt of {len(prompt)} tokens exceeds the context of {self.context_window} of '{self.version}' by "
                 f"{1 - room} (one is for the answer): shorten history and memory"
             )
+        if self._plays is None:
+            raise PolicyError(f"'{self.version}' was loaded without what samples here (plays=False)")
         _check(sampling)
         seed = random.getrandbits(62) if sampling.seed is None else sampling.seed
         loop = asyncio.get_running_loop()
@@ -220,7 +225,8 @@ class LocalPolicy(Policy):
             with self._busy:
                 yield self._model
                 self._model.eval()
-                self._engine.refresh()
+                if self._plays is not None:
+                    self._plays.refresh()
         finally:
             with self._lock:
                 self._pausers -= 1
@@ -362,70 +368,6 @@ def _check(sampling: Sampling) -> None:
         raise PolicyResponseError(
             f"sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and max_tokens >= 1, not {sampling.to_json()}"
         )
-
-
-def check_folder(folder: Path) -> None:
-    """Raises ConfigError if `folder` holds no model that can be sampled in this process; reads its config alone."""
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format (config.json is missing)")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"cannot read {folder}/config.json: {' '.join(str(error).split())[:300]}") from error
-    check_config(config)
-
-
-def _load(folder: Path, device: str | None, dtype: str | None) -> Any:
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = getattr(torch, dtype or ("float32" if place.startswith("cpu") else "bfloat16"), None)
-    if not isinstance(kind, torch.dtype):
-        raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
-    try:
-        with no_bar():
-            attention = attention_for(AutoConfig.from_pretrained(folder))
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation=attention)
-        return model.to(place)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ConfigError(f"cannot load {folder} on {place}: {' '.join(str(error).split())[:300]}") from error
-
-
-@contextlib.contextmanager
-def no_bar() -> Iterator[None]:
-    """Without transformers' progress bars: a tiny model loads and saves at once, and stderr is the application's."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"cannot load the tokenizer of {folder}: {' '.join(str(error).split())[:300]}") from error
-
-
-def _origin(tokenizer: Any) -> Path | None:
-    """The folder that a tokenizer was loaded from, if it was from one."""
-    name = getattr(tokenizer, "name_or_path", None)
-    return Path(name) if name and Path(name).is_dir() else None
-
-
-def _merge(model: Any, folder: Path) -> Any:
-    """The model with a PEFT adapter merged into its weights."""
-    if not (folder / "adapter_config.json").is_file():
-        raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"adapter {folder} does not fit: {' '.join(str(error).split())[:300]}") from error
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

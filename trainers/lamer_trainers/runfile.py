@@ -165,6 +165,11 @@ class RunFile(_Closed):
     deterministic: bool = False
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
+    @property
+    def plays_here(self) -> bool:
+        """Whether the policy is sampled in this process, be it to validate."""
+        return self.server is None and (not self.logs or self.validation is not None)
+
     def trainer_config(self, folder: Path, *, cpu: bool | None = None) -> LamerConfig:
         """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
         self._check_sampling_side()

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from lamer_envs import make
 from lamer_envs.base import Env
+from lamer_graph.policies.loading import check_folder
 from lamer_graph.policies.local import CPU_CACHE_BYTES, GPU_CACHE_SHARE
 from lamer_graph.policies.shipped import is_policy
 from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
@@ -144,8 +145,10 @@ class Plan:
 def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
     """What `run` will take on `device` (default: cpu for models under 100 M parameters, else h100).
 
-    Raises TrainingConfigError for a policy whose size cannot be known here.
+    Raises TrainingConfigError for a policy whose size cannot be known here, ConfigError for one that cannot play here.
     """
+    if is_policy(Path(run.policy)):
+        check_folder(Path(run.policy), plays=run.plays_here)
     shape, count = shape_of(run.policy), tokens_of(run.policy)
     chosen = device or ("cpu" if shape.parameters < 1e8 else "h100")
     speed = DEVICES[chosen]
@@ -345,6 +348,7 @@ def shape_of(policy: str) -> Shape:
     path = Path(policy) / "config.json"
     try:
         config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
     except (OSError, ValueError):
         if policy in KNOWN:
             return KNOWN[policy]

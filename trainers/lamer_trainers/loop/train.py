@@ -20,7 +20,9 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from lamer_envs import make
 from lamer_graph.collection.config import check_memory
 from lamer_graph.collection.run_memory import check_source, probe_memory
-from lamer_graph.policies.local import SMALL, LocalPolicy, no_bar
+from lamer_graph.policies.loading import check_folder as check_loadable
+from lamer_graph.policies.loading import no_bar
+from lamer_graph.policies.local import SMALL, LocalPolicy
 from lamer_graph.policies.shipped import is_policy
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
@@ -110,16 +112,18 @@ def make_policy(run: RunFile) -> LocalPolicy:
     1e-6 is far below the last digit of a 16-bit weight, and would be rounded away. A frozen base has 16 bits on a GPU.
     """
     dtype = "float32" if run.lora is None else None
-    policy = LocalPolicy(run.policy, dtype=dtype, deterministic=run.deterministic, version=version_name(0))
+    common: Json = {"deterministic": run.deterministic, "version": version_name(0), "plays": run.plays_here}
+    policy = LocalPolicy(run.policy, dtype=dtype, **common)
     if run.lora is None:
         return policy
+    common |= {"template_args": policy.template_args, "fold_system": policy.folds_system}
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
         r=run.lora.rank, lora_alpha=run.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     model = get_peft_model(policy.model, settings)
-    return LocalPolicy(model, policy.tokenizer, deterministic=run.deterministic, version=version_name(0))
+    return LocalPolicy(model, policy.tokenizer, **common)
 
 
 def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> None:
@@ -143,6 +147,7 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
             f"policy '{run.policy}' is not a folder with a model in Hugging Face format (config.json, tokenizer.json, "
             "model.safetensors); download it there first, nothing is fetched unasked"
         )
+    check_loadable(path, plays=run.plays_here)
     make(run.collect.env)
     check_memory(run.collect)
     if run.collect.scope == "tasks" and not run.logs:

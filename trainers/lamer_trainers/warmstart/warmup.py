@@ -207,7 +207,7 @@ def run_warmup(
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         progress(f"measuring on {tasks} held-out tasks, four memories")
-        policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu")
+        policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu", fold_system=False)
         reading = run_sync(measure(teacher, policy, model, tokenizer, tasks=tasks, seed=seed))
         run_sync(policy.aclose())
     report = WarmupReport(

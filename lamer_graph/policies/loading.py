@@ -1,0 +1,85 @@
+"""Models and tokenizers from folders in Hugging Face format, for this process.
+
+What must stay true: what is wrong with a folder is a ConfigError that names it, before its weights are read; no code
+from it is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lamer_graph.errors import ConfigError
+from lamer_graph.policies.runnable import attention_for, check_config
+
+
+def check_folder(folder: Path, *, plays: bool = True) -> None:
+    """Raises ConfigError if `folder` holds no model, or (`plays`) none that this process samples; reads its config."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format (config.json is missing)")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"cannot read {folder}/config.json: {' '.join(str(error).split())[:300]}") from error
+    if plays:
+        check_config(config)
+
+
+def load_model(folder: Path, device: str | None, dtype: str | None) -> Any:
+    """The folder's causal model. Raises ConfigError."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = getattr(torch, dtype or ("float32" if place.startswith("cpu") else "bfloat16"), None)
+    if not isinstance(kind, torch.dtype):
+        raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
+    try:
+        with no_bar():
+            attention = attention_for(AutoConfig.from_pretrained(folder))
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation=attention)
+        return model.to(place)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"cannot load {folder} on {place}: {' '.join(str(error).split())[:300]}") from error
+
+
+@contextlib.contextmanager
+def no_bar() -> Iterator[None]:
+    """Without transformers' progress bars: a tiny model loads and saves at once, and stderr is the application's."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer. Raises ConfigError."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"cannot load the tokenizer of {folder}: {' '.join(str(error).split())[:300]}") from error
+
+
+def origin_of(tokenizer: Any) -> Path | None:
+    """The folder that a tokenizer was loaded from, if it was from one."""
+    name = getattr(tokenizer, "name_or_path", None)
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def merged(model: Any, folder: Path) -> Any:
+    """The model with a PEFT adapter merged into its weights."""
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"adapter {folder} does not fit: {' '.join(str(error).split())[:300]}") from error
