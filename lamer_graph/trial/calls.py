@@ -13,8 +13,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
-from lamer_graph.errors import PromptTooLongError
+from lamer_graph.errors import PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.base import Policy
 from lamer_graph.trial.steps import Ask, Harness, Json, Reply, TrialState, looks, namespace_of, recalled
 from lamer_graph.types import Message
@@ -28,31 +29,67 @@ from lamer_memory.recall import (
     similar_records,
 )
 
-TEMPLATE_MARGIN = 128
-"""Tokens that a chat template may add to the bytes of the messages (role headers, dates, generation prefix)."""
+MARGIN = 128
+"""Tokens beyond bytes and template that a prompt may have: some templates add to a message by what it says."""
+UNCOUNTABLE = (PolicyResponseError, NotImplementedError)
+"""What a policy says that cannot count tokens: a server that is no vLLM, a policy without a tokenizer."""
+_templates: WeakKeyDictionary[Policy, dict[tuple[str, ...], int]] = WeakKeyDictionary()
+"""Tokens of a policy's chat template around messages of these roles with nothing in them."""
 
 
 async def call(policy: Policy, ask: Ask) -> Reply:
     """Make the call, trimmed to the model's context: oldest pieces go first, never half a turn.
 
-    Raises PromptTooLongError where even the bare prompt does not fit, and whatever `generate` raises.
+    An answer may take all that the prompt leaves of the context, up to `max_tokens`; a prompt is trimmed only where it
+    leaves less than a quarter of the context and less than that. Raises PromptTooLongError where even the bare prompt
+    does not fit, and whatever `generate` raises.
     """
     dropped, sampling = 0, ask.sampling
     messages = ask.build(0)
     window = await policy.window()
-    if window is not None:
-        reserve = min(sampling.max_tokens, max(1, window // 4))
-        # A byte-level tokenizer never makes more tokens than bytes, so most prompts need no counting.
-        tokens = sum(len(m["content"].encode()) for m in messages) + TEMPLATE_MARGIN
-        if tokens > window - reserve:
-            tokens = await policy.count_tokens(messages)
-            if tokens > window - reserve:
-                dropped, messages, tokens = await _trim(policy, ask, window - reserve)
+    if window is not None and not await _fits(policy, messages, window - sampling.max_tokens):
+        budget = window - min(sampling.max_tokens, max(1, window // 4))
+        tokens = await _count(policy, messages, budget)
+        if tokens > budget:
+            dropped, messages, tokens = await _trim(policy, ask, budget)
         if sampling.max_tokens > window - tokens:
             sampling = replace(sampling, max_tokens=max(1, window - tokens))
     started = time.perf_counter()
     completion = await policy.generate(messages, sampling)
     return Reply(completion, messages, dropped, sampling.seed or 0, time.perf_counter() - started)
+
+
+def _most(messages: Sequence[Message]) -> int:
+    """More tokens than the messages' words can have: a tokenizer makes at most one of a byte."""
+    return sum(len(message["content"].encode()) for message in messages) + MARGIN
+
+
+async def _fits(policy: Policy, messages: Sequence[Message], budget: int) -> bool:
+    """Whether the prompt surely has at most `budget` tokens: most have, and need no counting, a round trip to a server.
+
+    What the template adds is counted once for every order of roles.
+    """
+    most = _most(messages)
+    if most > budget:
+        return False
+    known = _templates.setdefault(policy, {})
+    roles = tuple(message["role"] for message in messages)
+    if roles not in known:
+        try:
+            known[roles] = await policy.count_tokens([{**message, "content": ""} for message in messages])
+        except UNCOUNTABLE:
+            known[roles] = 0
+    return most + known[roles] <= budget
+
+
+async def _count(policy: Policy, messages: Sequence[Message], budget: int) -> int:
+    """The prompt's tokens; at a server that cannot count, the most that they can be if that fits `budget`."""
+    try:
+        return await policy.count_tokens(messages)
+    except UNCOUNTABLE:
+        if (most := _most(messages)) <= budget:
+            return most
+        raise
 
 
 async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Message], int]:
