@@ -63,7 +63,13 @@ class CopyInProcess(Sampler):
 
     def __init__(self, policy: LocalPolicy) -> None:
         self.policy = policy
-        self._copy = LocalPolicy(copy.deepcopy(policy.model), policy.tokenizer, version=version_name(0))
+        self._copy = LocalPolicy(
+            copy.deepcopy(policy.model),
+            policy.tokenizer,
+            version=version_name(0),
+            template_args=policy.template_args,
+            fold_system=policy.folds_system,
+        )
         self._lock = threading.Lock()
         self._fresh: tuple[dict[str, torch.Tensor], int] | None = None
 
