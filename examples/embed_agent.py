@@ -37,7 +37,7 @@ def corrected_by_a_person(policy: LocalPolicy, seed: int, checkpoints: SqliteSav
         if not state.next:
             return {"success": state.values["success"], "reflections": state.values["reflections"]}
         hit = state.values["episodes"][-1]["turns"][-1]["action"]
-        agent.update_state(thread, {"reflection": f"mine at {hit}"}, as_node="reflect")
+        agent.update_state(thread, {"reflection": f"mine at {hit}"})
         given = None
 
 

@@ -57,7 +57,7 @@ class ChatModelPolicy(Policy):
         self.context_window = context_window
         self._timeout = timeout
         models = _chat_models(model)
-        self.version = _name_of(models[0] if models else model)
+        self.version = _name_of(models[0]) if models else type(model).__name__
         self._fields = [
             field
             for field in SAMPLING_FIELDS
@@ -127,7 +127,7 @@ def _chat_models(model: Runnable[Any, Any]) -> list[BaseChatModel]:
     return [one for models in found for one in models] if all(found) else []
 
 
-def _name_of(model: Runnable[Any, Any]) -> str:
+def _name_of(model: BaseChatModel) -> str:
     for field in ("model_name", "model"):
         value = getattr(model, field, None)
         if isinstance(value, str) and value:

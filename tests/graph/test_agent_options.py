@@ -1,0 +1,117 @@
+"""A parameter of the agent does what it says, or is refused when the agent is made."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
+
+from lamer_envs import make
+from lamer_graph import ChatModelPolicy, CollectConfig, MemoryConfig, Sampling, collect, create_lamer_agent
+from lamer_graph.errors import ConfigError
+from lamer_memory import InContextMemory, StoreMemory
+from sampled_model import Sampled
+from scripted import ScriptedPolicy, random_player
+
+ENV = make("minesweeper", size=4, mines=3)
+LOSING = 1
+ANN: Any = {"configurable": {"user_id": "ann"}}
+
+
+def items(store: BaseStore) -> list[Any]:
+    return store.search((), limit=1_000)
+
+
+# -- store= -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "memory", ["reflection", MemoryConfig("reflection", scope="tasks"), MemoryConfig("reflection", "store", "tasks")]
+)
+def test_a_store_given_to_the_agent_keeps_what_it_remembers_from_trial_to_trial(memory: Any) -> None:
+    store = InMemoryStore()
+    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, memory, store=store)
+    results = [agent.invoke({"task": {"seed": seed}}, ANN) for seed in range(3)]
+    results.append(asyncio.run(agent.ainvoke({"task": {"seed": 3}}, ANN)))
+    written = sorted(text for result in results for text in result["reflections"])
+    assert written
+    assert sorted(item.value["text"] for item in items(store)) == written
+    kept = StoreMemory(store).search(("ann",), limit=100)
+    assert sorted(entry.record.text for entry in kept) == written
+    assert agent.store is store
+
+
+def test_another_process_with_the_same_store_remembers(tmp_path: Any) -> None:
+    store = InMemoryStore()
+    first = create_lamer_agent(ScriptedPolicy(lambda m, s: "<remark>mind the corner</remark>"), ENV, store=store)
+    first.invoke({"task": {"seed": LOSING}}, ANN)
+    policy = ScriptedPolicy(random_player)
+    create_lamer_agent(policy, ENV, store=store).invoke({"task": {"seed": 2}}, ANN)
+    assert "mind the corner" in policy.seen[0][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        ("none", "keeps nothing"),
+        (MemoryConfig("reflection"), "scope 'trial'"),
+        (MemoryConfig("reflection", backend=InContextMemory(), scope="tasks"), "exclude each other"),
+        (MemoryConfig("reflection", backend=StoreMemory(InMemoryStore()), scope="tasks"), "exclude each other"),
+        (MemoryConfig("reflection", backend="chroma", scope="tasks"), "exclude each other"),
+    ],
+)
+def test_a_store_that_would_hold_nothing_is_refused(memory: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        create_lamer_agent(ScriptedPolicy(random_player), ENV, memory, store=InMemoryStore())
+
+
+# -- sampling= --------------------------------------------------------------------------------------------------------
+
+
+def test_the_sampling_of_an_agent_reaches_a_chat_model_that_takes_it() -> None:
+    model = Sampled()
+    sampling = Sampling(temperature=0.2, top_p=0.5, max_tokens=33, seed=5)
+    create_lamer_agent(model, ENV, "none", max_episodes=1, max_turns=2, sampling=sampling).invoke({"task": {"seed": 3}})
+    assert [{**given, "seed": None} for given in model.given] == [
+        {"temperature": 0.2, "top_p": 0.5, "max_tokens": 33, "seed": None}
+    ] * 2
+    assert len({given["seed"] for given in model.given}) == 2
+
+
+def test_without_a_sampling_a_chat_model_keeps_its_own_settings() -> None:
+    model = Sampled()
+    create_lamer_agent(model, ENV, "none", max_episodes=1, max_turns=1).invoke({"task": {"seed": 1}})
+    assert model.given == [{}]
+
+
+def test_what_cuts_nothing_is_passed_only_to_a_model_that_cuts() -> None:
+    for own, expected in ((None, None), (1.0, None), (0.5, 1.0)):
+        model = Sampled(top_p=own)
+        agent = create_lamer_agent(model, ENV, "none", max_episodes=1, max_turns=1, sampling=Sampling())
+        agent.invoke({"task": {"seed": 1}})
+        assert model.given[0].get("top_p") == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "sampling", "says"),
+    [
+        (Sampled(), Sampling(top_k=20), "top_k 20"),
+        (GenericFakeChatModel(messages=iter([])), Sampling(temperature=0.7, seed=3), "temperature 0.7, seed 3"),
+        (ChatModelPolicy(Sampled()), Sampling(temperature=0.7), "sample=True"),
+        (Sampled().with_fallbacks([GenericFakeChatModel(messages=iter([]))]), Sampling(temperature=0.7), "temperature"),
+    ],
+)
+def test_a_sampling_that_a_chat_model_would_not_follow_is_refused(model: Any, sampling: Sampling, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        create_lamer_agent(model, ENV, sampling=sampling)
+
+
+async def test_a_collection_refuses_it_too_before_there_is_a_folder(tmp_path: Any) -> None:
+    config = CollectConfig(env=ENV.spec, tasks=1, temperature=0.3)
+    with pytest.raises(ConfigError, match=r"temperature 0\.3"):
+        await collect(config, ChatModelPolicy(Sampled()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
