@@ -47,6 +47,8 @@ NOTE = ("lamer-memory-note",)
 """Where a database notes what its texts are embedded with."""
 EVERYTHING = 1_000_000_000
 LABEL_CHARS = 120
+PATH_CHARS = 2_600
+"""PostgreSQL's indexes take some 2,700 bytes."""
 SEQ_DIGITS = 20
 NAMESPACES_PAGE = 1_000
 
@@ -342,7 +344,9 @@ class StoreMemory(MemoryBackend):
 
 
 def _path(namespace: Namespace) -> tuple[str, ...]:
-    return (ROOT, *(_label(label) for label in namespace), END)
+    path = (ROOT, *(_label(label) for label in namespace), END)
+    # As one label it still is no other's: an escaped label that begins so is a digest of one label.
+    return path if len(".".join(path)) <= PATH_CHARS else (ROOT, f"~~{digest('path', *namespace)}", END)
 
 
 def _label(label: str) -> str:

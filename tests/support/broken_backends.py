@@ -47,6 +47,30 @@ class Normalises(InContextMemory):
         super().put(namespace, [replace(r, text=text) for r, text in zip(records, ascii_texts, strict=True)])
 
 
+class Replaces(InContextMemory):
+    """Puts a replacement character in place of what its database does not take."""
+
+    def put(self, namespace, records):
+        texts = [r.text.encode("utf-8", "replace").decode().replace("\0", "\ufffd") for r in records]
+        super().put(namespace, [replace(r, text=text) for r, text in zip(records, texts, strict=True)])
+
+
+class Escapes(InContextMemory):
+    """Escapes a namespace for its database, and not what looks escaped."""
+
+    def _safe(self, namespace):
+        return tuple(label.replace("\0", "\ufffd").replace("\ud800", "\ufffd") for label in namespace)
+
+    def put(self, namespace, records):
+        super().put(self._safe(namespace), records)
+
+    def search(self, namespace, query=None, filter=None, limit=10):
+        return super().search(self._safe(namespace), query, filter, limit)
+
+    def delete(self, namespace, keys=None):
+        super().delete(self._safe(namespace), keys)
+
+
 class Joins(InContextMemory):
     """Joins the namespace into a path."""
 
