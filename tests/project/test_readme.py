@@ -74,6 +74,8 @@ def test_the_example_of_embedding_runs_and_the_persons_words_are_the_reflections
     assert "ticket 4" in printed
     result = next(line for line in printed.splitlines() if line.startswith("{"))
     assert all(hit in result for hit in hits[:-1])
+    assert "reflections are ann's" in printed
+    assert re.search(r"\d episodes, (won|lost)", printed)
 
 
 def test_the_example_environment_keeps_the_contract_in_other_processes_too(monkeypatch: pytest.MonkeyPatch) -> None:
