@@ -14,7 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
-from lamer_envs.errors import EnvCheckError, EnvError, EnvParameterError, InstanceError, UnknownEnvError
+from lamer_envs.errors import (
+    EnvCheckError,
+    EnvError,
+    EnvParameterError,
+    InstanceError,
+    NotOfferedError,
+    UnknownEnvError,
+)
 from lamer_envs.registry import env_class, make, names
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ __all__ = [
     "EnvError",
     "EnvParameterError",
     "InstanceError",
+    "NotOfferedError",
     "State",
     "Step",
     "UnknownEnvError",

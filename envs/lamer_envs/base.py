@@ -1,5 +1,9 @@
 """The environment protocol: immutable parameters, and state that the caller keeps as a plain JSON dict.
 
+An environment of your own writes `rules`, `action_format`, `reset`, `observe`, `step` and `parse`. All else has a
+default that is honest about what it does not know; `solve`, `admissible`, `weak` and `load` are offers that it may make
+(`Env.offers`), and whoever needs one that is not made says so.
+
 What must stay true: `reset` depends on the seed alone (same dict in every process, under every PYTHONHASHSEED) and
 `step` is a pure function that never mutates its input. A trial can therefore be checkpointed, resumed after a crash,
 forked and replayed by whoever holds the dict, and restarting an episode is keeping the first one.
@@ -7,16 +11,17 @@ forked and replayed by whoever holds the dict, and restarting an episode is keep
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
+import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from lamer_envs.errors import EnvParameterError
+from lamer_envs.errors import EnvParameterError, InstanceError, NotOfferedError
+from lamer_envs.parameters import from_text, known_parameters, spec_text, stable_hash
 
 State = dict[str, Any]
 """A JSON object: str, int, float, bool, None, lists and dicts of these."""
@@ -24,6 +29,8 @@ State = dict[str, Any]
 MAX_ACTION_CHARS = 500
 """Longest action text an environment looks at; policies may write anything."""
 
+MAX_OUTCOME_CHARS = 120
+"""How much of an observation the default `Env.outcome` quotes."""
 
 EMPTY_SPLIT_DRAWS = 2_000
 """Tasks of which not one belongs to a split that then counts as empty (a tenth of them should)."""
@@ -49,7 +56,7 @@ class Env(ABC):
     """One family of tasks with fixed parameters. Instances are immutable and safe to share between threads."""
 
     name: ClassVar[str]
-    """Registered name, e.g. "minesweeper"."""
+    """Registered name, e.g. "minesweeper"; by default the class's, in lower case."""
     splits: tuple[str, ...] = ("train", "val", "test")
     """Names of the splits that `seeds` knows; parameters may add or take away some."""
     markov: ClassVar[bool] = False
@@ -57,25 +64,38 @@ class Env(ABC):
     penalises_invalid: ClassVar[bool] = False
     """True where `step` already charges for an invalid action, so that a trainer adds no penalty of its own."""
 
-    max_turns: int
+    max_turns: int = 10
     """Default turn budget of an episode. `step` never counts turns: the driver ends the episode."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__.lower()
 
     # -- identity ---------------------------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def spec(self) -> str:
-        """Canonical text, e.g. "minesweeper:6x6-3"; `make(env.spec)` gives an equal environment."""
+        """Canonical text, e.g. "minesweeper:6x6-3"; `make(env.spec)` gives an equal environment.
+
+        By default the name and those of the constructor's parameters that are not at their defaults, as in
+        "guess:200,hints=True"; each must be kept as the attribute of its name.
+        """
+        return spec_text(self.name, self)
 
     @classmethod
-    @abstractmethod
     def from_spec(cls, params: str) -> Env:
         """The environment of a spec's part after the colon ("" for none). Raises EnvParameterError."""
+        return cls(**from_text(cls.name, cls, params))
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The parameters as a JSON-plain mapping, for logs."""
-        return {}
+        """The parameters as a JSON-plain mapping, for logs; by default the constructor's, as far as they are kept."""
+        return {key: getattr(self, key) for key in known_parameters(type(self)) if hasattr(self, key)}
+
+    def offers(self, method: str) -> bool:
+        """Whether this environment has a method of its own where the protocol has only a default."""
+        return getattr(type(self), method) is not getattr(Env, method)
 
     # -- what the policy is told ------------------------------------------------------------------------------------
 
@@ -93,13 +113,26 @@ class Env(ABC):
     def observe(self, state: State) -> str:
         """What the policy reads."""
 
-    @abstractmethod
     def compact(self, state: State) -> str:
-        """The same observation in as few tokens as possible, for small policies and long trials."""
+        """What the policy reads in compact prompts: as few tokens as the environment can, by default `observe`.
 
-    @abstractmethod
+        The facts are those of `observe`, in other words and at times fewer of them. An environment that says more
+        there says so in its documentation (WebShop's verdicts, ALFWorld's task as type and things).
+        """
+        return self.observe(state)
+
     def outcome(self, before: State, action: str, step: Step) -> str:
-        """What one turn did, in a few words, for compact histories and trajectory memory."""
+        """What one turn did, in a few words, for compact histories and trajectory memory.
+
+        By default the action, with "invalid", "won", "over", or the beginning of what is seen then, on one line.
+        """
+        if not step.valid:
+            news = "invalid"
+        elif step.done:
+            news = "won" if step.success else "over"
+        else:
+            news = " ".join(step.observation.split())[:MAX_OUTCOME_CHARS]
+        return f"{self.parse(action) or 'no action'}: {news}"
 
     # -- dynamics ---------------------------------------------------------------------------------------------------
 
@@ -115,27 +148,32 @@ class Env(ABC):
     def parse(self, answer: str) -> str | None:
         """Canonical action from the text inside the answer tag, None if it has not the form of an action."""
 
-    @abstractmethod
     def admissible(self, state: State) -> list[str]:
-        """Every action that would be valid now, in canonical form and in a fixed order; none after the end."""
+        """Every action that would be valid now, in canonical form and in a fixed order; none after the end.
 
-    @abstractmethod
+        Optional: raises NotOfferedError by default.
+        """
+        raise NotOfferedError(f"{self.name} does not list its actions; write `admissible(self, state) -> list[str]`")
+
     def load(self, instance: Mapping[str, Any] | Path) -> State:
         """An initial state from an explicit instance, or from the file at a `pathlib.Path` that holds one.
 
-        Text is data, never a path: it is refused. Raises InstanceError.
+        Text is data, never a path: it is refused. Raises InstanceError, by default for everything.
         """
+        raise InstanceError(f"{self.name} has tasks by seed only; to take instances, write `load(self, instance)`")
 
     # -- instances and splits ---------------------------------------------------------------------------------------
 
-    @abstractmethod
     def instance(self, state: State) -> str:
-        """Canonical text of the instance behind any state of an episode: equal text, equal task."""
+        """Canonical text of the instance behind a state: equal text, equal task. Callers give an episode's first state.
+
+        By default the whole of that state, as JSON.
+        """
+        return json.dumps(state, sort_keys=True)
 
     def split_of(self, state: State) -> str:
         """The split that owns the state's instance: a stable hash assigns 80/10/10 to train/val/test."""
-        digest = hashlib.blake2b(f"{self.name}\n{self.instance(state)}".encode(), digest_size=8).digest()
-        bucket = int.from_bytes(digest, "big") % 10
+        bucket = stable_hash(f"{self.name}\n{self.instance(state)}") % 10
         return "train" if bucket < 8 else ("val" if bucket == 8 else "test")
 
     def seeds(self, split: str) -> Iterator[int]:
@@ -162,20 +200,25 @@ class Env(ABC):
 
     # -- scripted players and pictures ------------------------------------------------------------------------------
 
-    @abstractmethod
     def solve(self, state: State) -> list[str] | None:
         """Actions of a scripted expert with full knowledge that win from `state`.
 
-        None if it cannot be won, and where the expert knows no way; what it gives does win.
+        None if it cannot be won, and where the expert knows no way, so by default; what it gives does win.
         """
+        return None
 
-    @abstractmethod
     def weak(self, state: State, rng: random.Random) -> str:
-        """The next action of a scripted player of middling skill, which sees only what the policy sees."""
+        """The next action of a scripted player of middling skill, which sees only what the policy sees.
 
-    @abstractmethod
+        Optional: raises NotOfferedError by default.
+        """
+        raise NotOfferedError(f"{self.name} has no scripted player; write `weak(self, state, rng) -> str`")
+
     def render(self, state: State) -> str:
-        """The state for a person in a terminal, as plain text with rich markup."""
+        """The state for a person in a terminal, as text with rich markup; by default `observe`."""
+        from rich.markup import escape  # only where somebody looks
+
+        return escape(self.observe(state))
 
     def render_html(self, state: State) -> str:
         """The state for a browser: one HTML element, everything in it escaped, colours as in the terminal."""

@@ -14,13 +14,14 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import islice
 from typing import Any
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
-from lamer_envs.errors import EnvCheckError, EnvError, EnvParameterError
+from lamer_envs.errors import EnvCheckError, EnvParameterError
 
 STRANGE_TEXTS = (
     "",
@@ -56,32 +57,111 @@ _CHILD_TIMEOUT = 300
 _FIRST_ACTIONS = 100
 
 
-def check_env(env: Env, *, tasks: int = 8, per_split: int = 8, processes: bool = True) -> None:
+_MUST = {
+    "rules": "the rules and the goal as text",
+    "action_format": "how an action is written, as text with an example",
+    "reset": "reset(self, seed: int) -> dict, the first state of the task with this seed",
+    "observe": "observe(self, state) -> str, what the policy reads",
+    "step": "step(self, state, action: str) -> Step, what one turn does",
+    "parse": "parse(self, answer: str) -> str | None, the canonical action in an answer",
+}
+"""What an environment has to write, in the order in which it is best written."""
+
+_GIVES: dict[str, tuple[type, ...]] = {
+    "name": (str,), "spec": (str,), "rules": (str,), "action_format": (str,), "max_turns": (int,), "params": (Mapping,),
+    "splits": (tuple, list), "penalises_invalid": (bool,), "reset": (dict,), "step": (Step,), "observe": (str,),
+    "compact": (str,), "outcome": (str,), "render": (str,), "instance": (str,), "split_of": (str,), "weak": (str,),
+    "parse": (str, type(None)), "solve": (list, type(None)), "admissible": (list,),
+}  # fmt: skip
+"""What the members of an environment give."""
+
+
+class _Watched:
+    """An environment whose members say which of them it was that failed, or gave something of another kind."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+
+    def __getattr__(self, member: str) -> Any:
+        found = self._tried(member, lambda: getattr(self._env, member))
+        if member in ("seeds", "offers") or not callable(found):
+            return self._checked(member, found)
+        return lambda *args: self._checked(member, self._tried(member, lambda: found(*args), *args))
+
+    def _tried(self, member: str, call: Callable[[], Any], *args: Any) -> Any:
+        try:
+            return call()
+        except Exception as error:
+            on = "".join(f" on {arg[:60]!r}" for arg in args if isinstance(arg, str))
+            raise EnvCheckError(
+                f"{type(self._env).__name__}: `{member}` raised {type(error).__name__}{on}: {_one_line(error)}"
+            ) from error
+
+    def _checked(self, member: str, found: Any) -> Any:
+        wanted = _GIVES.get(member)
+        if wanted is not None and not isinstance(found, wanted):
+            names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in wanted)
+            forgotten = "; is a `return` missing?" if found is None else ""
+            raise EnvCheckError(
+                f"{type(self._env).__name__}: `{member}` must give {names}, not {type(found).__name__}{forgotten}"
+            )
+        return found
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def check_env(
+    env: Env, *, tasks: int = 8, per_split: int = 8, processes: bool = True, actions: Sequence[str] = ()
+) -> None:
     """Raise EnvCheckError if `env` breaks the protocol; return None if nothing was found.
 
     `tasks` seeds are played by the expert, the weak player and a random one, `per_split` instances of each split are
     compared, and `processes` repeats the play in two new processes under other hash seeds (the environment's class
-    must then be importable). Takes a few seconds for a fast environment.
+    must then be importable). Takes a few seconds for a fast environment. What the environment does not offer (`solve`,
+    `admissible`, `weak`) is not tried, and a UserWarning says so; `actions` are texts to play at random where it lists
+    no admissible ones.
     """
+    _check_whole(env)
+    watched = _Watched(env)
     seeds = range(tasks)
-    _check_texts(env)
-    _check_identity(env)
+    missing = [method for method in ("admissible", "weak", "solve") if not watched.offers(method)]
+    if missing:
+        listed = " and ".join(f"`{method}`" for method in missing)
+        hint = "" if "admissible" not in missing or actions else "; without `admissible`, give actions= to play"
+        warnings.warn(f"{watched.name} has no {listed}, so their promises were not checked{hint}", stacklevel=2)
+    _check_texts(watched)
+    _check_identity(watched)
     for seed in seeds:
-        _check_reset(env, seed)
-        _check_play(env, seed)
-        _check_expert(env, seed)
-        _check_strange_texts(env, seed)
-    _check_splits(env, per_split)
+        _check_reset(watched, seed)
+        _check_play(watched, seed, actions)
+        _check_expert(watched, seed)
+        _check_strange_texts(watched, seed)
+    _check_splits(watched, per_split)
     if processes:
         _check_processes(env, seeds)
 
 
-def _require(holds: bool, env: Env, message: str) -> None:
+def _check_whole(env: object) -> None:
+    """`env` is an object of a subclass of Env that lacks nothing."""
+    cls = env if isinstance(env, type) else type(env)
+    if not issubclass(cls, Env):
+        raise EnvCheckError(f"check_env takes an object of a subclass of lamer_envs.Env, not {cls.__name__}")
+    lacks = [member for member in _MUST if member in cls.__abstractmethods__]
+    if lacks:
+        then = f"; then {', '.join(f'`{member}`' for member in lacks[1:])}" if lacks[1:] else ""
+        raise EnvCheckError(f"{cls.__name__} is not whole: write `{lacks[0]}` next, {_MUST[lacks[0]]}{then}")
+    if isinstance(env, type):
+        raise EnvCheckError(f"check_env takes an object, not the class: check_env({cls.__name__}(..))")
+
+
+def _require(holds: bool, env: Env | _Watched, message: str) -> None:
     if not holds:
         raise EnvCheckError(f"{env.name}: {message}")
 
 
-def _check_texts(env: Env) -> None:
+def _check_texts(env: _Watched) -> None:
     for what in ("name", "spec", "rules", "action_format"):
         value = getattr(env, what)
         _require(isinstance(value, str) and bool(value.strip()), env, f"`{what}` must be text that is not empty")
@@ -90,18 +170,18 @@ def _check_texts(env: Env) -> None:
     _require(_is_json(dict(env.params)), env, "`params` must be plain JSON")
 
 
-def _check_identity(env: Env) -> None:
-    try:
-        again = _rebuild(env)
-    except EnvError as error:
-        raise EnvCheckError(
-            f"{env.name}: `from_spec` refuses the environment's own spec {env.spec!r}: {error}"
-        ) from None
-    _require(again == env and hash(again) == hash(env), env, f"`from_spec` of {env.spec!r} gives another environment")
+def _check_identity(env: _Watched) -> None:
+    own = env._env
+    name, _, params = env.spec.partition(":")
+    _require(name == env.name, env, f"`spec` {env.spec!r} must begin with the name")
+    again: object = env.from_spec(params)
+    _require(isinstance(again, Env), env, f"`from_spec` must give an environment, not {type(again).__name__}")
+    assert isinstance(again, Env)
+    _require(again == own and hash(again) == hash(own), env, f"`from_spec` of {env.spec!r} gives another environment")
     _require(again.params == env.params, env, f"`from_spec` of {env.spec!r} gives other `params`")
 
 
-def _check_reset(env: Env, seed: int) -> None:
+def _check_reset(env: _Watched, seed: int) -> None:
     before = random.getstate()
     state = env.reset(seed)
     _require(random.getstate() == before, env, "`reset` uses Python's global random state")
@@ -117,58 +197,65 @@ def _check_reset(env: Env, seed: int) -> None:
         _require(isinstance(value, str) and bool(value), env, f"`{what}` must give text that is not empty")
 
 
-def _check_play(env: Env, seed: int) -> None:
+def _check_play(env: _Watched, seed: int, actions: Sequence[str]) -> None:
     """Admissible actions are valid, the weak player's actions parse, and a step is a pure function, to the end."""
     rng = random.Random(seed)
-    for player in ("random", "weak"):
+    listed = env.offers("admissible")
+    if listed:
+        state = env.reset(seed)
+        for action in env.admissible(state)[:_FIRST_ACTIONS]:
+            valid = env.step(copy.deepcopy(state), action).valid
+            _require(valid, env, f"seed {seed}: the admissible action {action!r} is not valid")
+    players = {"random": listed or bool(actions), "weak": env.offers("weak")}
+    for player in (name for name, plays in players.items() if plays):
         state = env.reset(seed)
         instance = env.instance(state)
-        for action in env.admissible(state)[:_FIRST_ACTIONS]:
-            _require(
-                env.step(copy.deepcopy(state), action).valid,
-                env,
-                f"seed {seed}: the admissible action {action!r} is not valid",
-            )
         for _ in range(env.max_turns):
-            choices = env.admissible(state)
-            _require(bool(choices), env, f"seed {seed}: no admissible action although the episode goes on")
-            _require(len(set(choices)) == len(choices), env, f"seed {seed}: `admissible` repeats itself")
-            action = env.weak(state, rng) if player == "weak" else rng.choice(choices)
+            choices = env.admissible(state) if listed else list(actions)
             _require(
-                env.parse(action) is not None, env, f"`parse` refuses {action!r}, an action of the {player} player"
+                bool(choices) or player == "weak",
+                env,
+                f"seed {seed}: no admissible action although the episode goes on",
             )
+            _require(len(set(choices)) == len(choices) or not listed, env, f"seed {seed}: `admissible` repeats itself")
+            action = env.weak(state, rng) if player == "weak" else rng.choice(choices)
             canonical = env.parse(action)
-            if player == "random":
+            ours = listed or player == "weak"  # else the texts are the caller's, who may be wrong
+            _require(
+                canonical is not None or not ours, env, f"`parse` refuses {action!r}, an action of the {player} player"
+            )
+            if player == "random" and listed:
                 _require(
                     canonical == action, env, f"`admissible` offers {action!r}, but `parse` makes it {canonical!r}"
                 )
             step = _checked_step(env, state, action)
-            _require(step.valid, env, f"seed {seed}: {action!r} of the {player} player is not valid")
-            _require(env.instance(step.state) == instance, env, f"`instance` changed within an episode of seed {seed}")
+            _require(step.valid or not ours, env, f"seed {seed}: {action!r} of the {player} player is not valid")
+            same = not env.offers("instance") or env.instance(step.state) == instance
+            _require(same, env, f"`instance` changed within an episode of seed {seed}")
             state = step.state
             if step.done:
                 _check_over(env, state)
                 break
 
 
-def _check_over(env: Env, state: State) -> None:
+def _check_over(env: _Watched, state: State) -> None:
     """A finished episode offers nothing more and stays as it is."""
-    _require(env.admissible(state) == [], env, "`admissible` must be empty once the episode is done")
-    for action in ("", *env.admissible(env.reset(0))[:1]):
+    first: list[str] = []
+    if env.offers("admissible"):
+        _require(env.admissible(state) == [], env, "`admissible` must be empty once the episode is done")
+        first = env.admissible(env.reset(0))[:1]
+    for action in ("", *first):
         step = _checked_step(env, state, action)
         _require(step.done and not step.valid, env, "a step after the end must be invalid and done")
         _require(step.state == state, env, "a step after the end must not change the state")
 
 
-def _checked_step(env: Env, state: State, action: str) -> Step:
+def _checked_step(env: _Watched, state: State, action: str) -> Step:
     """One step, tried twice: it must not raise, mutate its input, depend on anything else, or leave JSON."""
     kept, before = copy.deepcopy(state), random.getstate()
     shown = repr(action[:60])
-    try:
-        step = env.step(state, action)
-        again = env.step(json.loads(json.dumps(kept)), action)
-    except Exception as error:
-        raise EnvCheckError(f"{env.name}: `step` raised {type(error).__name__} on {shown}: {error}") from error
+    step: Step = env.step(state, action)
+    again = env.step(json.loads(json.dumps(kept)), action)
     _require(random.getstate() == before, env, "`step` uses Python's global random state")
     _require(state == kept, env, f"`step` with {shown} mutated the state that it was given")
     _require(step.state is not state, env, "`step` must return a new state, not the one it was given")
@@ -191,7 +278,7 @@ def _checked_step(env: Env, state: State, action: str) -> Step:
     return step
 
 
-def _check_expert(env: Env, seed: int) -> None:
+def _check_expert(env: _Watched, seed: int) -> None:
     state = env.reset(seed)
     plan = env.solve(state)
     if plan is None:  # no expert knows this task
@@ -208,17 +295,12 @@ def _check_expert(env: Env, seed: int) -> None:
     _require(step.success, env, f"the expert's plan for seed {seed} does not win")
 
 
-def _check_strange_texts(env: Env, seed: int) -> None:
+def _check_strange_texts(env: _Watched, seed: int) -> None:
     """Whatever a policy writes is an action or an invalid turn, never an exception."""
     state, rng = env.reset(seed), random.Random(seed)
     noise = ["".join(chr(rng.randrange(1, 0x2FF)) for _ in range(rng.randrange(40))) for _ in range(20)]
     for text in (*STRANGE_TEXTS, *noise):
-        try:
-            parsed = env.parse(text)
-        except Exception as error:
-            raise EnvCheckError(
-                f"{env.name}: `parse` raised {type(error).__name__} on {text[:60]!r}: {error}"
-            ) from error
+        parsed = env.parse(text)
         step = _checked_step(env, state, text)
         if parsed is None:
             _require(not step.valid, env, f"`parse` refuses {text[:60]!r}, but `step` takes it as valid")
@@ -226,10 +308,10 @@ def _check_strange_texts(env: Env, seed: int) -> None:
             _require(env.parse(parsed) == parsed, env, f"`parse` is not stable on {text[:60]!r}")
 
 
-def _check_splits(env: Env, per_split: int) -> None:
+def _check_splits(env: _Watched, per_split: int) -> None:
     owner: dict[str, str] = {}
     for split in env.splits:
-        seeds = list(islice(env.seeds(split), per_split))
+        seeds = list(islice(env._env.seeds(split), per_split))
         _require(seeds == sorted(set(seeds)), env, f"`seeds('{split}')` must increase")
         for seed in seeds:
             state = env.reset(seed)
@@ -240,7 +322,7 @@ def _check_splits(env: Env, per_split: int) -> None:
             other = owner.setdefault(text, split)
             _require(other == split, env, f"splits '{other}' and '{split}' share the instance {text[:80]!r}")
     try:
-        env.seeds("no such split")
+        env._env.seeds("no such split")
     except EnvParameterError:
         return
     raise EnvCheckError(f"{env.name}: `seeds` of an unknown split must raise EnvParameterError at once")
@@ -278,22 +360,22 @@ def _transcript(env: Env, seeds: Sequence[int]) -> list[Any]:
         first = env.reset(seed)
         state = first
         log: list[Any] = [first, env.observe(first), env.compact(first), env.instance(first), env.split_of(first)]
-        log += [env.solve(first), env.weak(first, rng)]
-        for _ in range(env.max_turns):
-            choices = env.admissible(state)
+        log += [env.weak(first, rng)] if env.offers("weak") else []
+        plan = env.solve(first) or []
+        log.append(plan)
+        for turn in range(env.max_turns):
+            choices = env.admissible(state) if env.offers("admissible") else plan[turn : turn + 1]
+            if not choices and env.offers("weak"):
+                choices = [env.weak(state, rng)]
             if not choices:
                 break
             step = env.step(state, rng.choice(choices))
             log.append([choices, list(step), env.compact(step.state)])
+            if step.done:
+                break
             state = step.state
         seen.append(log)
     return json.loads(json.dumps(seen))  # type: ignore[no-any-return]
-
-
-def _rebuild(env: Env) -> Env:
-    name, _, params = env.spec.partition(":")
-    _require(name == env.name, env, f"`spec` {env.spec!r} must begin with the name")
-    return type(env).from_spec(params)
 
 
 def _is_json(value: object) -> bool:

@@ -19,6 +19,10 @@ class EnvParameterError(EnvError):
     """A parameter or a spec string is malformed or out of range."""
 
 
+class NotOfferedError(EnvError):
+    """An environment does not have an optional method; the message says which, and what to write."""
+
+
 class InstanceError(EnvError):
     """An explicit instance given to `load` is malformed or impossible."""
 

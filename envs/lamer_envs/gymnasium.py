@@ -25,7 +25,7 @@ class LamerGymEnv(gymnasium.Env[str, str]):
 
     `reset(seed=s)` plays the task of seed s; without a seed the next task is drawn from `np_random`.
     `options={"instance": ...}` loads an explicit instance instead. `info` has `valid`, `success`, `turn`, `seed` (None
-    for an instance) and the canonical `admissible` actions.
+    for an instance) and the canonical `admissible` actions (None where the environment does not list them).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012  (as gymnasium declares it)
@@ -73,7 +73,8 @@ class LamerGymEnv(gymnasium.Env[str, str]):
         return self.task.observe(self.state)
 
     def _info(self, valid: bool, success: bool) -> dict[str, Any]:
-        admissible = self.task.admissible(self.state) if self.state is not None else []
+        assert self.state is not None
+        admissible = self.task.admissible(self.state) if self.task.offers("admissible") else None
         return {"valid": valid, "success": success, "turn": self._turn, "seed": self._seed, "admissible": admissible}
 
     @staticmethod

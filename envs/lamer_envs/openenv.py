@@ -68,7 +68,7 @@ class LamerObservation(Observation):
     success: bool = Field(description="True if the episode is won")
     truncated: bool = Field(description="True if the turn budget ended the episode")
     turn: int = Field(description="Turns played in this episode")
-    admissible: list[str] = Field(description="Every action that would be valid now")
+    admissible: list[str] | None = Field(description="Every action that would be valid now, None where none are listed")
 
 
 class LamerState(OpenEnvState):
@@ -196,7 +196,7 @@ class LamerEnvironment(Environment[LamerAction, LamerObservation, LamerState]):
             success=success,
             truncated=truncated,
             turn=self._turn,
-            admissible=self._env.admissible(state),
+            admissible=self._env.admissible(state) if self._env.offers("admissible") else None,
         )
 
 

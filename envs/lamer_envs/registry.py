@@ -15,6 +15,7 @@ from typing import Any
 
 from lamer_envs.base import Env
 from lamer_envs.errors import EnvParameterError, UnknownEnvError
+from lamer_envs.parameters import nearest
 
 GROUP = "lamer_graph.envs"
 
@@ -55,6 +56,9 @@ def env_class(name: str) -> type[Env]:
         )
     if not (isinstance(found, type) and issubclass(found, Env)):
         raise EnvParameterError(f"environment '{name}' must name a subclass of lamer_envs.Env, not {found!r}")
+    if inspect.isabstract(found):
+        lacks = ", ".join(sorted(found.__abstractmethods__))
+        raise EnvParameterError(f"environment '{name}' is not whole: {found.__name__} still has to write {lacks}")
     return found
 
 
@@ -68,14 +72,15 @@ def make(spec: str, /, **params: Any) -> Env:
         raise EnvParameterError(f"an environment is named by text such as 'minesweeper:6x6-3', not {spec!r}")
     name, colon, text = spec.partition(":")
     cls = env_class(name.strip())
-    if not params:
-        return cls.from_spec(text.strip())
-    if colon:
+    if params and colon:
         raise EnvParameterError(f"'{spec[:60]}' already holds parameters; give the others there or all as keywords")
-    known = list(inspect.signature(cls).parameters)
+    known = dict(inspect.signature(cls).parameters)
     for key in params:
         if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0.0)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise EnvParameterError(f"{name} has no parameter '{key}'{hint} Parameters: {', '.join(known) or 'none'}")
-    return cls(**params)
+            raise EnvParameterError(f"{name} has no parameter '{key}'{nearest(key, known)}")
+    made: object = cls(**params) if params else cls.from_spec(text.strip())
+    if not isinstance(made, Env):
+        raise EnvParameterError(f"`from_spec` of '{name}' must return an environment, not {type(made).__name__}")
+    if made.name not in names() and name.strip() in _plugins():
+        raise EnvParameterError(f"environment '{name}' calls itself '{made.name}', which nothing is registered as")
+    return made

@@ -5,8 +5,9 @@ bulk collection, warm start, trainer); what the environment, the policy or a mem
 one line, bounded, never as instructions of ours and never as a control token (`quoting`); when something is left out
 the prompt says so.
 
-Two styles. `standard` explains everything and quotes whole observations: for instruction-tuned models. `compact` says
-the same in as few tokens as the environment can (`Env.compact`, `Env.outcome`): for small policies and long trials.
+Two styles. `standard` explains everything and quotes whole observations: for instruction-tuned models. `compact` has
+the environment's own short forms (`Env.compact`, `Env.outcome`): for small policies and long trials. They say the same
+or less, and more only where the environment says so: WebShop's compact pages judge products ("too dear") by default.
 """
 
 from __future__ import annotations

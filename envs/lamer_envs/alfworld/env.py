@@ -10,7 +10,6 @@ by `generate` or read by `data` and `pddl`. Success is worth 10 (LaMer, arXiv 25
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import random
@@ -36,6 +35,7 @@ from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household
 from lamer_envs.alfworld.world import KINDS, House, admissible, canonical, house, play
 from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
+from lamer_envs.parameters import check_whole, generator
 
 SUCCESS = 10.0
 MAX_TURNS = 10
@@ -76,8 +76,7 @@ class Alfworld(Env):
         `engine`: "native", or "textworld" to play through TextWorld (extra `alfworld`).
         """
         self.types = _types(types)
-        if not isinstance(max_turns, int) or isinstance(max_turns, bool) or not 1 <= max_turns <= 9999:
-            raise EnvParameterError(f"max_turns must be an integer from 1 to 9999, not {str(max_turns)[:40]}")
+        check_whole("max_turns", max_turns, 1, 9999)
         if engine not in ENGINES:
             raise EnvParameterError(f"engine must be 'native' or 'textworld', not {str(engine)[:40]!r}")
         if engine == "textworld":
@@ -156,6 +155,8 @@ class Alfworld(Env):
         return textworld.page(h, state["textworld"]) if "textworld" in state else texts.page(h, state)
 
     def compact(self, state: State) -> str:
+        """The page in few words. The task is told as its type and its things (`heat apple to fridge`), which is more
+        than a sentence that an official game words otherwise; a goal of no task type is told in its words."""
         return texts.short(house(state["house"]), state)
 
     def outcome(self, before: State, action: str, step: Step) -> str:
@@ -166,8 +167,7 @@ class Alfworld(Env):
     def reset(self, seed: int) -> State:
         if self.folder is not None:
             return self._official_game(seed)
-        text = f"alfworld\n{'+'.join(self.types)}\n{self._limit}\n{seed}"
-        rng = random.Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        rng = generator("alfworld", "+".join(self.types), self._limit, seed)
         return self._start(draw_household(rng.choice(self.types), rng, self._limit), None)
 
     def _official_game(self, seed: int) -> State:

@@ -10,7 +10,6 @@ cells, 0.5 for exactly one, -0.1 for a mine (the episode ends), -1 for an invali
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.instances import read_instance
 from lamer_envs.minesweeper.board import Board, Cell, Grid, board, grid, posterior
+from lamer_envs.parameters import check_whole, generator
 
 WIN, SEVERAL, ONE, MINE, INVALID = 10.0, 2.0, 0.5, -0.1, -1.0
 MAX_SIZE = 30
@@ -51,15 +51,10 @@ PERCENTILES: dict[tuple[int, int], int] = {
 
 _SPEC = re.compile(r"([0-9]{1,3})x([0-9]{1,3})-([0-9]{1,3})(?:-t([0-9]{1,4}))?", re.ASCII)
 _ACTION = re.compile(r"\(\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*\)|([0-9]{1,3})\s*,\s*([0-9]{1,3})", re.ASCII)
+_EXAMPLE = "make('minesweeper', size=6, mines=3)"
 _INSTANCE_EXAMPLE = '{"size": 4, "mines": [[1, 2], [3, 4]], "opened": [[2, 2]]} with 1-based [row, column]'
 _TRIAL_DRAWS = 4000
 """Draws that estimate the percentile budget and show that a budget leaves boards to choose from."""
-
-
-def _generator(*parts: object) -> random.Random:
-    """A private generator, the same in every process."""
-    text = "minesweeper\n" + "\n".join(str(part) for part in parts)
-    return random.Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
 
 
 def _draw(shape: Grid, mines: int, rng: random.Random) -> tuple[Board, int]:
@@ -72,7 +67,7 @@ def _draw(shape: Grid, mines: int, rng: random.Random) -> tuple[Board, int]:
 @lru_cache(maxsize=256)
 def _click_sample(size: int, mines: int) -> tuple[int, ...]:
     """Sorted minimum clicks of 4,000 boards drawn from a fixed seed, those won by the opening click left out."""
-    rng, shape = _generator("budget", size, mines), grid(size)
+    rng, shape = generator("minesweeper", "budget", size, mines), grid(size)
     drawn = (_draw(shape, mines, rng) for _ in range(_TRIAL_DRAWS))
     return tuple(sorted(clicks for layout, opened in drawn if (clicks := layout.min_clicks(opened)) > 0))
 
@@ -102,11 +97,11 @@ class Minesweeper(Env):
 
     def __init__(self, size: int = 6, mines: int = 3, max_turns: int | None = None) -> None:
         """Raises EnvParameterError for parameters out of range, or a budget that (almost) no board fits."""
-        _check_range("size", size, 2, MAX_SIZE, "")
-        _check_range("mines", mines, 1, size * size - 2, f" on a {size}x{size} board")
+        check_whole("size", size, 2, MAX_SIZE, example=_EXAMPLE)
+        check_whole("mines", mines, 1, size * size - 2, f" on a {size}x{size} board", _EXAMPLE)
         default = BUDGETS.get((size, mines)) or PERCENTILES.get((size, mines)) or percentile_budget(size, mines)
         if max_turns is not None:
-            _check_range("max_turns", max_turns, 1, 9999, "")
+            check_whole("max_turns", max_turns, 1, 9999, example=_EXAMPLE)
             if max_turns < default and (least := _click_sample(size, mines)[0]) > max_turns:
                 raise EnvParameterError(
                     f"max_turns is {max_turns}, but boards of {size}x{size} with {mines} mines take at least {least} "
@@ -183,7 +178,7 @@ class Minesweeper(Env):
     # -- dynamics ---------------------------------------------------------------------------------------------------
 
     def reset(self, seed: int) -> State:
-        rng = _generator(self.size, self.mines, seed)
+        rng = generator("minesweeper", self.size, self.mines, seed)
         for _ in count():  # ends: the constructor saw a board that fits the budget
             layout, opened = _draw(self._grid, self.mines, rng)
             if 1 <= layout.min_clicks(opened) <= self.max_turns:
@@ -318,14 +313,6 @@ def mine_probabilities(env: Minesweeper, state: State) -> dict[Cell, float]:
 def _state(size: int, mines: int, opened: int) -> State:
     shape = grid(size)
     return {"size": size, "mines": shape.text(mines), "opened": shape.text(opened), "hit": None}
-
-
-def _check_range(name: str, value: object, low: int, high: int, where: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise EnvParameterError(
-            f"{name} must be an integer from {low} to {high}{where}, not {str(value)[:40]}; "
-            "for example make('minesweeper', size=6, mines=3)"
-        )
 
 
 def _cells(key: str, value: object, size: int) -> int:

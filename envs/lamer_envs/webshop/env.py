@@ -10,28 +10,20 @@ purchase ends the episode; with reward="binary" it is worth 10 if its score is 1
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import random
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Lock
 from typing import Any, ClassVar
-from weakref import WeakValueDictionary
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.instances import read_instance
+from lamer_envs.parameters import check_whole
 from lamer_envs.webshop.catalogue import Catalogue, GeneratedCatalogue
 from lamer_envs.webshop.goals import (
-    GeneratedGoals,
     Goal,
-    Goals,
-    HumanGoals,
-    Source,
-    SyntheticGoals,
     canonical,
     read_goal,
 )
@@ -50,11 +42,13 @@ from lamer_envs.webshop.pages import (
     links,
     listed_slice,
     parts,
+    plain,
     rich_text,
 )
 from lamer_envs.webshop.players import plan, weak
 from lamer_envs.webshop.reward import Score, score
-from lamer_envs.webshop.search import SearchIndex, open_index, require_tantivy
+from lamer_envs.webshop.search import require_tantivy
+from lamer_envs.webshop.shop import INLINE, data_in_memory, has_people, place_of, shared_shop, stamp
 from lamer_envs.webshop.words import keywords
 
 SUCCESS = 10.0
@@ -65,41 +59,9 @@ MAX_QUERY_CHARS = 400
 
 REWARDS = ("binary", "score")
 GOALS = ("human", "synthetic")
+BRIEFS = ("verdicts", "plain")
 _ACTION = re.compile(r"\s*(search|click)\s*\[(.*)\]\s*", re.IGNORECASE | re.DOTALL)
 _LONG_SEARCH = re.compile(r"\s*search\s*\[(.*)", re.IGNORECASE | re.DOTALL)
-_INLINE = "inline-"
-
-
-class Shop:
-    """A catalogue with its goals and its index: what all environments of one catalogue share."""
-
-    def __init__(self, place: str, catalogue: Catalogue, goals: str, data: object) -> None:
-        self.place, self.catalogue, self.data = place, catalogue, data
-        source: Source
-        if isinstance(catalogue, GeneratedCatalogue) and goals == "human":
-            source = GeneratedGoals(catalogue)
-        else:
-            source = HumanGoals(catalogue) if goals == "human" else SyntheticGoals(catalogue)
-        self.goals = Goals(source, catalogue)
-        self._lock = Lock()
-        self._index: SearchIndex | None = None
-
-    @property
-    def index(self) -> SearchIndex:
-        """The search index, opened or built when it is first asked for, however many threads ask."""
-        if self._index is None:
-            with self._lock:
-                self._index = self._index or open_index(self.catalogue)
-        return self._index
-
-    def search(self, query: str) -> tuple[int, ...]:
-        """Positions of the at most 50 products found, best first."""
-        found: tuple[int, ...] = self.index.search(query)
-        return found
-
-
-_SHOPS: WeakValueDictionary[str, Shop] = WeakValueDictionary()
-_SHOPS_LOCK = Lock()
 
 
 class Webshop(Env):
@@ -109,7 +71,8 @@ class Webshop(Env):
     (`products`, `attributes`, `human_instructions`). `products`: how many; default 1,000 generated ones, or what the
     data has (of a folder with both sizes, the small files). `reward`: "binary" or "score", the score of the purchase
     in [0, 1]. `goals`: "human" (options as a list; the default wherever there are human instructions) or "synthetic"
-    (one goal per combination of options, options as a dict). `seed` draws the generated catalogue.
+    (one goal per combination of options, options as a dict). `seed` draws the generated catalogue. `brief`: what
+    compact pages tell of products, "verdicts" or "plain" (see `compact`).
 
     State (JSON): `{"goal": position or goal dict, "page", "query", "number": page of results, "product": id | None,
     "options": {name: value}, "score": float | None}`; page is search, results, item, description, features, reviews
@@ -126,15 +89,17 @@ class Webshop(Env):
         reward: str = "binary",
         goals: str | None = None,
         seed: int = 0,
+        brief: str = "verdicts",
     ) -> None:
         require_tantivy()
         if products is not None:
-            _check_integer("products", products, 1, MAX_PRODUCTS)
-        _check_integer("seed", seed, 0, 2**31)
+            check_whole("webshop's products", products, 1, MAX_PRODUCTS)
+        check_whole("webshop's seed", seed, 0, 2**31)
         _check_word("reward", reward, REWARDS)
+        _check_word("brief", brief, BRIEFS)
         if goals is not None:
             _check_word("goals", goals, GOALS)
-        self.reward, self.seed = reward, seed
+        self.reward, self.seed, self.brief = reward, seed, brief
         self._data = data
         if data is None:
             self.products: int | None = products or DEFAULT_PRODUCTS
@@ -145,15 +110,10 @@ class Webshop(Env):
             if seed:
                 raise EnvParameterError("seed draws the generated catalogue; with data= there is nothing to draw")
             self.products = products
-            self.goals_kind = goals or ("human" if _has_people(data) else "synthetic")
-            self._place = _place_of(data)
-            where = f"{self._place} {products} {self.goals_kind} {_stamp(data)}"
-        with _SHOPS_LOCK:
-            shop = _SHOPS.get(where)
-            if shop is None:
-                shop = Shop(self._place, self._catalogue(), self.goals_kind, data)
-                _SHOPS[where] = shop
-        self.shop = shop
+            self.goals_kind = goals or ("human" if has_people(data) else "synthetic")
+            self._place = place_of(data)
+            where = f"{self._place} {products} {self.goals_kind} {stamp(data)}"
+        self.shop = shared_shop(where, self._place, self._catalogue, self.goals_kind, data)
 
     def _catalogue(self) -> Catalogue:
         if self._data is None:
@@ -171,6 +131,7 @@ class Webshop(Env):
     def spec(self) -> str:
         words = [] if self.products is None else [str(self.products)]
         words += [f"reward={self.reward}"] * (self.reward != "binary")
+        words += [f"brief={self.brief}"] * (self.brief != "verdicts")
         if self._data is None:
             words += [f"goals={self.goals_kind}"] * (self.goals_kind != "human")
             words += [f"seed={self.seed}"] * bool(self.seed)
@@ -191,20 +152,15 @@ class Webshop(Env):
             key, equals, value = word.strip().partition("=")
             if not equals:
                 key, value = "products", key
-            if key not in ("products", "reward", "goals", "seed") or key in found:
+            if key not in ("products", "reward", "brief", "goals", "seed") or key in found:
                 raise EnvParameterError(
-                    f"'{params[:60]}' is no shop; write webshop:PRODUCTS[,reward=score][,goals=synthetic][,seed=N]"
-                    "[,data=FOLDER], for example webshop:1000"
+                    f"'{params[:60]}' is no shop; write webshop:PRODUCTS[,reward=score][,brief=plain]"
+                    "[,goals=synthetic][,seed=N][,data=FOLDER], for example webshop:1000"
                 )
             found[key] = _integer(key, value) if key in ("products", "seed") else value
         place = found.get("data", "")
-        if place.startswith(_INLINE):
-            alive = next((shop for shop in list(_SHOPS.values()) if shop.place == place), None)
-            if alive is None:
-                raise EnvParameterError(
-                    f"the shop '{place}' was made from data in memory; make it again with make('webshop', data=...)"
-                )
-            found["data"] = alive.data
+        if place.startswith(INLINE):
+            found["data"] = data_in_memory(place)
         return cls(**found)
 
     @property
@@ -215,6 +171,7 @@ class Webshop(Env):
             "reward": self.reward,
             "goals": self.goals_kind,
             "seed": self.seed,
+            "brief": self.brief,
         }
 
     # -- what the policy is told ------------------------------------------------------------------------------------
@@ -243,7 +200,13 @@ class Webshop(Env):
         return SEPARATOR.join(parts(self._view(state)))
 
     def compact(self, state: State) -> str:
-        return compact(self._view(state))
+        """The page in few tokens.
+
+        With brief="verdicts", where the instruction is in the generated catalogue's wording, it says *more* than the
+        page: the wish as a list, and of each product which of the wanted qualities its text has, "other kind", and "too
+        dear". The original's pages hold no such verdicts. With brief="plain" it says nothing that the page does not.
+        """
+        return compact(self._view(state)) if self.brief == "verdicts" else plain(self._view(state))
 
     def outcome(self, before: State, action: str, step: Step) -> str:
         after = step.state
@@ -424,41 +387,10 @@ def _remade(params: Mapping[str, Any], data: Any) -> Webshop:
     return Webshop(**{**params, "data": data})
 
 
-def _has_people(data: str | Path | Mapping[str, Any]) -> bool:
-    """Folders are expected to have human instructions: one without is reported, not played with other goals."""
-    return not isinstance(data, Mapping) or bool(data.get("human_instructions"))
-
-
-def _place_of(data: str | Path | Mapping[str, Any]) -> str:
-    if not isinstance(data, Mapping):
-        if not isinstance(data, str | Path) or not str(data):
-            raise EnvParameterError(f"data must be a folder or a mapping, not {type(data).__name__}")
-        return str(data)
-    try:
-        text = json.dumps(data, sort_keys=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise EnvParameterError(f"WebShop data must be plain JSON values: {error}") from None
-    return _INLINE + hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _stamp(data: str | Path | Mapping[str, Any]) -> str:
-    """Of a folder: its files' sizes and times, so that changed files are read again."""
-    if isinstance(data, Mapping):
-        return ""
-    files = sorted(Path(data).expanduser().glob("*.json"))
-    stats = [(file.name, file.stat()) for file in files if file.is_file()]
-    return " ".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
-
-
 def _integer(key: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text.strip(), re.ASCII):
         raise EnvParameterError(f"webshop's {key} must be a whole number, not '{text[:40]}'; for example webshop:1000")
     return int(text)
-
-
-def _check_integer(key: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise EnvParameterError(f"webshop's {key} must be a whole number from {low} to {high}, not {str(value)[:40]}")
 
 
 def _check_word(key: str, value: object, words: tuple[str, ...]) -> None:

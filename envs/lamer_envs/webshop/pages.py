@@ -118,7 +118,7 @@ def sub_page(item: Product, page: str) -> list[str]:
 
 
 def compact(view: View) -> str:
-    """The page in few words. What was cut is marked with `..`.
+    """The page in few words, with verdicts that the page itself has not. What was cut is marked with `..`.
 
     Where the instruction has a brief, products are told in its words: which of the wanted qualities the shown text
     has, another kind, a price above the limit; the id comes last, after what is known of it. Of other texts, long
@@ -142,6 +142,29 @@ def compact(view: View) -> str:
     told = " ".join(sub_page(item, page))
     said = _cut(told, TEXT_CUT) if wish is None else ", ".join(_found(told, wish)) or "nothing"
     return f"{goal}{SUB_PAGES[page]} of {item.asin}\n{said}"
+
+
+def plain(view: View) -> str:
+    """The page in fewer words, all of them its own: texts, titles and lists of options are cut, marked with `..`."""
+    state, item = view.state, view.item
+    page = state["page"]
+    goal = f"Goal {view.instruction}\n"
+    if page == "results":
+        rows = (_row(each, None) for each in view.listed)
+        return "\n".join([f"{goal}Results page {state['number']}, total {view.total}", *rows])
+    if page == "item":
+        assert item is not None
+        options = [f"{name}: {', '.join(_first(values))}" for name, values in item.options.items()]
+        shown = f"{_cut(item.title, TITLE_CUT)}, {item.tag}"  # the page itself does not name the id
+        return "\n".join([f"{goal}Item {shown}", f"Rating {item.rating}", *options])
+    if page in SUB_PAGES:
+        assert item is not None
+        return f"{goal}{SUB_PAGES[page]}\n{_cut(' '.join(sub_page(item, page)), TEXT_CUT)}"
+    return compact(view) if page == "done" else f"{goal}Search page"  # the end has nothing to cut or to judge
+
+
+def _first(values: Sequence[str]) -> list[str]:
+    return [*values[:VALUES_CUT], *[".."] * (len(values) > VALUES_CUT)]
 
 
 def _row(item: Product, wish: Brief | None) -> str:

@@ -314,9 +314,9 @@ def test_shops_with_different_data_are_different() -> None:
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ({"products": 0}, "products must be a whole number from 1"),
-        ({"products": True}, "products must be a whole number"),
-        ({"products": "9"}, "products must be a whole number"),
+        ({"products": 0}, "products must be an integer from 1"),
+        ({"products": True}, "products must be an integer"),
+        ({"products": "9"}, "products must be an integer"),
         ({"seed": -1}, "seed must be"),
         ({"reward": "Score"}, "reward must be binary or score"),
         ({"goals": "all"}, "goals must be human or synthetic"),

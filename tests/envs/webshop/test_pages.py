@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import random
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lamer_envs import MAX_ACTION_CHARS, make
+from lamer_envs import MAX_ACTION_CHARS, EnvParameterError, make
 from lamer_envs.webshop.brief import brief
 from lamer_envs.webshop.env import Webshop
 from lamer_envs.webshop.goals import NO_LIMIT
-from lamer_envs.webshop.pages import PER_PAGE
+from lamer_envs.webshop.pages import PER_PAGE, SUB_PAGES
 from webshop_data import data, row, values
 
 
@@ -343,6 +344,47 @@ def test_states_are_small_and_hold_nothing_of_the_catalogue(big: Webshop) -> Non
             assert json.loads(json.dumps(step.state)) == step.state
             assert len(json.dumps(step.state)) < 600
             state = step.state
+
+
+LABELS = ("Goal", "Search page", "Results page", "total", "Item", "Rating", "Bought", "score", *SUB_PAGES.values())
+
+
+@pytest.mark.parametrize("source", ["generated", "data"])
+def test_plain_compact_pages_say_nothing_that_the_page_does_not(source: str) -> None:
+    """Every word of a plain page, its labels aside, is on the standard page; where there are verdicts this fails."""
+    env = make("webshop:300,brief=plain") if source == "generated" else make("webshop", data=data(), brief="plain")
+    rng, verdicts = random.Random(1), 0
+    other = make("webshop:300") if source == "generated" else None
+    for seed in range(25):
+        state = env.reset(seed)
+        for _ in range(12):
+            page, told = env.observe(state), env.compact(state)
+            for line in told.split("\n"):
+                for label in LABELS:
+                    line = line.removeprefix(label)
+                words = [word for word in re.split(r"[\s,:]+", line) if word not in ("..", "total", "score", "")]
+                assert all(word in page for word in words), (line, page)
+            assert len(told) < len(page)
+            assert not re.search("too dear|other kind", told)
+            verdicts += other is not None and bool(re.search("too dear|other kind", other.compact(state)))
+            if state["page"] == "done":
+                break
+            clicks = [action for action in env.admissible(state) if action.startswith("click")]
+            state = env.step(state, rng.choice(clicks) if clicks and rng.random() < 0.5 else env.weak(state, rng)).state
+    assert verdicts > 20 or other is None
+
+
+def test_the_wording_of_compact_pages_is_a_parameter_and_old_specs_mean_what_they_meant() -> None:
+    assert make("webshop:1000") == make("webshop", brief="verdicts")
+    assert make("webshop:1000").spec == "webshop:1000"
+    plain = make("webshop", products=1000, brief="plain", reward="score")
+    assert plain.spec == "webshop:1000,reward=score,brief=plain"
+    assert make(plain.spec) == plain
+    assert make("webshop", **plain.params) == plain
+    assert plain != make("webshop:1000,reward=score")
+    assert plain.reset(3) == make("webshop:1000").reset(3)
+    with pytest.raises(EnvParameterError, match="brief must be verdicts or plain"):
+        make("webshop", brief="short")
 
 
 def test_compact_pages_are_shorter_and_keep_what_decides(big: Webshop) -> None:

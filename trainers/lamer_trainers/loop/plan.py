@@ -419,7 +419,7 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
             while not over:
                 messages = prompts.act(View(episode, _shown(env, collect.prompt_style, state), tuple(turns), memory))
                 found.append(count(messages))
-                action = rng.choice(env.admissible(state))
+                action = _some_action(env, state, rng)
                 said = Message(role="user", content=prompts.action_answer(action))
                 shortest.append(max(2, count([said]) - count([Message(role="user", content="")])))
                 step = env.step(state, action)
@@ -433,6 +433,13 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
             if collect.contents in ("reflection", "both"):
                 memory.append(Remembered("reflection", "x" * min(200, collect.max_tokens), episode))
     return found, min(shortest)
+
+
+def _some_action(env: Env, state: Any, rng: random.Random) -> str:
+    """An admissible action; of an environment that lists none, its weak player's or else an invalid one."""
+    if env.offers("admissible"):
+        return rng.choice(env.admissible(state))
+    return env.weak(state, rng) if env.offers("weak") else "?"
 
 
 def _shown(env: Env, style: str, state: Any) -> str:
