@@ -33,7 +33,7 @@ from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial import calls, steps
 from lamer_graph.trial.driver import TRIAL_ERRORS, Played, error_record
-from lamer_graph.trial.prompts import PromptStyle, Strategy
+from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.steps import EpisodeRecord, EpisodeState, Harness, Json, TrialState
 from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import Sampling
@@ -133,6 +133,7 @@ def create_lamer_agent(
     custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
     lamer_envs errors for what cannot be played; policy errors come through the invocation.
     """
+    check_strategy(prompt_style, strategy)
     harness = steps.make_harness(
         _as_policy(model, sampling),
         make(env) if isinstance(env, str) else env,
@@ -255,9 +256,9 @@ def _as_policy(model: Runnable[Any, Any] | Policy, sampling: Sampling | None) ->
     if isinstance(model, Policy):
         return model
     if isinstance(model, Runnable) and not isinstance(model, Pregel):
-        from lamer_graph.policies.chat import ChatModelPolicy
+        from lamer_graph.policies.chat import ChatModelPolicy, declared_fields
 
-        return ChatModelPolicy(model, sample=sampling is not None)
+        return ChatModelPolicy(model, sample=sampling is not None and bool(declared_fields(model)))
     raise ConfigError(
         "model must be a LangChain chat model, a runnable that answers messages as one does, or a lamer_graph Policy, "
         f"not {type(model).__name__}"

@@ -122,6 +122,8 @@ def register(app: typer.Typer) -> None:
         from lamer_graph.evaluation.compare import check_reference
         from lamer_graph.evaluation.compare import compare as compared
 
+        if resume and out is None:
+            raise ConfigError("--resume needs --out DIR, the folder of the runs to go on with")
         run = training.load(ui, player, setting)
         if run is not None:
             player, setting = starts(run, player, setting)

@@ -13,6 +13,7 @@ from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Game, Player
 from lamer_graph.cli.running import filled_by, report_loss, report_of, run_trials, run_warm
+from lamer_graph.errors import ConfigError
 
 ShuffleOption = Annotated[
     bool,
@@ -80,6 +81,8 @@ def register(app: typer.Typer) -> None:
         """
         from lamer_graph.cli.render import conditions, evaluations
 
+        if not resume:
+            place.check_kept(game.memory)
         config = game.config(
             ui,
             player,
@@ -88,6 +91,10 @@ def register(app: typer.Typer) -> None:
             shuffle_reflections=shuffle_reflections,
             **place.chosen(filled=warm > 0),
         )
+        if resume and out is None:
+            raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
+        if shuffle_reflections and effort.concurrency != Effort.concurrency:
+            raise ConfigError("--concurrency and --shuffle-reflections exclude each other: all trials are open at once")
         folder = out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S-%f}"
         if warm:
             config = filled_by(config)

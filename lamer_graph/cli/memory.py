@@ -294,6 +294,8 @@ def _opened(
     if store.startswith(("postgresql://", "postgres://")):
         from lamer_memory.store import StoreMemory
 
+        if collection != DEFAULT_COLLECTION:
+            raise ConfigError("--collection is Chroma's: a LangGraph store has none")
         backend: MemoryBackend = StoreMemory(store, embedder=embedder, read_only=read_only)
     else:
         from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, is_url

@@ -149,6 +149,11 @@ class Place(Store):
         typer.Option(rich_help_panel=MEMORY, help="trial: a trial's own episodes; tasks: also those of similar tasks."),
     ] = "trial"
 
+    def check_kept(self, contents: str) -> None:
+        """Refuse, for a new run, a place for nothing. Raises ConfigError."""
+        if contents == "none" and self.backend != "in-context":
+            raise ConfigError(f"--memory none and --backend {self.backend} exclude each other: nothing is remembered")
+
     def chosen(self, filled: bool = False) -> dict[str, Any]:
         """The memory fields of the run's configuration. Raises ConfigError."""
         self.check([self.backend], [self.scope], filled)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamer_envs.splits import split_seeds
-from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.config import CollectConfig, check_idle
 from lamer_graph.collection.exchange import Exchange
 from lamer_graph.collection.run_memory import Heritage, open_run_memory
 from lamer_graph.collection.sampled_by import note_sampler
@@ -93,15 +93,21 @@ async def collect(
 ) -> CollectSummary:
     """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
 
+    With shuffled reflections all trials are open at once, whatever `concurrency` says.
     `through_graph` plays them through the LangGraph agent instead of the bulk driver: the same trials, at more CPU per
     turn (see `make bench`); reflections cannot be shuffled there. `write_behind` lets a trial play on while its records
-    are on their way to a store, and know them without reading; without it every write and read is waited for.
+    are on their way to a store, and know them without reading; without it, and
+    through the graph, every write and read is waited for.
     `heritage` is what the memory begins with, for a run that goes on from another (see `run_memory`).
     SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
     and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
+    if heritage is not None and config.scope == "trial":
+        raise ConfigError("heritage and scope 'trial' exclude each other: other tasks are not seen; use scope 'tasks'")
+    if not resume:
+        check_idle(config)
     if through_graph and config.shuffle_reflections:
         raise ConfigError("shuffle_reflections works between trials, which the graph plays one by one: leave one out")
     # What can be refused is, before there is a folder; the memory itself lies in it.

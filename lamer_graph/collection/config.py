@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from lamer_envs import make
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.prompts import PromptStyle, Strategy
+from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.steps import Harness, Json, make_harness
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_memory import MemoryBackend, MemoryConfig, Outcomes
-from lamer_memory.config import check_backend
+from lamer_memory.config import DEFAULT_K, check_backend
 from lamer_memory.embedders import open_embedder
 
 Positive = Annotated[int, Field(ge=1)]
@@ -55,7 +55,7 @@ class CollectConfig(BaseModel):
     contents: Literal["none", "trajectory", "reflection", "both"] = "reflection"
     backend: str = "in-context"
     scope: Literal["trial", "tasks"] = "trial"
-    k: Positive = 3
+    k: Positive = DEFAULT_K
     max_chars: Positive = 2000
     store: str = ""
     visible: Literal["frozen", "live"] = "frozen"
@@ -154,10 +154,22 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
         )
 
 
+def check_idle(config: CollectConfig) -> None:
+    """Refuse what a new run would be told for nothing; a run of before this check goes on. Raises ConfigError."""
+    if config.scope == "trial" and config.k != DEFAULT_K:
+        raise ConfigError(f"k {config.k} and scope 'trial' exclude each other: other tasks are not seen; use 'tasks'")
+    check_strategy(config.prompt_style, config.strategy)
+
+
 def memory_config(config: CollectConfig) -> MemoryConfig:
     """What a run's configuration says of memory. Raises MemoryConfigError."""
     return MemoryConfig(
-        config.contents, config.backend, config.scope, config.k, config.max_chars, outcomes=config.outcomes
+        config.contents,
+        config.backend,
+        config.scope,
+        config.k if config.scope == "tasks" else DEFAULT_K,
+        config.max_chars,
+        outcomes=config.outcomes,
     )
 
 

@@ -19,7 +19,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import ensure_config
 from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 
-from lamer_graph.errors import PolicyConnectionError, PolicyError, PolicyResponseError
+from lamer_graph.errors import ConfigError, PolicyConnectionError, PolicyError, PolicyResponseError
 from lamer_graph.policies.base import Policy
 from lamer_graph.text import plain
 from lamer_graph.types import Completion, Message, Sampling
@@ -53,16 +53,19 @@ class ChatModelPolicy(Policy):
         sample: bool = False,
         timeout: float = TIMEOUT_S,
     ) -> None:
+        if timeout <= 0 or (context_window is not None and context_window < 1):
+            raise ConfigError("timeout must be > 0 and context_window at least 1")
         self.chat_model = model
         self.context_window = context_window
         self._timeout = timeout
         models = _chat_models(model)
         self.version = _name_of(models[0]) if models else type(model).__name__
-        self._fields = [
-            field
-            for field in SAMPLING_FIELDS
-            if sample and models and all(field in type(m).model_fields for m in models)
-        ]
+        self._fields = declared_fields(model) if sample else []
+        if sample and not self._fields:
+            raise ConfigError(
+                f"sample=True passes sampling on, and {self.version} declares none of {', '.join(SAMPLING_FIELDS)}: "
+                "set them on the model itself"
+            )
         self._cuts = {field for field in OFF for m in models if getattr(m, field, None) not in (None, OFF[field])}
 
     def unheeded(self, sampling: Sampling) -> list[str]:
@@ -105,6 +108,12 @@ class ChatModelPolicy(Policy):
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         """An approximation (LangChain's, about four characters a token): chat models have no common tokenizer."""
         return count_tokens_approximately([_MESSAGES[m["role"]](m["content"]) for m in messages])
+
+
+def declared_fields(model: Runnable[Any, Any]) -> list[str]:
+    """The sampling fields that every chat model in `model` declares; none where no chat model shows."""
+    models = _chat_models(model)
+    return [field for field in SAMPLING_FIELDS if models and all(field in type(m).model_fields for m in models)]
 
 
 def _chat_models(model: Runnable[Any, Any]) -> list[BaseChatModel]:

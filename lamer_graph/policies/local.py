@@ -87,6 +87,8 @@ class LocalPolicy(Policy):
         fold_system: bool | None = None,
         plays: bool = True,
     ) -> None:
+        if dtype is not None and not isinstance(path_or_model, str | Path):
+            raise ConfigError("dtype is for a folder's weights; a model that is given has a type: leave it out")
         if max_batch < 1 or (threads is not None and threads < 1):
             raise ConfigError("max_batch and threads must be at least 1")
         base = Path(path_or_model).expanduser() if isinstance(path_or_model, str | Path) else None
@@ -119,6 +121,8 @@ class LocalPolicy(Policy):
         first: torch.Tensor = next(self._model.parameters())
         if threads is None and sum(parameter.numel() for parameter in self._model.parameters()) < SMALL:
             threads = 1
+        if deterministic and first.device.type == "cpu" and threads not in (None, 1):
+            raise ConfigError(f"threads {threads} and deterministic exclude each other on a CPU: it takes one thread")
         # Split over several threads, a tensor's elements fall to other instructions at the seams.
         self._threads = 1 if deterministic and first.device.type == "cpu" else threads
         self.context_window = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)

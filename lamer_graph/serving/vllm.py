@@ -47,6 +47,8 @@ INSTALL_HINT = (
 )
 CPU_CONTEXT = 4096
 """Context served on a CPU unless asked for more: a long one would not fit the small key-value cache."""
+LORA_RANK = 64
+"""Highest rank of an adapter that is served unless asked for more."""
 BATCHED_TOKENS = 4096
 """Least token budget of one step of the CPU engine; a whole prompt must fit."""
 RESTARTS = 1
@@ -90,7 +92,7 @@ class VllmServer:
         model_name: str | None = None,
         adapters: Mapping[str, str | Path] | None = None,
         max_adapters: int = 2,
-        max_lora_rank: int = 64,
+        max_lora_rank: int = LORA_RANK,
         host: str = "127.0.0.1",
         port: int = 0,
         api_key: str | None = None,
@@ -110,6 +112,8 @@ class VllmServer:
             raise ConfigError(f"serving on {host} needs an API key: others could use the model and load adapters")
         if can_sleep and not is_loopback(host):
             raise ConfigError(f"a server that can sleep has unguarded routes: serve it on 127.0.0.1, not on {host}")
+        if max_adapters == 0 and not adapters and max_lora_rank != LORA_RANK:
+            raise ConfigError("max_lora_rank is for adapters, and max_adapters=0 switches them off")
         if max_adapters < 0 or not 0 <= port < 65536 or start_timeout <= 0:
             raise ConfigError("max_adapters must be >= 0, port 0 to 65535 and start_timeout > 0")
         self.adapters = {name: self._adapter(name, path) for name, path in (adapters or {}).items()}

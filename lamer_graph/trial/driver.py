@@ -59,6 +59,7 @@ async def play_trial(
     counts. Raises ConfigError or lamer_envs errors for a malformed task.
     """
     state = steps.open_trial(h, task, namespace=namespace, unique=unique, seed=seed, started=time.time())
+    behind = None if h.transient else behind  # what ends with the trial is in its state, and nowhere to be waited for
     episode: EpisodeState | None = None
     written: list[MemoryRecord] = []
     pending: list[asyncio.Future[None]] = []

@@ -297,6 +297,14 @@ class PromptBuilder:
         return self._messages("\n".join(lines))
 
 
+def check_strategy(style: PromptStyle, strategy: Strategy) -> None:
+    """Raises ConfigError where the prompts of `style` would not ask for what `strategy` wants."""
+    if style == "compact" and strategy == "react":
+        raise ConfigError(
+            "strategy 'react' and prompt style 'compact' exclude each other: compact prompts ask for no reasoning"
+        )
+
+
 def _history_standard(turns: Sequence[Turn], lost: int, played: int) -> str:
     if not turns and not lost:
         return ""

@@ -22,6 +22,7 @@ Scope = Literal["trial", "tasks"]
 Outcomes = Literal["any", "solved", "failed", "balanced"]
 
 ENTRY_POINT_GROUP = "lamer_graph.memory"
+DEFAULT_K = 3
 MIN_CHARS = 16
 """Smallest `max_chars`: a cut text must have room for the mark that says so."""
 
@@ -45,7 +46,7 @@ class MemoryConfig:
     contents: Contents = "reflection"
     backend: str | MemoryBackend = "in-context"
     scope: Scope = "trial"
-    k: int = 3
+    k: int = DEFAULT_K
     max_chars: int = 2000
     outcomes: Outcomes = "any"
 
@@ -61,6 +62,11 @@ class MemoryConfig:
             raise MemoryConfigError(
                 "memory contents 'none' and scope 'tasks' exclude each other: with nothing remembered there is nothing "
                 "to recall from other tasks; use scope 'trial', or contents 'trajectory', 'reflection' or 'both'"
+            )
+        if self.k != DEFAULT_K and self.scope == "trial":
+            raise MemoryConfigError(
+                f"memory k {self.k} and scope 'trial' exclude each other: it counts other tasks' records, which are "
+                "not seen; use scope 'tasks'"
             )
         if self.outcomes != "any" and self.scope == "trial":
             raise MemoryConfigError(

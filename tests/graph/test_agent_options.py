@@ -11,9 +11,19 @@ from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 
 from lamer_envs import make
-from lamer_graph import ChatModelPolicy, CollectConfig, MemoryConfig, Sampling, collect, create_lamer_agent
+from lamer_graph import (
+    ChatModelPolicy,
+    CollectConfig,
+    MemoryConfig,
+    RunLog,
+    Sampling,
+    VllmServer,
+    collect,
+    create_lamer_agent,
+)
+from lamer_graph.collection.run_memory import Heritage
 from lamer_graph.errors import ConfigError
-from lamer_memory import InContextMemory, StoreMemory
+from lamer_memory import InContextMemory, MemoryConfigError, StoreMemory
 from sampled_model import Sampled
 from scripted import ScriptedPolicy, random_player
 
@@ -115,3 +125,48 @@ async def test_a_collection_refuses_it_too_before_there_is_a_folder(tmp_path: An
     with pytest.raises(ConfigError, match=r"temperature 0\.3"):
         await collect(config, ChatModelPolicy(Sampled()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# -- what would do nothing --------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_that_the_prompts_do_not_ask_for_is_refused(tmp_path: Any) -> None:
+    policy = ScriptedPolicy(random_player)
+    with pytest.raises(ConfigError, match="'react' and prompt style 'compact'"):
+        create_lamer_agent(policy, ENV, prompt_style="compact", strategy="react")
+    config = CollectConfig(env=ENV.spec, tasks=1, prompt_style="compact", strategy="react")
+    with pytest.raises(ConfigError, match="'react' and prompt style 'compact'"):
+        asyncio.run(collect(config, policy, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_number_of_other_tasks_records_is_refused_where_none_are_seen(tmp_path: Any) -> None:
+    with pytest.raises(MemoryConfigError, match="k 5 and scope 'trial'"):
+        MemoryConfig("reflection", k=5)
+    config = CollectConfig(env=ENV.spec, tasks=1, k=5)
+    with pytest.raises(ConfigError, match="k 5 and scope 'trial'"):
+        asyncio.run(collect(config, ScriptedPolicy(random_player), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    # A run of before the refusal goes on.
+    with RunLog.create(tmp_path / "old", config.model_dump(mode="json")):
+        pass
+    assert asyncio.run(collect(config, ScriptedPolicy(random_player), tmp_path / "old", resume=True)).finished == 1
+
+
+def test_a_heritage_is_refused_where_other_tasks_are_not_seen(tmp_path: Any) -> None:
+    config = CollectConfig(env=ENV.spec, tasks=1)
+    with pytest.raises(ConfigError, match="heritage"):
+        asyncio.run(collect(config, ScriptedPolicy(random_player), tmp_path / "run", heritage=Heritage(5, None)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chat_model_that_declares_nothing_cannot_be_told_to_sample() -> None:
+    with pytest.raises(ConfigError, match="declares none of temperature"):
+        ChatModelPolicy(GenericFakeChatModel(messages=iter([])), sample=True)
+    with pytest.raises(ConfigError, match="timeout must be > 0"):
+        ChatModelPolicy(Sampled(), timeout=0)
+
+
+def test_options_of_adapters_are_refused_where_adapters_are_off(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="max_lora_rank is for adapters"):
+        VllmServer("org/name", max_adapters=0, max_lora_rank=8)

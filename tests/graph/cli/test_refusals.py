@@ -30,6 +30,21 @@ BAD_INPUT: dict[str, tuple[tuple[str, ...], str]] = {
     "not a number": (("collect", "--out", "r", "--tasks", "many", *SERVER), "--tasks"),
     "no timeout": (("play", "--timeout", "0", *SERVER), "--timeout"),
     "a timeout in this process": (("play", "--timeout", "60"), "--timeout is for a server"),
+    "a resume of nothing": (("eval", "--resume", *SERVER), "--resume needs --out"),
+    "a resume of no comparison": (("compare", "--resume", *SERVER), "--resume needs --out"),
+    "concurrency where all is open": (
+        ("eval", "--shuffle-reflections", "--concurrency", "3", *SERVER),
+        "all trials are open at once",
+    ),
+    "a place for nothing": (("eval", "--memory", "none", "--backend", "chroma", *SERVER), "nothing is remembered"),
+    "a place for nothing, collected": (
+        ("collect", "--out", "r", "--memory", "none", "--backend", "chroma", *SERVER),
+        "nothing is remembered",
+    ),
+    "a collection of a store without": (
+        ("memory", "stats", "postgresql://nobody@127.0.0.1/x", "--collection", "mine"),
+        "--collection is Chroma's",
+    ),
     "unknown memory": (("play", "--memory", "telepathy", *SERVER), "reflection"),
     "unknown sampling": (("eval", "--sampling", "greedy", *SERVER), "paper"),
     "unknown option": (("play", "--episode", "3"), "--episodes"),
