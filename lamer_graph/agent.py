@@ -4,35 +4,39 @@ What must stay true: the nodes only fetch and store; every decision is a pure st
 driver runs too. State is JSON-plain, so a checkpointer can save it anywhere and a killed run resumes to the same
 result; handles (policy, environment, memory, log) live in the closure or in the run's context.
 
-`episode` runs an inner graph `begin -> act -> act ..` through its own call with its own recursion limit: LangChain
-injects a limit of 25 through `.batch`, `|` and tools, which a long episode would break.
+`episode` runs an inner graph `act -> act ..` (`lamer_graph.episode`) through its own call with its own recursion limit:
+LangChain injects a limit of 25 through `.batch`, `|` and tools, which a long episode would break.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore
-from langgraph.types import Checkpointer, Command
+from langgraph.types import Checkpointer
 from typing_extensions import TypedDict
 
 from lamer_envs import make
 from lamer_envs.base import Env
 from lamer_graph import invocation
-from lamer_graph.errors import ConfigError
+from lamer_graph.episode import EpisodeGraph, EpisodeRun
+from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.invocation import LamerContext as LamerContext
+from lamer_graph.node import Node
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial import calls, steps
-from lamer_graph.trial.driver import TRIAL_ERRORS, Played, error_record
+from lamer_graph.trial.driver import TRIAL_ERRORS, error_record
 from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.steps import EpisodeRecord, EpisodeState, Harness, Json, TrialState
 from lamer_graph.trial.whose import as_namespace
@@ -40,8 +44,8 @@ from lamer_graph.types import Sampling
 from lamer_memory import MemoryConfig, MemoryRecord, StoreMemory
 from lamer_memory.base import Namespace
 
-RECURSION_MARGIN = 5
-"""Supersteps of the inner graph beyond one per turn."""
+LOGGED = "what had been played of the trial is in the run log, with this error"
+"""Note on an exception that ended a trial with a recorder."""
 
 
 class LamerTask(TypedDict, total=False):
@@ -64,38 +68,6 @@ class LamerOutput(TypedDict):
     success: bool
     episodes: list[EpisodeRecord]
     reflections: list[str]
-
-
-class _InnerState(TypedDict, total=False):
-    """The inner graph's two channels: what an episode starts from, and what it has come to.
-
-    Two, because LangGraph's work per turn grows with the number of channels.
-    """
-
-    setup: EpisodeState
-    progress: EpisodeState
-
-
-class _EpisodeContext(TypedDict):
-    """What `episode` hands to the inner graph: its own stream writer, because LangGraph gives a nested graph none."""
-
-    write: Callable[[Json], None]
-    record: bool
-
-
-class _Node(Runnable[Any, Any]):
-    """A node with a sync and an async door; a bare Runnable, because wrappers cost more than the node's own work."""
-
-    def __init__(self, name: str, sync: Callable[[Any], Any], async_: Callable[[Any], Awaitable[Any]]) -> None:
-        self.name = name
-        self._sync = sync
-        self._async = async_
-
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        return self._sync(input)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        return await self._async(input)
 
 
 def create_lamer_agent(
@@ -173,15 +145,15 @@ def compile_agent(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
     )
     after = "reflect" if harness.reflects else "remember" if harness.remembers else "recall"
-    graph.add_node("recall", _Node("recall", nodes.recall, nodes.arecall))
-    graph.add_node("episode", _Node("episode", nodes.episode, nodes.aepisode))
+    graph.add_node("recall", Node("recall", nodes.recall, nodes.arecall))
+    graph.add_node("episode", Node("episode", nodes.episode, nodes.aepisode))
     graph.add_edge(START, "recall")
     graph.add_edge("recall", "episode")
     if harness.reflects:
-        graph.add_node("reflect", _Node("reflect", nodes.reflect, nodes.areflect))
+        graph.add_node("reflect", Node("reflect", nodes.reflect, nodes.areflect))
         graph.add_edge("reflect", "remember")
     if harness.remembers:
-        graph.add_node("remember", _Node("remember", nodes.remember, nodes.aremember))
+        graph.add_node("remember", Node("remember", nodes.remember, nodes.aremember))
         graph.add_edge("remember", "recall")
 
     def route(state: TrialState) -> str:
@@ -209,32 +181,24 @@ async def play_in_graph(
     recorder: TrialRecorder,
     *,
     namespace: tuple[str, ...],
-) -> Played:
+) -> None:
     """One trial through the graph, for collection: like `driver.play_trial`, and logged by the graph itself.
 
-    An error ends the trial and is logged; what had been played of it is in the checkpointer, if there is one.
+    An error ends the trial and is logged with what had been played. Raises what the log and a malformed task raise.
     """
     try:
-        state = await agent.ainvoke(
-            {"task": task},
-            context={"recorder": recorder, "unique": "", "namespace": namespace},
-            output_keys=list(TrialState.__annotations__),
-        )
-        return Played(cast(TrialState, state), None, None)
+        await agent.ainvoke({"task": task}, context={"recorder": recorder, "unique": "", "namespace": namespace})
     except TRIAL_ERRORS as error:
-        state = steps.open_trial(h, task, namespace=namespace, started=time.time())
-        played = Played(state, error_record(error, state, None), None)
-        await recorder.arecord(h, state, played.error)
-        return played
+        if LOGGED not in getattr(error, "__notes__", ()):
+            raise
 
 
 def episode_graph(agent: CompiledStateGraph[Any, Any, Any, Any]) -> CompiledStateGraph[Any, Any, Any, Any]:
     """The inner graph of an agent made by `create_lamer_agent`, to draw or inspect."""
-    node = agent.nodes["episode"].bound
-    inner = getattr(getattr(node, "_sync", None), "__self__", None)
-    if not isinstance(inner, _Nodes):
+    nodes = getattr(getattr(agent.nodes["episode"].bound, "sync", None), "__self__", None)
+    if not isinstance(nodes, _Nodes):
         raise ConfigError("this graph was not made by create_lamer_agent")
-    return inner.inner
+    return nodes.inner.graph
 
 
 def _kept_in(store: BaseStore, memory: str | MemoryConfig) -> MemoryConfig:
@@ -276,13 +240,7 @@ class _Nodes:
         self.h = harness
         self._recorder = recorder
         self._namespace = namespace
-        graph: StateGraph[Any, Any, Any, Any] = StateGraph(_InnerState, context_schema=_EpisodeContext)
-        graph.add_node("begin", _Node("begin", _begin, _abegin))
-        graph.add_node("act", _Node("act", self.act, self.aact), destinations=("act", END))
-        graph.add_edge(START, "begin")
-        graph.add_edge("begin", "act")
-        self.inner = graph.compile(name="episode")
-        self._inner_config: RunnableConfig = {"recursion_limit": harness.max_turns + RECURSION_MARGIN}
+        self.inner = EpisodeGraph(harness)
 
     # -- recall -------------------------------------------------------------------------------------------------------
 
@@ -310,52 +268,45 @@ class _Nodes:
 
     def recall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
-        return {**update, **calls.recall(self.h, state)}
+        with self._logged(_Reached(state)):
+            return {**update, **calls.recall(self.h, state)}
 
     async def arecall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
-        return {**update, **await calls.arecall(self.h, state)}
+        async with self._alogged(_Reached(state)):
+            return {**update, **await calls.arecall(self.h, state)}
 
     # -- episode ------------------------------------------------------------------------------------------------------
 
-    def _recording(self) -> TrialRecorder | None:
-        return invocation.recorder(self._recorder)
-
-    def _inner_context(self) -> _EpisodeContext:
-        return {"write": get_runtime().stream_writer, "record": self._recording() is not None}
-
     def episode(self, state: TrialState) -> Json:
-        played: Any = {}
-        # `stream` instead of `invoke`: the latter asks for every update as well, only to drop it.
-        for played in self.inner.stream(  # noqa: B007  (the last one is wanted)
-            {"setup": steps.begin(state)}, self._inner_config, context=self._inner_context(), stream_mode="values"
-        ):
-            pass
-        update, after = self._ended(state, played)
-        if lessons := steps.lessons(self.h, after):
-            calls.remember(self.h, self._owned(after), lessons)
-            update, after = self._taught(update, after, lessons)
-        if steps.is_over(self.h, after) and (recorder := self._recording()) is not None:
-            recorder.record(self.h, after)
-        return update
+        run = self._run(state)
+        with self._logged(_Reached(state, run)) as reached:
+            update, reached.state = self._ended(state, self.inner.play(run))
+            if lessons := steps.lessons(self.h, reached.state):
+                calls.remember(self.h, self._owned(reached.state), lessons)
+                update, reached.state = self._taught(update, reached.state, lessons)
+            if steps.is_over(self.h, reached.state) and (recorder := self._recording()) is not None:
+                recorder.record(self.h, reached.state)
+            return update
 
     async def aepisode(self, state: TrialState) -> Json:
-        played: Any = {}
-        async for played in self.inner.astream(  # noqa: B007
-            {"setup": steps.begin(state)}, self._inner_config, context=self._inner_context(), stream_mode="values"
-        ):
-            pass
-        update, after = self._ended(state, played)
-        if lessons := steps.lessons(self.h, after):
-            await calls.aremember(self.h, self._owned(after), lessons)
-            update, after = self._taught(update, after, lessons)
-        if steps.is_over(self.h, after) and (recorder := self._recording()) is not None:
-            await recorder.arecord(self.h, after)
-        return update
+        run = self._run(state)
+        async with self._alogged(_Reached(state, run)) as reached:
+            update, reached.state = self._ended(state, await self.inner.aplay(run))
+            if lessons := steps.lessons(self.h, reached.state):
+                await calls.aremember(self.h, self._owned(reached.state), lessons)
+                update, reached.state = self._taught(update, reached.state, lessons)
+            if steps.is_over(self.h, reached.state) and (recorder := self._recording()) is not None:
+                await recorder.arecord(self.h, reached.state)
+            return update
 
-    def _ended(self, state: TrialState, played: _InnerState) -> tuple[Json, TrialState]:
-        update = steps.ended(self.h, state, played["progress"])
+    def _run(self, state: TrialState) -> EpisodeRun:
+        return EpisodeRun(steps.begin(state), get_runtime().stream_writer, self._recording() is not None)
+
+    def _ended(self, state: TrialState, played: EpisodeState) -> tuple[Json, TrialState]:
+        update = steps.ended(self.h, state, played)
         _emit(steps.episode_event(len(state["episodes"]), update["episodes"][-1]))
+        update = steps.with_calls_apart(state, update)
         return update, cast(TrialState, {**state, **update})
 
     @staticmethod
@@ -364,31 +315,19 @@ class _Nodes:
         written = steps.taught(after, lessons)
         return {**update, **written}, cast(TrialState, {**after, **written})
 
-    def act(self, state: _InnerState) -> Command[str]:
-        now = cast(EpisodeState, {**state["setup"], **state["progress"]})
-        return self._acted(now, run_sync(calls.call(self.h.policy, steps.ask_action(self.h, now))))
-
-    async def aact(self, state: _InnerState) -> Command[str]:
-        now = cast(EpisodeState, {**state["setup"], **state["progress"]})
-        return self._acted(now, await calls.call(self.h.policy, steps.ask_action(self.h, now)))
-
-    def _acted(self, now: EpisodeState, reply: steps.Reply) -> Command[str]:
-        context = cast(_EpisodeContext, get_runtime().context)
-        update = steps.acted(self.h, now, reply, context["record"])
-        context["write"](steps.turn_event(now, update))
-        return Command(update={"progress": update}, goto=END if update["done"] else "act")
-
     # -- reflect and remember -----------------------------------------------------------------------------------------
 
     def reflect(self, state: TrialState) -> Json:
         if (text := steps.written(self.h, state)) is not None:
             return self._told(state, {"reflection": text})
-        return self._reflected(state, run_sync(calls.call(self.h.policy, steps.ask_reflection(self.h, state))))
+        with self._logged(_Reached(state)):
+            return self._reflected(state, run_sync(calls.call(self.h.policy, steps.ask_reflection(self.h, state))))
 
     async def areflect(self, state: TrialState) -> Json:
         if (text := steps.written(self.h, state)) is not None:
             return self._told(state, {"reflection": text})
-        return self._reflected(state, await calls.call(self.h.policy, steps.ask_reflection(self.h, state)))
+        async with self._alogged(_Reached(state)):
+            return self._reflected(state, await calls.call(self.h.policy, steps.ask_reflection(self.h, state)))
 
     def _reflected(self, state: TrialState, reply: steps.Reply) -> Json:
         return self._told(state, steps.reflected(self.h, state, reply, self._recording() is not None))
@@ -401,19 +340,61 @@ class _Nodes:
     def remember(self, state: TrialState) -> Json:
         steps.written(self.h, state)
         records = steps.memories(self.h, state)
-        calls.remember(self.h, self._owned(state), records)
+        owned = self._owned(state)
+        with self._logged(_Reached(state)):
+            calls.remember(self.h, owned, records)
         return steps.remembered(self.h, state, records)
 
     async def aremember(self, state: TrialState) -> Json:
         steps.written(self.h, state)
         records = steps.memories(self.h, state)
-        await calls.aremember(self.h, self._owned(state), records)
+        owned = self._owned(state)
+        async with self._alogged(_Reached(state)):
+            await calls.aremember(self.h, owned, records)
         return steps.remembered(self.h, state, records)
 
+    # -- the log ------------------------------------------------------------------------------------------------------
 
-def _begin(state: _InnerState) -> Json:
-    return {"progress": {}}
+    def _recording(self) -> TrialRecorder | None:
+        return invocation.recorder(self._recorder)
+
+    @contextmanager
+    def _logged(self, reached: _Reached) -> Iterator[_Reached]:
+        """Log what had been played of the trial if an error ends it; a resume then logs the whole."""
+        try:
+            yield reached
+        except Exception as error:
+            if (recorder := self._recording()) is not None and _ends_the_trial(error):
+                recorder.record(self.h, reached.state, *reached.cut_short(error))
+                error.add_note(LOGGED)
+            raise
+
+    @asynccontextmanager
+    async def _alogged(self, reached: _Reached) -> AsyncIterator[_Reached]:
+        """`_logged`, async."""
+        try:
+            yield reached
+        except Exception as error:
+            if (recorder := self._recording()) is not None and _ends_the_trial(error):
+                await recorder.arecord(self.h, reached.state, *reached.cut_short(error))
+                error.add_note(LOGGED)
+            raise
 
 
-async def _abegin(state: _InnerState) -> Json:
-    return _begin(state)
+@dataclass
+class _Reached:
+    """How far a trial has come: its state, and the episode that is being played if there is one."""
+
+    state: TrialState
+    run: EpisodeRun | None = None
+
+    def cut_short(self, error: Exception) -> tuple[Json, EpisodeState | None]:
+        """What the log says of the error that ends it here, and the episode that it cuts short."""
+        playing = self.run is not None and self.run.setup["episode"] == len(self.state["episodes"])
+        episode = self.run.reached if self.run is not None and playing else None
+        return error_record(error, self.state, episode), episode
+
+
+def _ends_the_trial(error: Exception) -> bool:
+    """Not so an interrupt, which LangGraph makes an exception of, nor a log that takes nothing."""
+    return not isinstance(error, GraphBubbleUp | RunLogError)

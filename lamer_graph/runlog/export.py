@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
@@ -50,6 +51,8 @@ FEATURES = Features(
         "reward": Value("float64"),
         "episode_success": Value("bool"),
         "trial_success": Value("bool"),
+        "error": Value("string"),  # the type of the error that ended the trial; its calls may be in a later trial again
+        "extra": Value("string"),  # the user's own fields as JSON; null where there are none
     }
 )
 
@@ -119,4 +122,6 @@ def _row(trial: dict[str, Any], episode: int, call: dict[str, Any]) -> dict[str,
         "dropped": call["dropped"],
         "episode_success": trial["episodes"][episode]["success"],
         "trial_success": trial["success"],
+        "error": None if trial["error"] is None else trial["error"]["type"],
+        "extra": orjson.dumps(trial["extra"]).decode() if trial.get("extra") else None,
     }

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lamer_graph.errors import RunLogError
 from lamer_graph.runlog.lines import TRIALS_FILE, LogLine, open_trials, scan, trial_of
+from lamer_graph.runlog.recording import checked_extra
 
 MAX_ERRORS = 100
 """Errors that a report spells out; the rest are counted."""
@@ -124,6 +125,8 @@ class Trial(_Closed):
     success: bool
     timings: Timings
     error: TrialFailure | None
+    extra: dict[str, Any] = {}
+    """A user's own fields, of at most `recording.MAX_EXTRA_BYTES`."""
     escaped: list[str] = []
     """Control tokens that stood in text from outside, broken by a backslash in `texts` (`trial.quoting.restore`)."""
 
@@ -251,6 +254,10 @@ def _call_problems(call: Call, texts: int, report: CheckReport) -> Iterator[str]
 def _trial_problems(trial: Trial) -> Iterator[str]:
     if trial.success != any(episode.success for episode in trial.episodes):
         yield f"success is {trial.success}, its episodes say otherwise"
+    try:
+        checked_extra(trial.extra)
+    except RunLogError as error:
+        yield str(error)
     if len(set(trial.texts)) != len(trial.texts):
         yield "texts are not unique"
     for reflection in trial.reflections:

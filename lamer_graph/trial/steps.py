@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from typing_extensions import TypedDict
@@ -23,7 +22,6 @@ from lamer_graph.policies.base import Policy
 from lamer_graph.text import plain, plain_json
 from lamer_graph.trial.answers import ACTION_TAG, MAX_REMARK_CHARS, extract, extract_remark
 from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
-from lamer_graph.trial.quoting import held
 from lamer_graph.trial.tasks import checked, start_of, task_id_of, trial_id_of
 from lamer_graph.trial.whose import owner
 from lamer_graph.types import Completion, Message, Sampling, stable_seed
@@ -68,6 +66,7 @@ class TrialState(TypedDict, total=False):
     `task` is the input; opening the trial takes it over into `playing`, so that a new input on a used thread is a new
     trial and a resumed run is not. `number` counts the thread's trials from 1. `namespace` says whose memory it plays
     with (a resume need not say so again). `started` is in seconds since the epoch.
+    `calls` are those of each episode's turns, packed (see `deltas`), where they are not in the turns themselves.
     """
 
     task: Json | None
@@ -85,6 +84,7 @@ class TrialState(TypedDict, total=False):
     writes: list[Json]
     records: list[Json]
     episodes: list[EpisodeRecord]
+    calls: list[list[Json | None]]
     outcomes: list[str]
     last_observation: Annotated[str, _entering]
     reflections: list[str]
@@ -238,6 +238,7 @@ def open_trial(
         writes=[],
         records=[],
         episodes=[],
+        calls=[],
         outcomes=[],
         last_observation="",
         reflections=[],
@@ -402,6 +403,18 @@ def ended(h: Harness, s: TrialState, e: EpisodeState) -> Json:
     }
 
 
+def with_calls_apart(s: TrialState, update: Json) -> Json:
+    """The update of an episode's end with its calls in a channel of their own: what is played is not what is logged."""
+    episode = update["episodes"][-1]
+    made = [turn.get("call") for turn in episode["turns"]]
+    if not any(made):
+        return update
+    turns = [{name: value for name, value in turn.items() if name != "call"} for turn in episode["turns"]]
+    kept = s.get("calls", [])
+    kept = [*kept, *[[]] * (len(s["episodes"]) - len(kept)), made]
+    return {**update, "episodes": [*update["episodes"][:-1], {**episode, "turns": turns}], "calls": kept}
+
+
 def is_over(h: Harness, s: TrialState) -> bool:
     """A trial ends at the first success or after its last episode."""
     return s["success"] or len(s["episodes"]) >= h.max_episodes
@@ -550,90 +563,3 @@ def episode_event(episode: int, record: EpisodeRecord) -> Json:
 def reflection_event(episode: int, text: str) -> Json:
     """What a watcher is told of a reflection."""
     return {"event": "reflection", "episode": episode, "text": text}
-
-
-# -- the log's view ---------------------------------------------------------------------------------------------------
-
-
-def trial_record(
-    h: Harness,
-    s: TrialState,
-    *,
-    config_hash: str,
-    split: str | None,
-    seconds: float,
-    error: Json | None = None,
-    unfinished: EpisodeState | None = None,
-) -> Json:
-    """The trial as one line of the run log (`lamer_graph.runlog`): message texts are interned, everything else plain.
-
-    `unfinished` is the episode that an error cut short; its played turns are kept as a truncated episode.
-    """
-    texts: dict[str, int] = {}
-    policy_seconds = 0.0
-
-    def interned(made: Json | None) -> Json | None:
-        nonlocal policy_seconds
-        if made is None:
-            return None
-        policy_seconds += made["seconds"]
-        messages = [[m["role"], texts.setdefault(m["content"], len(texts))] for m in made["messages"]]
-        return {**made, "messages": messages}
-
-    episodes = list(s["episodes"])
-    if unfinished is not None and unfinished["turns"]:
-        turns = unfinished["turns"]
-        reward = sum(turn["reward"] for turn in turns)
-        episodes.append(EpisodeRecord(turns=turns, success=False, reward=reward, truncated=True))
-    logged_episodes = [
-        {**episode, "turns": [{**turn, "call": interned(turn.get("call"))} for turn in episode["turns"]]}
-        for episode in episodes
-    ]
-    # The reflection of episode i is number i. One that a person wrote or edited has no call that could be trained on.
-    written = {made["episode"]: made for made in s["reflection_calls"]}
-    reflections = []
-    for number, text in enumerate(s["reflections"]):
-        made = written.get(number)
-        own = made if made is not None and made["text"] == text else None
-        reflections.append(
-            {
-                "episode": number,
-                "text": text,
-                "valid": own is None or own["valid"],
-                "call": None if own is None else interned(own["call"]),
-            }
-        )
-    task = s["playing"]
-    line = {
-        "trial_id": s["trial_id"],
-        "task": {
-            "id": s["task_id"],
-            "env": h.env.spec,
-            "seed": task.get("seed"),
-            "instance": task.get("instance"),
-            "split": split,
-        },
-        "trial": s["trial"],
-        "config_hash": config_hash,
-        "memory": h.memory.to_json(),
-        "sampling": h.policy.as_sent(h.sampling),
-        "texts": list(texts),
-        "episodes": logged_episodes,
-        "reflections": reflections,
-        "memory_reads": s["reads"],
-        "memory_writes": s["writes"],
-        "success": s["success"],
-        "timings": {
-            "started": _iso(s["started"]),
-            "seconds": round(seconds, 6),
-            "policy_seconds": round(policy_seconds, 6),
-        },
-        "error": error,
-    }
-    if escaped := held(texts, h.prompts.control):
-        line["escaped"] = escaped
-    return line
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,7 @@
-"""A trial killed with SIGKILL anywhere under SqliteSaver, durability="sync", finishes as if nothing had happened."""
+"""A trial killed with SIGKILL anywhere under SqliteSaver, durability="sync", finishes as if nothing had happened.
+
+Its log line too: all tokens of the calls that were made before the kill and after it.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python kill_agent.py DATABASE POINT     POINT: "act:N" (before the N-th action's answer), "reflect:N",
                                             "remember:N" (after reflecting, before the record is written), or "none"
-Resumes if the thread already has a checkpoint. Prints the result as JSON.
+Resumes if the thread already has a checkpoint. Prints the result, and what was logged of it, as JSON.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from lamer_envs import make
 from lamer_graph import create_lamer_agent
+from lamer_graph.runlog import RunLog, read_trials
+from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.types import Message, Sampling
 from lamer_memory import InContextMemory, MemoryConfig, MemoryRecord
 from scripted import ScriptedPolicy, is_reflection, random_player
@@ -44,7 +47,8 @@ def main(database: str, point: str) -> None:
             tick("remember")
             super().put(namespace, records)
 
-    with SqliteSaver.from_conn_string(database) as saver:
+    folder = Path(database).parent / "log"
+    with SqliteSaver.from_conn_string(database) as saver, RunLog.create(folder, {}, resume=True) as log:
         agent = create_lamer_agent(
             ScriptedPolicy(answer),
             make("minesweeper", size=4, mines=3),
@@ -52,8 +56,14 @@ def main(database: str, point: str) -> None:
             checkpointer=saver,
         )
         begun = saver.get_tuple(CONFIG) is not None
-        result = agent.invoke(None if begun else {"task": {"seed": 11}}, CONFIG, durability="sync")
-    print(json.dumps(result, sort_keys=True))
+        given = None if begun else {"task": {"seed": 11}}
+        result = agent.invoke(given, CONFIG, context={"recorder": TrialRecorder(log)}, durability="sync")
+    (line,) = read_trials(folder)
+    made = [turn.pop("call") for episode in line["episodes"] for turn in episode["turns"]]
+    made += [reflection.pop("call") for reflection in line["reflections"]]
+    for call in made:
+        del call["seconds"]  # all else of a call is the same whenever it is made
+    print(json.dumps([result, line["texts"], line["episodes"], line["reflections"], made], sort_keys=True))
 
 
 if __name__ == "__main__":

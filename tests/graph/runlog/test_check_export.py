@@ -46,7 +46,9 @@ def first_call(trial):
     ("change", "message"),
     [
         (lambda t: t.pop("success"), "success: Field required"),
-        (lambda t: t.update(extra=1), "extra: Extra inputs are not permitted"),
+        (lambda t: t.update(more=1), "more: Extra inputs are not permitted"),
+        (lambda t: t.update(extra=1), "extra: Input should be a valid dictionary"),
+        (lambda t: t.update(extra={"a": "x" * 70_000}), "extra must be a JSON object of at most 65,536 bytes"),
         (lambda t: t.update(trial="0"), "trial: Input should be a valid integer"),
         (lambda t: t.update(success=False), "its episodes say otherwise"),
         (lambda t: t["texts"].append("the rules"), "texts are not unique"),
@@ -104,7 +106,7 @@ def test_check_goes_on_past_damage(tmp_path):
 
 
 def test_many_errors_are_counted_but_not_all_spelt_out(tmp_path):
-    report = check(write(tmp_path, *({**a_trial(index=index), "extra": 1} for index in range(150))))
+    report = check(write(tmp_path, *({**a_trial(index=index), "more": 1} for index in range(150))))
     assert (report.error_count, len(report.errors)) == (150, 100)
 
 

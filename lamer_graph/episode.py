@@ -1,0 +1,139 @@
+"""One episode as a LangGraph graph inside the agent's: `act -> act -> ..`, a policy call and the environment's answer.
+
+What must stay true: a turn adds to a checkpoint what is new in it, whatever the episode's length: turns are a channel
+of additions (LangGraph's `DeltaChannel`), their calls are packed (`trial.deltas`), and what an episode starts from is
+not in it at all, because the outer graph's state gives it again. Two channels, because LangGraph's work per turn grows
+with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Annotated, Any, cast
+
+from langgraph.channels import DeltaChannel
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import get_runtime
+from langgraph.types import Command
+from typing_extensions import TypedDict
+
+from lamer_graph.errors import ConfigError
+from lamer_graph.node import Node
+from lamer_graph.policies.base import run_sync
+from lamer_graph.trial import calls, steps
+from lamer_graph.trial.deltas import packed, unpacked
+from lamer_graph.trial.steps import EpisodeState, Harness, Json
+
+RECURSION_MARGIN = 5
+"""Supersteps beyond one per turn."""
+
+STANDING = ("env_state", "done", "terminated", "success")
+"""What a turn replaces in the episode's state; the rest is added to it."""
+
+NEVER = 1 << 30
+"""Turns after which a checkpoint would hold all of them again."""
+
+
+def _more(turns: list[Json], added: Sequence[list[Json]]) -> list[Json]:
+    return [*turns, *chain.from_iterable(added)]
+
+
+class _State(TypedDict, total=False):
+    """`turns` are `{"turn": TurnRecord, "outcome": str}`; in checkpoints of before, `progress` holds earlier ones."""
+
+    progress: EpisodeState
+    turns: Annotated[list[Json], DeltaChannel(_more, list, snapshot_frequency=NEVER)]
+
+
+class EpisodeRun:
+    """One run of the graph: what it starts from, whom it tells, and how far it has come."""
+
+    def __init__(self, setup: EpisodeState, write: Callable[[Json], None], record: bool) -> None:
+        self.setup = setup
+        self.write = write
+        self.record = record
+        self.values: _State = {}
+        self._last: Json | None = None
+
+    def now(self, values: _State) -> EpisodeState:
+        """The episode's state at `values`."""
+        progress, turns = values["progress"], values["turns"]
+        return cast(
+            EpisodeState,
+            {
+                **self.setup,
+                **progress,
+                "turns": [*progress.get("turns", ()), *[one["turn"] for one in turns]],
+                "outcomes": [*progress.get("outcomes", ()), *[one["outcome"] for one in turns]],
+            },
+        )
+
+    @property
+    def reached(self) -> EpisodeState | None:
+        """The episode as far as it was played, if it was."""
+        return self.now(self.values) if "progress" in self.values else None
+
+    def added(self, before: EpisodeState, update: EpisodeState) -> Json:
+        """The turn that `update` adds, for the channel: its call packed against the one before it."""
+        turn = update["turns"][-1]
+        call = turn.get("call")
+        if call is not None:
+            if self._last is None:  # the first of this run, which may be a resumed one
+                made = [one for one in unpacked([t.get("call") for t in before["turns"]]) if one is not None]
+                self._last = made[-1] if made else None
+            turn = {**turn, "call": packed(call, self._last)}
+            self._last = call
+        return {"turn": turn, "outcome": update["outcomes"][-1]}
+
+
+class EpisodeGraph:
+    """The compiled graph of a harness's episodes, and the two doors to it."""
+
+    def __init__(self, h: Harness) -> None:
+        self.h = h
+        graph: StateGraph[Any, Any, Any, Any] = StateGraph(_State, context_schema=EpisodeRun)
+        graph.add_node("act", Node("act", self._act, self._aact), destinations=("act", END))
+        graph.add_edge(START, "act")
+        self.graph = graph.compile(name="episode")
+        self._config: Any = {"recursion_limit": h.max_turns + RECURSION_MARGIN}
+
+    def play(self, run: EpisodeRun) -> EpisodeState:
+        """Play the episode to its end; `run` knows how far it came if that fails."""
+        # `stream` instead of `invoke`: the latter asks for every update as well, only to drop it.
+        for values in self.graph.stream({"progress": {}}, self._config, context=run, stream_mode="values"):
+            run.values = cast(_State, values)
+        return _whole(run)
+
+    async def aplay(self, run: EpisodeRun) -> EpisodeState:
+        """`play`, async."""
+        async for values in self.graph.astream({"progress": {}}, self._config, context=run, stream_mode="values"):
+            run.values = cast(_State, values)
+        return _whole(run)
+
+    def _act(self, values: _State) -> Command[str]:
+        run = cast(EpisodeRun, get_runtime().context)
+        now = run.now(values)
+        return self._acted(run, values, now, run_sync(calls.call(self.h.policy, steps.ask_action(self.h, now))))
+
+    async def _aact(self, values: _State) -> Command[str]:
+        run = cast(EpisodeRun, get_runtime().context)
+        now = run.now(values)
+        return self._acted(run, values, now, await calls.call(self.h.policy, steps.ask_action(self.h, now)))
+
+    def _acted(self, run: EpisodeRun, values: _State, now: EpisodeState, reply: steps.Reply) -> Command[str]:
+        update = steps.acted(self.h, now, reply, run.record)
+        run.write(steps.turn_event(now, update))
+        added = run.added(now, update)
+        progress = {**values["progress"], **{name: cast(Json, update)[name] for name in STANDING}}
+        return Command(update={"progress": progress, "turns": [added]}, goto=END if update["done"] else "act")
+
+
+def _whole(run: EpisodeRun) -> EpisodeState:
+    played = run.reached
+    if played is None or not played["done"]:
+        raise ConfigError(
+            "the checkpoint of this episode was written by another version and cannot be gone on with: play the task "
+            "again, on a new thread"
+        )
+    return played
