@@ -59,11 +59,10 @@ def cut(run: Path, last: int) -> list[bytes]:
 
 
 def asked(line: bytes) -> Any:
-    """What a trial's first call asked, and how it was sampled: this does not depend on the machine."""
+    """What a trial is, and how its first call was sampled: this depends on neither the machine nor the wording."""
     trial = orjson.loads(line)
     call = trial["episodes"][0]["turns"][0]["call"]
-    texts = [[role, trial["texts"][index]] for role, index in call["messages"]]
-    return trial["trial_id"], trial["task"], trial["trial"], texts, call["prompt_token_ids"], call["seed"]
+    return trial["trial_id"], trial["task"], trial["trial"], call["seed"]
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------
@@ -246,9 +245,14 @@ def test_a_killed_trial_is_resumed_from_its_checkpoint(thread: str, old: Path) -
         result = agent.invoke(None, config, context={"recorder": TrialRecorder(log)}, durability="sync")
     assert without(json.loads(json.dumps(result)), "call") == without(whole, "call")
     (trial,), (reference,) = read_trials("agent/log"), read_trials("agent-whole")
-    for name in ("task", "trial", "texts", "episodes", "reflections", "success", "sampling"):
-        assert without(trial[name], "seconds") == without(reference[name], "seconds"), name
+    for name in ("task", "trial", "episodes", "reflections", "success"):  # the wording of later prompts may be another
+        assert as_answered(trial[name]) == as_answered(reference[name]), name
+    assert trial["texts"][:2] == reference["texts"][:2]
     assert trial["trial_id"] == f"{reference['trial_id'].partition('@')[0]}@{thread}"
+
+
+def as_answered(value: Any) -> Any:
+    return without(without(value, "seconds"), "messages")
 
 
 def without(value: Any, name: str) -> Any:

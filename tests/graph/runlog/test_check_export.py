@@ -47,7 +47,7 @@ def first_call(trial):
     [
         (lambda t: t.pop("success"), "success: Field required"),
         (lambda t: t.update(more=1), "more: Extra inputs are not permitted"),
-        (lambda t: t.update(extra=1), "extra: Input should be a valid dictionary"),
+        (lambda t: t.update(extra=1), "extra: Input should be an object"),
         (lambda t: t.update(extra={"a": "x" * 70_000}), "extra must be a JSON object of at most 65,536 bytes"),
         (lambda t: t.update(trial="0"), "trial: Input should be a valid integer"),
         (lambda t: t.update(success=False), "its episodes say otherwise"),
