@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Any
 
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
-from lamer_envs.errors import EnvCheckError, EnvParameterError
+from lamer_envs.errors import EnvCheckError, EnvParameterError, InstanceError
 
 STRANGE_TEXTS = (
     "",
@@ -139,6 +139,7 @@ def check_env(
         _check_expert(watched, seed)
         _check_strange_texts(watched, seed)
     _check_splits(watched, per_split)
+    _check_load(env)
     if processes:
         _check_processes(env, seeds)
 
@@ -326,6 +327,21 @@ def _check_splits(env: _Watched, per_split: int) -> None:
     except EnvParameterError:
         return
     raise EnvCheckError(f"{env.name}: `seeds` of an unknown split must raise EnvParameterError at once")
+
+
+def _check_load(env: Env) -> None:
+    """Text is no instance, whatever it says: a request or a log must not be able to name a file."""
+    text: Any = "no instance"
+    try:
+        env.load(text)
+    except InstanceError:
+        return
+    except Exception as error:
+        raise EnvCheckError(
+            f"{env.name}: `load` of text must raise InstanceError, not {type(error).__name__}: text is data, a file is "
+            "given as pathlib.Path"
+        ) from error
+    raise EnvCheckError(f"{env.name}: `load` takes any text as an instance; it must raise InstanceError")
 
 
 def _check_processes(env: Env, seeds: Sequence[int]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,11 @@ class SaysNothing(Minesweeper):
         return ""
 
 
+class OpensText(Minesweeper):
+    def load(self, instance: Any) -> State:
+        return super().load(json.loads(Path(instance).read_text()))
+
+
 @pytest.mark.parametrize(
     ("cls", "params", "says"),
     [
@@ -125,6 +132,7 @@ class SaysNothing(Minesweeper):
         (ForgetsParameters, {"size": 5}, "gives another environment"),
         (InstanceFollowsTheBoard, {}, "`instance` changed"),
         (SaysNothing, {}, "`outcome`"),
+        (OpensText, {}, "`load` of text must raise InstanceError, not FileNotFoundError: .*pathlib.Path"),
     ],
 )
 def test_a_broken_environment_is_named_with_its_broken_promise(

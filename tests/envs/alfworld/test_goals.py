@@ -248,6 +248,24 @@ def test_the_checker_copes_with_tasks_whose_goals_no_expert_knows() -> None:
     check_env(env, tasks=4, processes=False)
 
 
+def test_a_plan_is_found_where_the_shortest_way_would_not_win() -> None:
+    """Two of a kind to bring: the ways of other pairs are tried too, from wherever the household has come to."""
+    env, rng = make("alfworld", types="pick2", max_turns=30), random.Random(0)
+    for seed in range(40):
+        state = env.reset(seed)
+        for _ in range(25):
+            plan = env.solve(state)
+            assert plan
+            now = state
+            for command in plan:
+                now = env.step(now, command).state
+            assert now["won"]
+            step = env.step(state, plan[0] if rng.random() < 0.5 else rng.choice(env.admissible(state)))
+            state = step.state
+            if step.done:
+                break
+
+
 # -- what is wrong with a goal ----------------------------------------------------------------------------------------
 
 

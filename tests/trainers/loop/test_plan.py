@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from lamer_envs import Env
+from lamer_envs.minesweeper.env import Minesweeper
 from lamer_graph.policies.local import LocalPolicy
+from lamer_trainers.loop import plan as planning
 from lamer_trainers.loop import train as loop
 from lamer_trainers.loop.plan import DEVICES, GIB, KNOWN, VLLM_SHARE, DeviceName, Plan, _trainer, plan, shape_of
 from lamer_trainers.presets import PRESETS, RL_BASELINE
@@ -172,3 +175,20 @@ def test_a_sampler_that_runs_ahead_in_process_has_weights_of_its_own() -> None:
     shared, ahead = made("server=null"), made("server=null", "pipeline=1")
     assert ahead.peak_gib - shared.peak_gib == pytest.approx(2 * WEIGHTS, rel=0.05)
     assert "copy" in ahead.peak_says
+
+
+@pytest.mark.parametrize("offered", ["weak", "nothing"])
+def test_prompts_are_measured_of_an_environment_that_lists_no_actions(
+    offered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unlisted(Minesweeper):
+        admissible = Env.admissible
+        weak = Env.weak
+
+    if offered == "weak":
+        monkeypatch.setattr(Unlisted, "weak", lambda self, state, rng: Minesweeper(4, 3).weak(state, rng))
+    monkeypatch.setattr(planning, "make", lambda spec: Unlisted(4, 3))
+    prompts, shortest = planning.measure(load_run(preset="minesweeper-cpu"), planning._by_characters)
+    assert len(prompts) > planning.PLAYED
+    assert min(prompts) > 20
+    assert shortest >= 2
