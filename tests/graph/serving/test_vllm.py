@@ -24,9 +24,12 @@ from peft import LoraConfig, get_peft_model
 
 from lamer_graph.errors import ConfigError, ServeError
 from lamer_graph.policies.local import LocalPolicy
+from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving import supervisor
 from lamer_graph.serving import vllm as serve
 from lamer_graph.serving.vllm import VllmServer
+from lamer_graph.trial.calls import call
+from lamer_graph.trial.steps import Ask
 from lamer_graph.types import Message, Sampling
 from places import SUPPORT
 
@@ -290,6 +293,31 @@ async def test_adapters_come_and_go_under_their_own_names(
         vllm_server.load_adapter("policy-v0002", tiny_model_dir)
 
 
+async def test_an_adapters_policy_keeps_long_histories_within_the_servers_window(
+    vllm_server: VllmServer, adapter_dir: Path
+) -> None:
+    def build(dropped: int) -> list[Message]:
+        return [{"role": "user", "content": f"turn {turn} " + "(1, 2)=3 " * 30} for turn in range(dropped, 24)]
+
+    await asyncio.to_thread(vllm_server.load_adapter, "policy-v0001", adapter_dir)
+    try:
+        for connect in (True, False):
+            policy = OpenAIPolicy(vllm_server.base_url, "policy-v0001", training=True)
+            if connect:
+                await policy.connect()
+            reply = await call(policy, Ask(build, 23, Sampling(max_tokens=8, seed=1)))
+            assert policy.context_window == 2048
+            assert 0 < reply.dropped < 23
+            assert reply.completion.trainable
+            assert len(reply.completion.prompt_token_ids) + len(reply.completion.token_ids) <= 2048
+            # More than the whole context: vLLM refuses such a number.
+            done = await policy.generate(build(reply.dropped), Sampling(max_tokens=4096, seed=1))
+            assert done.trainable
+            await policy.aclose()
+    finally:
+        vllm_server.unload_adapter("policy-v0001")
+
+
 def test_a_dead_server_comes_back_once_with_its_adapters_and_dies_with_its_parent(
     tiny_model_dir: Path, adapter_dir: Path, tmp_path: Path
 ) -> None:
@@ -335,6 +363,7 @@ def test_a_dead_server_comes_back_once_with_its_adapters_and_dies_with_its_paren
 def test_serving_strangers_needs_a_key(tiny_model_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"serving on 0\.0\.0\.0 needs an API key"):
         VllmServer(tiny_model_dir, host="0.0.0.0")
+    VllmServer(tiny_model_dir, host="127.0.0.2")
 
 
 def test_the_key_is_in_the_environment_and_nowhere_on_the_command_line(tiny_model_dir: Path) -> None:

@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 
 from fake_server import FakeServer, fake_server
 from lamer_graph.collection.config import CollectConfig
-from lamer_graph.errors import ConfigError, ServeError
+from lamer_graph.errors import ConfigError, PolicyError, ServeError
 from lamer_graph.policies.base import run_sync
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.shipped import shipped_policy
@@ -288,6 +288,32 @@ def test_a_colocated_server_is_awake_to_play_and_to_take_adapters_and_asleep_whi
     load, unload, sleep = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sleep?level=1&mode=wait"
     later = ["/wake_up", load, "chat", unload]
     assert fake.events == ["/wake_up", load, "chat", sleep, *later, "chat", sleep, *later, sleep]
+
+
+def test_trials_that_outgrow_the_servers_window_are_trimmed_and_none_is_lost(
+    server_of_the_fake: FakeServer, pretended: VllmServer, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    server_of_the_fake.context = 400  # and the adapter's card does not say so
+    sync = AdapterSync(pretended, adapted(tiny_model_dir).model, tmp_path / "adapters", tolerance=1e9)
+    run = COLLECT.model_copy(update={"prompt_style": "standard", "max_turns": 10, "max_episodes": 1})
+    source = Collector(Served(sync), PlayedBatches(run, tmp_path / "collected"))
+    trials = source.next_batch(0)
+    with source.sampling(1) as validating:
+        assert run_sync(validating.window()) == 400
+    assert len(trials) == 4
+    dropped = [turn["call"]["dropped"] for trial in trials for turn in trial["episodes"][0]["turns"]]
+    assert len(dropped) == 40
+    assert dropped[0] == 0 < dropped[-1]
+
+
+def test_a_call_without_exact_tokens_never_becomes_a_sample(
+    server_of_the_fake: FakeServer, pretended: VllmServer, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    sync = AdapterSync(pretended, adapted(tiny_model_dir).model, tmp_path / "adapters", tolerance=1e9)
+    sync.push(0)
+    server_of_the_fake.fault = "no token ids"
+    with pytest.raises(PolicyError, match=r"4 of 4 trials of update 0 failed, .*training needs vLLM"):
+        Collector(Served(sync), PlayedBatches(COLLECT, tmp_path / "collected")).next_batch(0)
 
 
 def test_a_server_that_does_not_wake_or_was_not_made_to_sleep_is_one_clear_line(
