@@ -6,6 +6,7 @@ inside --out, so a comparison that was cut short resumes, and one more configura
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,7 @@ from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Store
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting
-from lamer_graph.cli.running import WARM, filled_by, report_loss, run_trials, run_warm
+from lamer_graph.cli.running import WARM, check_player, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ def register(app: typer.Typer) -> None:
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"--out {folder} exists already; choose another folder, or go on there with --resume")
         folders = {name: folder / _folder_of(name) for name in planned}
+        if resume and run is None:
+            every = [place for folder in folders.values() for place in (folder / WARM, folder)]
+            asyncio.run(check_player(ui, player, next(iter(planned.values())).env, every))
         runs = {} if run is None else trainings(run, planned, folders)
         learned: Json = {}
         for name, config in planned.items():

@@ -7,7 +7,7 @@ first call; from then on the log is what counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lamer_graph.cli.frame import FAILED, Ui, warn
 from lamer_graph.cli.job import Job
+from lamer_graph.cli.options import Player
 from lamer_graph.errors import ConfigError, LamerError
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ async def _run(ui: Ui, job: Job, advance: Callable[[int], None]) -> tuple[Job, C
     async with job.player.open(job.config.env, training=job.training) as policy:
         named = {"policy": job.player.name_of(policy, job.config.env)}
         job = replace(job, config=job.config.model_copy(update=named))
+        if job.resume:
+            same_player(ui, job.folder, policy)
         await preflight(job.config, policy)
         already = claim(job.config, job.folder, job.resume)
         advance(already)
@@ -88,6 +91,23 @@ async def _run(ui: Ui, job: Job, advance: Callable[[int], None]) -> tuple[Job, C
             on_trial=lambda line: advance(1),
         )
         return job, summary
+
+
+def same_player(ui: Ui, folder: Path, policy: Policy) -> None:
+    """Raises RunLogError if the run in `folder`, where there is one, was played by another policy."""
+    from lamer_graph.collection.sampled_by import check_sampler
+
+    if not check_sampler(folder, policy):
+        ui.remark(f"{folder} does not say which policy played its trials, so it is taken to be this one")
+
+
+async def check_player(ui: Ui, player: Player, env: str, folders: Iterable[Path]) -> None:
+    """`same_player` for all of these runs that are there already, before any is gone on with."""
+    begun = [folder for folder in folders if (folder / "run.json").exists()]
+    if begun:
+        async with player.open(env, training=None) as policy:
+            for folder in begun:
+                same_player(ui, folder, policy)
 
 
 def claim(config: CollectConfig, folder: Path, resume: bool) -> int:

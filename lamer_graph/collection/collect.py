@@ -22,7 +22,7 @@ from lamer_envs.splits import split_seeds
 from lamer_graph.collection.config import CollectConfig, check_idle
 from lamer_graph.collection.exchange import Exchange
 from lamer_graph.collection.run_memory import Heritage, open_run_memory
-from lamer_graph.collection.sampled_by import note_sampler
+from lamer_graph.collection.sampled_by import check_sampler, note_sampler
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
 from lamer_graph.runlog import RunLog
@@ -89,6 +89,7 @@ async def collect(
     through_graph: bool = False,
     write_behind: bool = True,
     heritage: Heritage | None = None,
+    mixed: bool = False,
     on_trial: Callable[[Json], None] | None = None,
 ) -> CollectSummary:
     """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
@@ -96,11 +97,11 @@ async def collect(
     With shuffled reflections all trials are open at once, whatever `concurrency` says.
     `through_graph` plays them through the LangGraph agent instead of the bulk driver: the same trials, at more CPU per
     turn (see `make bench`); reflections cannot be shuffled there. `write_behind` lets a trial play on while its records
-    are on their way to a store, and know them without reading; without it, and
-    through the graph, every write and read is waited for.
-    `heritage` is what the memory begins with, for a run that goes on from another (see `run_memory`).
-    SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
-    and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
+    are on their way to a store, and know them without reading; without it, and through the graph, every write and read
+    is waited for. `heritage` is what the memory begins with, for a run that goes on from another (see `run_memory`).
+    What another policy has begun is gone on with only if trials may be `mixed` (every call names its own). SIGINT and
+    SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError and
+    RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
@@ -113,6 +114,8 @@ async def collect(
     # What can be refused is, before there is a folder; the memory itself lies in it.
     with closing(InContextMemory()) as none_yet:
         config.harness(policy, none_yet)
+    if resume and not mixed:
+        check_sampler(Path(folder), policy)
     with closing(RunLog.create(folder, config.model_dump(mode="json"), resume=resume)) as log:
         note_sampler(Path(folder), policy)
         memory = await asyncio.to_thread(open_run_memory, config, Path(folder), heritage)

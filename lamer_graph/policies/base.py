@@ -52,6 +52,10 @@ class Policy(ABC):
         """The fields of `sampling` that ask for something which this policy would not do; none for one that samples."""
         return []
 
+    def identity(self) -> dict[str, Any] | None:
+        """Who answers, for a run to know its policy by (see `policies.identity`); None where nothing is known."""
+        return None
+
     def generate_sync(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """`generate` for callers without an event loop."""
         return run_sync(self.generate(messages, sampling))

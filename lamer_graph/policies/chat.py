@@ -8,6 +8,8 @@ any LangChain call; and of a sampling that is asked for, what a model cannot tak
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,6 +75,14 @@ class ChatModelPolicy(Policy):
         asked = [field for field in SAMPLING_FIELDS if (getattr(sampling, field) or 0) != (getattr(UNSAID, field) or 0)]
         return [field for field in asked if field not in self._fields]
 
+    def identity(self) -> dict[str, Any]:
+        """The model's name and a hash of the parameters that LangChain knows it by, of all models that may answer."""
+        known = [
+            [type(model).__name__, _plain_of(model._identifying_params)] for model in _chat_models(self.chat_model)
+        ]
+        digest = hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return {"chat": self.version, "parameters": digest}
+
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One completion without tokens. Raises PolicyConnectionError after the timeout, PolicyError otherwise.
 
@@ -134,6 +144,15 @@ def _chat_models(model: Runnable[Any, Any]) -> list[BaseChatModel]:
         inside = [model.first]
     found = [_chat_models(one) if isinstance(one, Runnable) else [] for one in inside]
     return [one for models in found for one in models] if all(found) else []
+
+
+def _plain_of(value: Any) -> Any:
+    """What of a value is JSON; the rest (clients, callables) says nothing in another process."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain_of(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_of(one) for one in value]
+    return value if isinstance(value, str | int | float) else None
 
 
 def _name_of(model: BaseChatModel) -> str:

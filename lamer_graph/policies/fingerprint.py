@@ -44,17 +44,22 @@ def base_fingerprint(folder: str | Path) -> dict[str, str]:
     kept = {key: value for key, value in config.items() if key not in _VOLATILE}
     tokenizer = _json(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else {}
     added = sorted((token.get("id", -1), token.get("content", "")) for token in tokenizer.get("added_tokens", ()))
+    return {
+        "config": _hash(kept),
+        "tokenizer": _hash([tokenizer.get("model"), added]),
+        "weights": weights_of(folder),
+    }
+
+
+def weights_of(folder: Path) -> str:
+    """A hash of a folder's weights, a model's or an adapter's. Raises ConfigError."""
     weights = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(_tensors(folder).items()):
         weights.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         with tensor.file.open("rb") as file:
             file.seek(tensor.start)
             weights.update(file.read(min(tensor.size, SAMPLE)))
-    return {
-        "config": _hash(kept),
-        "tokenizer": _hash([tokenizer.get("model"), added]),
-        "weights": weights.hexdigest(),
-    }
+    return weights.hexdigest()
 
 
 def sampler_fingerprint(policy: Any) -> dict[str, Any] | None:
@@ -82,19 +87,29 @@ def record_base(adapter: str | Path, base: str | Path) -> None:
     (Path(adapter) / BASE_FILE).write_text(json.dumps(base_fingerprint(base)) + "\n")
 
 
-def check_adapter(adapter: str | Path, base: str | Path, fingerprint: Mapping[str, str] | None = None) -> None:
-    """Raises ConfigError if the PEFT folder `adapter` belongs to another model than the folder `base`.
+def other_base(folder: Path, base: Path, fingerprint: Mapping[str, str] | None = None) -> str | None:
+    """What of `base` is not as `record_base` noted it in `folder`, None if all is or nothing was. Raises ConfigError.
 
     `fingerprint` is the base's where it is known already: a large tokenizer takes a second to read.
     """
+    if not (folder / BASE_FILE).is_file():
+        return None
+    noted, now = _json(folder / BASE_FILE), fingerprint or base_fingerprint(base)
+    return next((part for part, value in now.items() if noted.get(part) != value), None)
+
+
+def check_adapter(adapter: str | Path, base: str | Path, fingerprint: Mapping[str, str] | None = None) -> None:
+    """Raises ConfigError if the PEFT folder `adapter` belongs to another model than the folder `base`.
+
+    `fingerprint` as in `other_base`.
+    """
     adapter, base = Path(adapter), Path(base)
+    part = other_base(adapter, base, fingerprint)
+    if part is not None:
+        raise ConfigError(
+            f"adapter {adapter} was trained on a base with another {part} than {base}; serve it on its own base"
+        )
     if (adapter / BASE_FILE).is_file():
-        noted = _json(adapter / BASE_FILE)
-        for part, value in (fingerprint or base_fingerprint(base)).items():
-            if noted.get(part) != value:
-                raise ConfigError(
-                    f"adapter {adapter} was trained on a base with another {part} than {base}; serve it on its own base"
-                )
         return
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         return  # PEFT's older pickle format cannot be looked into safely; the server will judge

@@ -36,6 +36,7 @@ except ModuleNotFoundError as error:
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.control import control_tokens_of
 from lamer_graph.policies.engine import BROKEN, Engine, Row
+from lamer_graph.policies.identity import Origin, identity_of
 from lamer_graph.policies.loading import check_folder, load_model, load_tokenizer, merged, origin_of
 from lamer_graph.policies.rendering import Renderer
 from lamer_graph.policies.sampling import token_logprobs
@@ -127,6 +128,7 @@ class LocalPolicy(Policy):
         self._threads = 1 if deterministic and first.device.type == "cpu" else threads
         self.context_window = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self._plays = self._make_engine(max_batch, deterministic, first) if plays else None
+        self._origin = Origin.of(self, base, added)
         self.control_tokens = control_tokens_of(self._tokenizer)
         self.opens_thought = self._renderer.opens_thought
         self._queue: deque[Row] = deque()
@@ -251,6 +253,9 @@ class LocalPolicy(Policy):
                     raise ConfigError(f"weights do not fit the model: '{name}' is of shape {shapes}")
             model.load_state_dict(state_dict, strict=False)
             self.version = version
+
+    def identity(self) -> dict[str, Any] | None:
+        return identity_of(self, self._origin)
 
     async def aclose(self) -> None:
         """End the worker; waiting calls get a PolicyError."""

@@ -76,6 +76,7 @@ class OpenAIPolicy(Policy):
         self.gives_tokens = False
         """Whether the server said that it is a vLLM, which gives exact tokens to who asks; known once connected."""
         self._timeout = timeout
+        self._card: dict[str, Any] = {}
         self._connected = False
         self._connecting: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
         self._left_out: frozenset[str] = frozenset()
@@ -143,6 +144,7 @@ class OpenAIPolicy(Policy):
         """Take from the cards what they say of the model. Raises ConfigError."""
         card = cards.get(self.model or "")
         if card is not None:
+            self._card = card
             self.gives_tokens = card.get("owned_by") == "vllm"
             if self.context_window is None:
                 self.context_window = _window_of(card, cards)
@@ -152,6 +154,10 @@ class OpenAIPolicy(Policy):
                     "within it; ask vLLM itself rather than a proxy, or give context_window"
                 )
         self._connected = True
+
+    def identity(self) -> dict[str, Any]:
+        """The model by name and, where the server's card says so, the folder that it was read from."""
+        return {"served": self.model, **{key: self._card[key] for key in ("root", "parent") if self._card.get(key)}}
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class FakeServer(ThreadingHTTPServer):
         self.asked: dict[str, Any] = {}
         self.player: Answer = random_player
         self.answer: str | None = None
+        self.root = "/models/fake"
         self.adapters: set[str] = set()
         self.asleep = False
         self.events: list[str] = []
@@ -118,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send({"data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "somebody"}]})
             return
         # As vLLM 0.32: the window is on the base's card alone.
-        about = {"object": "model", "owned_by": "vllm", "root": "/models/fake", "parent": None}
+        about = {"object": "model", "owned_by": "vllm", "root": self.server.root, "parent": None}
         cards = [{"id": MODEL, **about, "max_model_len": self.server.context}]
         cards += [{"id": name, **about, "parent": MODEL, "max_model_len": None} for name in self.server.adapters]
         self._send({"data": cards})

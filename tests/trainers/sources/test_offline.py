@@ -20,7 +20,6 @@ from command_line import Cli
 from lamer_graph.cli.train import update_line
 from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
-from lamer_graph.collection.sampled_by import sampled_by
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.runlog import read_trials
 from lamer_trainers.loop.run_folder import last_checkpoint
@@ -230,14 +229,6 @@ def test_a_log_of_before_says_nothing_and_resumes_and_trains(cli: Cli, tiny_mode
     assert "sampled_by" not in json.loads(path.read_text())
     play(tiny_model_dir, log, resume=True)
     assert json.loads(path.read_text()) == {**about, "sampled_by": noted}
-
-
-def test_other_weights_may_go_on_with_a_run_and_are_noted(cli: Cli, log: Path, tmp_path: Path) -> None:
-    other = build_tiny_random(tmp_path / "other", seed=1)
-    for _ in range(2):
-        play(other, log, resume=True)
-    first, second = sampled_by(log)
-    assert {part for part in first if first[part] != second[part]} == {"weights"}
 
 
 def test_equal_rewards_are_a_warning_that_a_person_sees(

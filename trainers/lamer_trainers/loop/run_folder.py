@@ -13,7 +13,7 @@ import orjson
 from pydantic import ValidationError
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from lamer_graph.policies.fingerprint import record_base
+from lamer_graph.policies.fingerprint import other_base, record_base
 from lamer_graph.policies.shipped import CARD
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.errors import CheckpointError
@@ -31,6 +31,7 @@ def claim(folder: Path, run: RunFile, resume: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RUN, orjson.dumps(run.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+        record_base(folder, run.policy)
     except OSError as error:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
 
@@ -55,6 +56,12 @@ def check_folder(folder: Path, run: RunFile, resume: bool, longer: bool = True) 
     there = _lengthened(there, run.optimise.updates) if longer else there
     if there != wanted:
         raise CheckpointError(f"{folder} holds a run of other settings ({_difference(there, wanted)}); name another")
+    differing = other_base(folder, Path(run.policy))
+    if differing is not None:
+        raise CheckpointError(
+            f"{folder} holds a run that began with another policy than {run.policy} now is (its {differing} differs): "
+            "put back the one that it began with, or name another folder"
+        )
 
 
 def _lengthened(there: Any, updates: int) -> Any:

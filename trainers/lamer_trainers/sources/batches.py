@@ -120,6 +120,7 @@ class PlayedBatches(Batches):
             concurrency=self._concurrency,
             resume=True,
             heritage=self.heritage,
+            mixed=self.pipeline > 0,
             on_trial=self._on_trial,
         )
         if summary.interrupted:

@@ -77,7 +77,7 @@ def check_config(wanted: CollectConfig, logged: Mapping[str, Any], folder: str |
 
 def check_model(kind: Mapping[str, Any], folder: str | Path, policy: str) -> None:
     """Raises TrainingDataError if the log says that a model of another kind sampled it; other weights are no matter."""
-    for sampler in sampled_by(folder):
+    for sampler in (one for one in sampled_by(folder) if "weights" in one):
         there, here = ({**one["config"], "tokenizer": one["tokenizer"]} for one in (sampler, kind))
         # What only one of them says may be another version of transformers.
         differing = [
