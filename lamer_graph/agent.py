@@ -256,7 +256,7 @@ class _Nodes:
             cast(Json, task),
             namespace=invocation.chosen(self.h, self._namespace) or (),
             unique=unique,
-            seed=invocation.seed(),
+            seed=invocation.seed(self.h),
             started=time.time(),
         )
         if named is None:

@@ -22,6 +22,7 @@ from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial.steps import Harness, TrialState, owner_of
 from lamer_graph.trial.tasks import check_seed
 from lamer_graph.trial.whose import as_namespace
+from lamer_graph.types import Sampling
 from lamer_memory.base import Namespace
 
 CONTEXT_NAMESPACE = "context's namespace"
@@ -101,11 +102,13 @@ def thread() -> str:
     return str(_configurable().get("thread_id") or uuid4().hex)
 
 
-def seed() -> int | None:
-    """The context's seed. Raises ConfigError where it is none."""
+def seed(h: Harness) -> int | None:
+    """The context's seed. Raises ConfigError where it is none, or where the policy would not be seeded."""
     given = _context().get("seed")
     if given is not None:
         check_seed("context's seed", given)
+        if h.policy.unheeded(Sampling(seed=given)):
+            raise ConfigError(f"context's seed {given} would do nothing: {type(h.policy).__name__} passes no seed on")
     return given
 
 

@@ -120,6 +120,14 @@ def test_a_sampling_that_a_chat_model_would_not_follow_is_refused(model: Any, sa
         create_lamer_agent(model, ENV, sampling=sampling)
 
 
+def test_a_seed_of_the_context_that_would_seed_nothing_is_refused() -> None:
+    for model, sampling in ((Sampled(), None), (GenericFakeChatModel(messages=iter([])), Sampling())):
+        with pytest.raises(ConfigError, match="context's seed 5 would do nothing"):
+            create_lamer_agent(model, ENV, sampling=sampling).invoke({"task": {"seed": 1}}, context={"seed": 5})
+    seeded = create_lamer_agent(Sampled(), ENV, "none", max_episodes=1, max_turns=1, sampling=Sampling())
+    assert seeded.invoke({"task": {"seed": 3}}, context={"seed": 5})
+
+
 async def test_a_collection_refuses_it_too_before_there_is_a_folder(tmp_path: Any) -> None:
     config = CollectConfig(env=ENV.spec, tasks=1, temperature=0.3)
     with pytest.raises(ConfigError, match=r"temperature 0\.3"):

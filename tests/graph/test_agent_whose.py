@@ -239,6 +239,21 @@ def test_a_trial_that_goes_on_stays_in_its_namespace_and_is_refused_under_anothe
     assert backend.namespaces() == [("alice",)]
 
 
+def test_a_checkpoint_of_before_trials_kept_their_namespace_goes_on_in_the_one_that_is_chosen_now() -> None:
+    backend = InContextMemory()
+    memory = MemoryConfig("trajectory", backend=backend, scope="tasks")
+    agent = create_lamer_agent(
+        ScriptedPolicy(random_player), ENV, memory, checkpointer=InMemorySaver(), interrupt_before=["remember"]
+    )
+    thread: Any = {"configurable": {"thread_id": "t"}}
+    agent.invoke({"task": {"seed": 1}}, thread, context={"namespace": "alice"})
+    agent.update_state(thread, {"namespace": None})
+    with pytest.raises(ConfigError, match="nobody has said whose it is"):
+        agent.invoke(None, thread)
+    agent.invoke(None, thread, context={"namespace": "bob"})
+    assert backend.namespaces() == [("bob",)]
+
+
 async def test_two_users_of_one_thread_id_at_once_do_not_meet_in_memory_that_ends_with_the_trial() -> None:
     backend = InContextMemory()
 
