@@ -133,7 +133,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
     # Histories are long: with fewer calls at a time they fit the server's share of the GPU.
     "alfworld-qwen3-4b": {**_large("Qwen/Qwen3-4B", "alfworld", turns=10), "concurrency": 80},
-    "minesweeper-llama31-8b": _large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
+    # Twice the weights: 126 of the longest calls fit beside them.
+    "minesweeper-llama31-8b": {
+        **_large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
+        "concurrency": 120,
+    },
     # Pages of results are long, and a prompt holds those of the whole episode: still fewer calls fit.
     "webshop-qwen3-4b": {
         **_large("Qwen/Qwen3-4B", "webshop:1000", turns=12, window=8_192),
