@@ -21,10 +21,10 @@ from lamer_memory.chroma.process import error_line
 
 
 class Keeper:
-    """The open stores, by number, and the operations on them."""
+    """The open memories, by number, and the operations on them."""
 
     def __init__(self) -> None:
-        self._stores: dict[int, ChromaMemory] = {}
+        self._memories: dict[int, ChromaMemory] = {}
         self._numbers = itertools.count(1)
 
     async def do(self, operation: str, *arguments: Any) -> Any:
@@ -33,27 +33,27 @@ class Keeper:
             return await self._open(*arguments)
         number, *rest = arguments
         if operation == "close":
-            return await self._stores.pop(number).aclose()
-        store = self._stores[number]
+            return await self._memories.pop(number).aclose()
+        memory = self._memories[number]
         match operation, rest:
             case "put_all", [writes]:
-                outcomes = await store.aput_all(
+                outcomes = await memory.aput_all(
                     [(tuple(name), [MemoryRecord.from_json(record) for record in records]) for name, records in writes]
                 )
                 return [None if error is None else error_line(error) for error in outcomes]
             case "delete", [name, keys]:
-                return await store.adelete(tuple(name), keys)
+                return await memory.adelete(tuple(name), keys)
             case "search", [name, query, filter, limit]:
-                found = await store.asearch(tuple(name), query, filter, limit)
+                found = await memory.asearch(tuple(name), query, filter, limit)
                 return [[record.to_json(), score] for record, score in found]
             case "namespaces", []:
-                return await asyncio.to_thread(store.namespaces)
+                return await asyncio.to_thread(memory.namespaces)
         raise ValueError(f"unknown operation {operation}")
 
     async def _open(self, location: str, embedder: str | None) -> int:
-        store = await asyncio.to_thread(ChromaMemory, location, embedder=embedder)
+        memory = await asyncio.to_thread(ChromaMemory, location, embedder=embedder)
         number = next(self._numbers)
-        self._stores[number] = store
+        self._memories[number] = memory
         return number
 
 

@@ -21,9 +21,9 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
 from lamer_memory.chroma.batch_reader import BatchReader
@@ -33,32 +33,26 @@ from lamer_memory.chroma.client import (
     NO_VECTORS,
     OLD,
     READ_CHUNK,
-    ChromaConnection,
     Location,
     is_url,
 )
 from lamer_memory.chroma.opening import connect, disconnect
+from lamer_memory.chroma.rows import Found, LookUp, Row, Wanted, found_rows, latest, write_rows
 from lamer_memory.embedders import Embedder, Vector, embedder_of, open_embedder
 from lamer_memory.encoding import (
     WriteOrder,
-    about,
     decode,
     detached,
-    dump_namespace,
-    encode,
     load_namespace,
     namespace_digest,
     record_digest,
     storable,
-    task_digest,
-    trial_digest,
 )
 from lamer_memory.errors import MemoryBackendError, MemoryClosedError
 from lamer_memory.in_context import matches
-from lamer_memory.recall import TRIAL_KEY
 
 if TYPE_CHECKING:
-    from chromadb.api.models.Collection import Collection
+    pass
 
 T = TypeVar("T")
 
@@ -67,8 +61,6 @@ KIND = "memory"
 
 WHOLE = 512
 """A namespace of fewer rows than this is read in one go; of a larger one the fields are read first."""
-EVERY_VECTOR = [1.0, 0.0]
-"""What Chroma gets of a row that is to have no vector."""
 NEAREST = (64, 512)
 """How many nearest rows of all namespaces a query looks through before it compares the namespace's own."""
 
@@ -113,7 +105,7 @@ class ChromaMemory(MemoryBackend):
             disconnect(self._connection)
             raise
         self._writer = BatchWriter[Row](self._write, f"memory writer of {self._connection.name}")
-        self._reader = BatchReader[_LookUp, list[_Found] | None](
+        self._reader = BatchReader[LookUp, list[Found] | None](
             self._look_up, f"memory reader of {self._connection.name}"
         )
 
@@ -222,7 +214,7 @@ class ChromaMemory(MemoryBackend):
         self._check_open()
         if limit < 1:
             return []
-        wanted = _Wanted(namespace, dict(filter or {}))
+        wanted = Wanted(namespace, dict(filter or {}))
         if query is None or not self.vectors:
             return [ScoredRecord(record, None) for record in self._newest(wanted, limit)]
         (vector,) = self._embedding().embed([storable(query)])
@@ -241,7 +233,7 @@ class ChromaMemory(MemoryBackend):
         limit: int = 10,
     ) -> list[ScoredRecord]:
         unranked = query is None or not self.vectors
-        look_up = _Wanted(namespace, dict(filter or {})).look_up() if unranked and limit > 0 else None
+        look_up = Wanted(namespace, dict(filter or {})).look_up() if unranked and limit > 0 else None
         if look_up is not None:  # what every trial asks for before every episode: read for many at once
             with self._close_lock:
                 self._check_open()
@@ -251,9 +243,9 @@ class ChromaMemory(MemoryBackend):
                 return [ScoredRecord(record, None) for record in self._ordered(found, dict(filter or {}), limit)]
         return await super().asearch(namespace, query, filter, limit)
 
-    def _look_up(self, asked: Sequence[_LookUp]) -> list[list[_Found] | None]:
+    def _look_up(self, asked: Sequence[LookUp]) -> list[list[Found] | None]:
         """The rows of each look-up; None where there may be more than one read gives."""
-        rows: dict[_LookUp, list[_Found]] = {look_up: [] for look_up in asked}
+        rows: dict[LookUp, list[Found]] = {look_up: [] for look_up in asked}
         complete = True
         for field in {look_up.field for look_up in rows}:
             digests = [look_up.digest for look_up in rows if look_up.field == field]
@@ -261,21 +253,21 @@ class ChromaMemory(MemoryBackend):
             where = {field: {"$in": digests}}
             found = self._get(where=where, include=self._row, limit=size)
             complete = complete and len(found["ids"]) < size
-            for row in _found(found):
-                rows[_LookUp(field, row.fields[field])].append(row)
+            for row in found_rows(found):
+                rows[LookUp(field, row.fields[field])].append(row)
         return [rows[look_up] if complete else None for look_up in asked]
 
-    def _ordered(self, found: Sequence[_Found], filter: Mapping[str, MetadataValue], limit: int) -> list[MemoryRecord]:
+    def _ordered(self, found: Sequence[Found], filter: Mapping[str, MetadataValue], limit: int) -> list[MemoryRecord]:
         """The newest that match."""
         self._order.seen(fields["seq"] for fields, _ in found)
         newest_first = sorted(found, key=lambda row: int(row.fields["seq"]), reverse=True)
         records = (self._decode(fields, text) for fields, text in newest_first)
         return list(islice((record for record in records if matches(record, filter)), limit))
 
-    def _newest(self, wanted: _Wanted, limit: int) -> list[MemoryRecord]:
+    def _newest(self, wanted: Wanted, limit: int) -> list[MemoryRecord]:
         found = self._get(**wanted.rows(), include=self._row, limit=WHOLE)
         if len(found["ids"]) < WHOLE:
-            return self._ordered(list(_found(found)), wanted.filter, limit)
+            return self._ordered(list(found_rows(found)), wanted.filter, limit)
         # Perhaps more: order the fields of all, then read the texts of those that count.
         found = self._get(**wanted.rows(), include=["metadatas"])
         self._order.seen(fields["seq"] for fields in found["metadatas"])
@@ -290,7 +282,7 @@ class ChromaMemory(MemoryBackend):
             newest += [records_of[id] for id in chunk if id in records_of and matches(records_of[id], wanted.filter)]
         return newest[:limit]
 
-    def _nearest(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[MemoryRecord, float]] | None:
+    def _nearest(self, wanted: Wanted, vector: Vector, limit: int) -> list[tuple[MemoryRecord, float]] | None:
         """Records and distances out of the nearest of all namespaces; None if that leaves fewer than `limit`."""
         for size in NEAREST:
             if size >= limit:
@@ -305,7 +297,7 @@ class ChromaMemory(MemoryBackend):
         return None
 
     def _kept(
-        self, wanted: _Wanted, ids: Sequence[str], distances: Sequence[float], limit: int
+        self, wanted: Wanted, ids: Sequence[str], distances: Sequence[float], limit: int
     ) -> list[tuple[MemoryRecord, float]]:
         """The first that match; more and more are read, because mostly the first few are enough."""
         kept: list[tuple[MemoryRecord, float]] = []
@@ -320,7 +312,7 @@ class ChromaMemory(MemoryBackend):
             first, step = first + step, 4 * step
         return kept[:limit]
 
-    def _compared(self, wanted: _Wanted, vector: Vector, limit: int) -> list[tuple[str, float]]:
+    def _compared(self, wanted: Wanted, vector: Vector, limit: int) -> list[tuple[str, float]]:
         """The same by comparing every row of the namespace that matches."""
         import numpy as np
 
@@ -357,11 +349,11 @@ class ChromaMemory(MemoryBackend):
     def _by_ids(self, ids: Sequence[str]) -> dict[str, MemoryRecord]:
         return {id: self._decode(*row) for id, row in self._rows(ids).items()}
 
-    def _rows(self, ids: Sequence[str]) -> dict[str, _Found]:
-        rows: dict[str, _Found] = {}
+    def _rows(self, ids: Sequence[str]) -> dict[str, Found]:
+        rows: dict[str, Found] = {}
         for first in range(0, len(ids), READ_CHUNK):
             found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=self._row)
-            rows.update(zip(found["ids"], _found(found), strict=True))
+            rows.update(zip(found["ids"], found_rows(found), strict=True))
         return rows
 
     @property
@@ -389,106 +381,6 @@ class ChromaMemory(MemoryBackend):
         self._check_open()
         if self.read_only:
             raise MemoryBackendError(f"the memory in {self._connection.name} was opened to be read only")
-
-
-class _LookUp(NamedTuple):
-    """A field of rows and the digest that it must hold."""
-
-    field: str
-    digest: str
-
-
-class _Found(NamedTuple):
-    """A row that was read."""
-
-    fields: Mapping[str, Any]
-    text: str
-
-
-def _found(answer: Any) -> Iterator[_Found]:
-    """The rows of a `get`. Where there are no documents the text is among the fields."""
-    texts = answer["documents"] or repeat("", len(answer["ids"]))
-    return (_Found(fields, text or "") for fields, text in zip(answer["metadatas"], texts, strict=True))
-
-
-class _Wanted:
-    """What a search asks for: a namespace, a filter, and the narrowest exact look-up that covers both."""
-
-    def __init__(self, namespace: Namespace, filter: dict[str, MetadataValue]) -> None:
-        self.namespace = namespace
-        self.filter = filter
-        self.space = namespace_digest(namespace)
-        self.by_text = "text" in filter
-        self._but_text = {name: value for name, value in filter.items() if name != "text"}
-
-    def rows(self) -> dict[str, Any]:
-        """Arguments of a `get` that gives every row of the namespace that may match, and no row of another."""
-        look_up = self.look_up()
-        if look_up is None:
-            return {"ids": [record_digest(self.namespace, str(self.filter["key"]))]}
-        return {"where": {look_up.field: look_up.digest}}
-
-    def look_up(self) -> _LookUp | None:
-        """The field that finds them; None where the key does."""
-        key, task, trial = (self.filter.get(name) for name in ("key", "task_id", TRIAL_KEY))
-        if isinstance(key, str):
-            return None
-        if isinstance(trial, str):
-            return _LookUp("trial", trial_digest(self.namespace, trial))
-        if isinstance(task, str):
-            return _LookUp("task", task_digest(self.namespace, task))
-        return _LookUp("space", self.space)
-
-    def may_be(self, record: MemoryRecord) -> bool:
-        """Whether the filter holds, a filter on the text aside where the text is not at hand."""
-        return matches(record, self.filter if record.text else self._but_text)
-
-
-class Row(NamedTuple):
-    """A record to be written, and its number in the order of writes."""
-
-    namespace: Namespace
-    record: MemoryRecord
-    number: int
-
-    @property
-    def id(self) -> str:
-        return record_digest(self.namespace, self.record.key)
-
-    def fields(self, *, whole: bool = False) -> dict[str, str | int]:
-        """Always the same names, because Chroma's upsert keeps the old value of a name that is not given; with the text
-        if the row is to be `whole`."""
-        return {
-            "space": namespace_digest(self.namespace),
-            "trial": trial_digest(self.namespace, self.record.metadata.get(TRIAL_KEY)),
-            "task": task_digest(self.namespace, self.record.task_id),
-            "seq": self.number,
-            "namespace": dump_namespace(self.namespace),
-            "record": encode(self.record, whole=whole),
-        }
-
-
-def write_rows(
-    connection: ChromaConnection, collection: Collection, embedder: Embedder | None, rows: Sequence[Row]
-) -> None:
-    """Upsert the rows in one call, without vectors where there is no embedder; of one id twice the last counts."""
-    last = {row.id: row for row in rows}
-    if embedder is None:
-        connection.call(
-            collection.upsert,
-            ids=list(last),
-            embeddings=[EVERY_VECTOR] * len(last),
-            metadatas=[row.fields(whole=True) for row in last.values()],
-        )
-        return
-    vectors = embedder.embed([storable(about(row.record)) for row in last.values()])
-    connection.call(
-        collection.upsert,
-        ids=list(last),
-        embeddings=vectors,
-        documents=[storable(row.record.text) for row in last.values()],
-        metadatas=[row.fields() for row in last.values()],
-    )
 
 
 def reindex(location: Location, embedder: str | Embedder = "hashing", *, collection: str = DEFAULT_COLLECTION) -> int:
@@ -522,7 +414,7 @@ def reindex(location: Location, embedder: str | Embedder = "hashing", *, collect
                     decode(str(fields["record"]), text, connection.name),
                     int(fields["seq"]),
                 )
-                for fields, text in _found(found)
+                for fields, text in found_rows(found)
             ]
             write_rows(connection, new, made, rows)
         if old.name != collection + OLD:
@@ -533,14 +425,6 @@ def reindex(location: Location, embedder: str | Embedder = "hashing", *, collect
         return len(ids)
     finally:
         disconnect(connection)
-
-
-def latest(connection: ChromaConnection, collection: Collection, order: WriteOrder) -> list[int]:
-    """Numbers in the store that lie in the future: what a clock that was set back must be told of."""
-    found = connection.call(
-        collection.get, where=cast(Any, {"seq": {"$gt": order.now()}}), include=cast(Any, ["metadatas"])
-    )
-    return [int(cast(int, fields["seq"])) for fields in found["metadatas"] or []]
 
 
 def _done() -> Future[None]:

@@ -49,27 +49,27 @@ class ChromaProcess(MemoryBackend):
         self._closed = False
         self._close_lock = threading.Lock()
         self._keeper = _keeper()
-        self._store = self._answer("open", self.location, embedder)
+        self._number = self._answer("open", self.location, embedder)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
-        (outcome,) = self._answer("put_all", self._store, _writes([(namespace, records)]))
+        (outcome,) = self._answer("put_all", self._number, _writes([(namespace, records)]))
         _raise(outcome)
 
     async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
-        (outcome,) = await self._aanswer("put_all", self._store, _writes([(namespace, records)]))
+        (outcome,) = await self._aanswer("put_all", self._number, _writes([(namespace, records)]))
         _raise(outcome)
 
     async def aput_all(self, writes: Sequence[tuple[Namespace, Sequence[MemoryRecord]]]) -> list[Exception | None]:
-        outcomes = await self._aanswer("put_all", self._store, _writes(writes))
+        outcomes = await self._aanswer("put_all", self._number, _writes(writes))
         return [None if outcome is None else error_of(outcome) for outcome in outcomes]
 
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
-        self._answer("delete", self._store, namespace, keys)
+        self._answer("delete", self._number, namespace, keys)
 
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
-        await self._aanswer("delete", self._store, namespace, keys)
+        await self._aanswer("delete", self._number, namespace, keys)
 
     def close(self) -> None:
         with self._close_lock:
@@ -78,7 +78,7 @@ class ChromaProcess(MemoryBackend):
             self._closed = True
         if self._keeper.process_id == os.getpid():
             with contextlib.suppress(MemoryServerError):  # it ended, and the store with it
-                self._keeper.wait(self._keeper.ask("close", self._store))
+                self._keeper.wait(self._keeper.ask("close", self._number))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class ChromaProcess(MemoryBackend):
         filter: Mapping[str, MetadataValue] | None = None,
         limit: int = 10,
     ) -> list[ScoredRecord]:
-        return _found(self._answer("search", self._store, namespace, query, dict(filter or {}), limit))
+        return _found(self._answer("search", self._number, namespace, query, dict(filter or {}), limit))
 
     async def asearch(
         self,
@@ -98,11 +98,11 @@ class ChromaProcess(MemoryBackend):
         filter: Mapping[str, MetadataValue] | None = None,
         limit: int = 10,
     ) -> list[ScoredRecord]:
-        return _found(await self._aanswer("search", self._store, namespace, query, dict(filter or {}), limit))
+        return _found(await self._aanswer("search", self._number, namespace, query, dict(filter or {}), limit))
 
     def namespaces(self) -> list[Namespace]:
         """Every namespace that holds a record, sorted."""
-        return [tuple(name) for name in self._answer("namespaces", self._store)]
+        return [tuple(name) for name in self._answer("namespaces", self._number)]
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
