@@ -22,7 +22,8 @@ MemoryUrlOption = Annotated[
         metavar="URL",
         rich_help_panel=MEMORY,
         show_default=False,
-        help="A Chroma server (http://host:port, see `chroma run`), or postgresql://user@host/database.",
+        help="A Chroma server (http://host:port, see `chroma run`) or directory (/DIR or ./DIR), or "
+        "postgresql://user@host/database; runs may share it.",
     ),
 ]
 
@@ -86,15 +87,16 @@ class Store:
         other. Raises ConfigError."""
         if backend == "store" and self.memory_url is None:
             raise ConfigError("--backend store needs --memory-url postgresql://user@host/database")
-        if (
-            backend == "chroma"
-            and self.memory_url is not None
-            and not self.memory_url.startswith(("http://", "https://"))
-        ):
-            raise ConfigError(f"--memory-url of a Chroma server begins with http://, not {self.memory_url!r}")
+        url = self.memory_url
+        if backend == "chroma" and url is not None and not url.startswith(("http://", "https://")):
+            if not url.startswith(("/", "./", "../", "~")):
+                raise ConfigError(
+                    f"--memory-url of a Chroma server begins with http://, a directory with / or ./, not {url!r}"
+                )
+            url = str(Path(url).expanduser().resolve())
         found: dict[str, Any] = {"backend": backend, "scope": scope}
-        if backend != "in-context" and self.memory_url is not None:
-            found["backend"] = f"{backend}:{self.memory_url}"
+        if backend != "in-context" and url is not None:
+            found["backend"] = f"{backend}:{url}"
         if scope == "tasks":
             if self.k is not None:
                 found["k"] = self.k

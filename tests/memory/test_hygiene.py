@@ -276,3 +276,24 @@ def test_the_trials_of_a_group_never_see_each_other(data):
         ]
         view.put(SHARED, [record(trial, f"lesson of {trial}", task="t", episode=episode)])
         episodes[trial] += 1
+
+
+def test_all_that_lies_below_a_label_is_forgotten_and_nothing_else(memory):
+    names = [("run",), ("run", "t1"), ("run", "t1", "x"), ("run/t1",), ("runs",), ()]
+    for name in names:
+        memory.put(name, [record("a")])
+    hygiene.forget(memory, ("run",))
+    assert hygiene.all_namespaces(memory) == [(), ("run/t1",), ("runs",)]
+    hygiene.forget(memory, ("nobody",))
+    assert hygiene.all_namespaces(memory) == [(), ("run/t1",), ("runs",)]
+
+
+def test_a_backend_that_cannot_list_forgets_what_is_known_of_it():
+    class Unlisted(InContextMemory):
+        namespaces = None
+
+    memory = Unlisted()
+    for name in (("run",), ("run", "before"), ("run", "t1"), ("other",)):
+        memory.put(name, [record("a")])
+    hygiene.forget(memory, ("run",), known=["before"])
+    assert sorted(memory._spaces) == [("other",), ("run", "t1")]

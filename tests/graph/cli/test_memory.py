@@ -54,6 +54,19 @@ def test_a_store_on_a_read_only_disk_is_looked_into(cli, store):
     assert "Read-only file system" in refused.err or "Permission denied" in refused.err
 
 
+def test_two_runs_are_given_one_directory(cli, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        run = ("collect", "--env", "minesweeper:4x4-3", "--tasks", 1, "--seed", 1, "--out", name)
+        assert cli(*run, "--backend", "chroma", "--memory-url", "./both", "--scope", "tasks").code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # a directory means the same from anywhere
+    names = [one["namespace"] for one in cli("memory", "stats", "../both", "--json").document["namespaces"]]
+    assert len(names) == 2
+    filled = ("eval", "--env", "minesweeper:4x4-3", "--tasks", 1, "--backend", "chroma", "--scope", "tasks")
+    document = cli(*filled, "--store", "../one", "--out", "three", "--json").document
+    assert document["pass_at"], document
+
+
 def test_export_and_import(cli, store, tmp_path):
     assert cli("memory", "export", store, "--out", "all.jsonl", "--json").document["records"] == 5
     lines = (tmp_path / "all.jsonl").read_text()
