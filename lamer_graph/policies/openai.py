@@ -51,7 +51,7 @@ class OpenAIPolicy(Policy):
     tenth for every token asked for; a connection error, 429 or 5xx is tried `max_retries` times more with exponential
     backoff, and for at least `outage_s` seconds (a managed server that is being restarted). `api_key` defaults to the
     environment variable LAMER_API_KEY; `context_window` to what the server says. Raises ConfigError for a malformed
-    address or numbers out of range.
+    address or key, or numbers out of range.
     """
 
     def __init__(

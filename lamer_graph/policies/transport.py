@@ -22,7 +22,7 @@ import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 from tenacity.stop import stop_base
 
-from lamer_graph.errors import PolicyAuthError, PolicyConnectionError, PolicyError, PolicyResponseError
+from lamer_graph.errors import ConfigError, PolicyAuthError, PolicyConnectionError, PolicyError, PolicyResponseError
 from lamer_graph.policies.address import read_address
 from lamer_graph.policies.loops import run_on
 from lamer_graph.text import loads
@@ -61,13 +61,15 @@ class Transport:
     """The way to the server at `base_url`, from any event loop and thread.
 
     A connection error, 429 or 5xx is tried `max_retries` times more with exponential backoff, and for at least
-    `outage_s` seconds. Raises ConfigError for a malformed address.
+    `outage_s` seconds. Raises ConfigError for a malformed address or key.
     """
 
     def __init__(self, base_url: str, api_key: str | None, *, max_retries: int, outage_s: float) -> None:
         self._place = read_address(base_url)
         self.address = self._place.shown
-        self._api_key = api_key or os.environ.get(API_KEY_ENV) or "none"
+        self._api_key = (api_key or os.environ.get(API_KEY_ENV) or "none").strip()  # files end with a line break
+        if not self._api_key.isascii() or not self._api_key.isprintable():
+            raise ConfigError(f"the API key (api_key, or {API_KEY_ENV}) holds what no HTTP header takes: is it a key?")
         self._max_retries = max_retries
         self._outage_s = outage_s
         # Pooled connections belong to the loop that opened them.

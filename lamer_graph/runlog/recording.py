@@ -28,7 +28,8 @@ MAX_EXTRA_BYTES = 1 << 16
 
 
 class TrialRecorder:
-    """Writes trials to a run log; give it as `context={"recorder": ..}` to log a graph run for training.
+    """Writes trials to a run log; give it as `context={"recorder": ..}` to log a graph run for training (an
+    OpenAIPolicy must then be made with `training=True`, or its calls have no tokens).
 
     `on_line` is told of every line that was written, once it is on disk. `extra` are fields of the user's own for every
     line: a JSON object of at most `MAX_EXTRA_BYTES`; those of one trial come by `with_extra`. Raises RunLogError for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
 from lamer_graph import ChatModelPolicy, Sampling, create_lamer_agent
+from lamer_graph.cli.render import conditions
+from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import PolicyConnectionError, PolicyError
+from lamer_graph.evaluation.evaluate import evaluate
 from lamer_graph.types import Message
 
 MESSAGES: list[Message] = [{"role": "system", "content": "rules"}, {"role": "user", "content": "board"}]
@@ -57,6 +61,15 @@ def test_sampling_reaches_only_the_fields_that_a_model_declares() -> None:
     model = Recorder(seen=[])
     ChatModelPolicy(model, sample=True).generate_sync(MESSAGES, Sampling(temperature=0.7, top_p=0.8, seed=3))
     assert model.seen[0][1] == {"temperature": 0.7}
+
+
+async def test_a_report_says_unknown_for_what_a_chat_model_was_not_told(tmp_path: Path) -> None:
+    config = CollectConfig(env="minesweeper:4x4-3", tasks=2, max_turns=2, max_episodes=1)
+    for sample, told in ((True, {"temperature": 1.0}), (False, {})):
+        evaluation, _ = await evaluate(config, ChatModelPolicy(Recorder(), sample=sample), tmp_path / str(sample))
+        unknown = dict.fromkeys(("temperature", "top_p", "top_k", "max_tokens", "seed"))
+        assert evaluation.sampling == {**unknown, **told}
+        assert f"temperature {'1' if sample else 'unknown'}, top-p unknown, " in conditions(evaluation)
 
 
 def test_content_blocks_are_joined_and_other_blocks_left_out() -> None:

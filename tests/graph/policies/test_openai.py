@@ -306,6 +306,16 @@ def test_malformed_addresses_are_refused(address: str) -> None:
         OpenAIPolicy(address)
 
 
+async def test_a_key_with_a_line_break_at_its_end_is_the_key_and_what_is_none_is_refused_untold() -> None:
+    with scripted_server((200, completion(), {})) as (address, seen):
+        await OpenAIPolicy(address, "m", api_key=f" {KEY}\n").generate(ACT, Sampling())
+    assert seen[0]["headers"]["Authorization"] == f"Bearer {KEY}"
+    for key in ("secret\nkey", "secret\0key", "secr\u00e9t"):
+        with pytest.raises(ConfigError, match="what no HTTP header takes") as caught:
+            OpenAIPolicy("http://host", "m", api_key=key)
+        assert "secr" not in str(caught.value)
+
+
 def test_credentials_in_an_address_are_not_told() -> None:
     policy = OpenAIPolicy("http://user:hunter2@127.0.0.1:1/v1", "m", max_retries=0)
     with pytest.raises(PolicyError) as caught:

@@ -155,6 +155,10 @@ def failed(trial: Trial) -> None:
     trial["error"] = {"type": "PolicyError", "message": "gone", "episode": 0, "turn": 0}
 
 
+def unknown_sampling(trial: Trial) -> None:
+    trial["sampling"]["top_k"] = None
+
+
 def another_tokenizer(trial: Trial) -> None:
     for call in calls(trial):
         call["prompt_token_ids"] = call["prompt_token_ids"][:-1]
@@ -166,6 +170,7 @@ def another_tokenizer(trial: Trial) -> None:
         (no_tokens, "no token ids were logged; collect with a policy that gives them"),
         (empty, "the completion is empty"),
         (failed, "no finished trial in"),
+        (unknown_sampling, "was sampled with the top_k of a chat model or server, which nobody knows here"),
         (another_tokenizer, "the log log is of another tokenizer or chat template than"),
     ],
 )

@@ -236,7 +236,10 @@ def _sample(made: Trial, limits: Limits, **fields: Any) -> Sample:
 def _problem(sample: Sample, limits: Limits) -> str | None:
     tokens, prompt = sample.token_ids, sample.prompt_token_ids
     if not prompt and not tokens:
-        return "no token ids were logged; collect with a policy that gives them (vLLM or LocalPolicy), not a chat model"
+        return (
+            "no token ids were logged; collect with a policy that gives them (LocalPolicy, or OpenAIPolicy with "
+            "training=True and vLLM), not a chat model"
+        )
     if not prompt:
         return "the answer has token ids but its prompt has none; collect again with return_token_ids on"
     if not tokens:

@@ -19,6 +19,7 @@ from lamer_graph.policies.base import Policy
 from lamer_graph.policies.fingerprint import model_kind
 from lamer_graph.runlog import read_config, read_trials
 from lamer_trainers.errors import TrainingDataError
+from lamer_trainers.learning.batch import check_sampling
 from lamer_trainers.learning.samples import Credit, Limits, Trial, samples_of
 from lamer_trainers.runfile import RunFile
 from lamer_trainers.sources.batches import Batches, Collected
@@ -61,6 +62,7 @@ def check_logs(run: RunFile) -> None:
         trial = next((trial for trial in read_trials(folder) if trial.get("error") is None), None)
         if trial is not None:
             samples_of([trial], Credit(), Limits(completion=run.collect.max_tokens))
+            check_sampling([trial], run.collect.temperature)
             check_tokenizer(tokenizer, trial, folder, run.policy)
 
 
