@@ -1,15 +1,14 @@
 """One episode as a LangGraph graph inside the agent's: `act -> act -> ..`, a policy call and the environment's answer.
 
-What must stay true: a turn adds to a checkpoint what is new in it, whatever the episode's length: turns are a channel
-of additions (LangGraph's `DeltaChannel`), their calls are packed (`trial.deltas`), and what an episode starts from is
-not in it at all, because the outer graph's state gives it again. Two channels, because LangGraph's work per turn grows
+What must stay true: a turn adds to a checkpoint what is new in it, whatever the episode's length: the episode is a
+channel of additions (LangGraph's `DeltaChannel`), calls are packed (`trial.deltas`), and what an episode starts from is
+not in it at all, because the outer graph's state gives it again. One channel, because LangGraph's work per turn grows
 with their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Annotated, Any, cast
 
 from langgraph.channels import DeltaChannel
@@ -23,27 +22,40 @@ from lamer_graph.node import Node
 from lamer_graph.policies.base import run_sync
 from lamer_graph.trial import calls, steps
 from lamer_graph.trial.deltas import packed, unpacked
-from lamer_graph.trial.steps import EpisodeState, Harness, Json
+from lamer_graph.trial.steps import EpisodeState, Harness, Json, TurnRecord
 
 RECURSION_MARGIN = 5
 """Supersteps beyond one per turn."""
-
-STANDING = ("env_state", "done", "terminated", "success")
-"""What a turn replaces in the episode's state; the rest is added to it."""
 
 NEVER = 1 << 30
 """Turns after which a checkpoint would hold all of them again."""
 
 
-def _more(turns: list[Json], added: Sequence[list[Json]]) -> list[Json]:
-    return [*turns, *chain.from_iterable(added)]
+class _Turn(TypedDict, total=False):
+    """What a turn adds: its record and outcome, and what it makes of the rest of the episode's state."""
+
+    turn: TurnRecord
+    outcome: str
+    state: Json
+
+
+def _added(played: Json, turns: Sequence[_Turn]) -> Json:
+    """The episode with more turns played. The empty one, with which it starts, adds nothing."""
+    new = [one for one in turns if one]
+    if not new:
+        return played
+    return {
+        **played,
+        **new[-1]["state"],
+        "turns": [*played.get("turns", ()), *[one["turn"] for one in new]],
+        "outcomes": [*played.get("outcomes", ()), *[one["outcome"] for one in new]],
+    }
 
 
 class _State(TypedDict, total=False):
-    """`turns` are `{"turn": TurnRecord, "outcome": str}`; in checkpoints of before, `progress` holds earlier ones."""
+    """What was played of the episode. A checkpoint of before holds it whole; what is played on is added to that."""
 
-    progress: EpisodeState
-    turns: Annotated[list[Json], DeltaChannel(_more, list, snapshot_frequency=NEVER)]
+    progress: Annotated[Json, DeltaChannel(_added, dict, snapshot_frequency=NEVER)]
 
 
 class EpisodeRun:
@@ -58,25 +70,17 @@ class EpisodeRun:
 
     def now(self, values: _State) -> EpisodeState:
         """The episode's state at `values`."""
-        progress, turns = values["progress"], values["turns"]
-        return cast(
-            EpisodeState,
-            {
-                **self.setup,
-                **progress,
-                "turns": [*progress.get("turns", ()), *[one["turn"] for one in turns]],
-                "outcomes": [*progress.get("outcomes", ()), *[one["outcome"] for one in turns]],
-            },
-        )
+        return cast(EpisodeState, {**self.setup, **values["progress"]})
 
     @property
     def reached(self) -> EpisodeState | None:
         """The episode as far as it was played, if it was."""
         return self.now(self.values) if "progress" in self.values else None
 
-    def added(self, before: EpisodeState, update: EpisodeState) -> Json:
+    def added(self, before: EpisodeState, update: EpisodeState) -> _Turn:
         """The turn that `update` adds, for the channel: its call packed against the one before it."""
-        turn = update["turns"][-1]
+        turn, state = update["turns"][-1], {**update}
+        del state["turns"], state["outcomes"]
         call = turn.get("call")
         if call is not None:
             if self._last is None:  # the first of this run, which may be a resumed one
@@ -84,7 +88,7 @@ class EpisodeRun:
                 self._last = made[-1] if made else None
             turn = {**turn, "call": packed(call, self._last)}
             self._last = call
-        return {"turn": turn, "outcome": update["outcomes"][-1]}
+        return {"turn": turn, "outcome": update["outcomes"][-1], "state": state}
 
 
 class EpisodeGraph:
@@ -114,19 +118,17 @@ class EpisodeGraph:
     def _act(self, values: _State) -> Command[str]:
         run = cast(EpisodeRun, get_runtime().context)
         now = run.now(values)
-        return self._acted(run, values, now, run_sync(calls.call(self.h.policy, steps.ask_action(self.h, now))))
+        return self._acted(run, now, run_sync(calls.call(self.h.policy, steps.ask_action(self.h, now))))
 
     async def _aact(self, values: _State) -> Command[str]:
         run = cast(EpisodeRun, get_runtime().context)
         now = run.now(values)
-        return self._acted(run, values, now, await calls.call(self.h.policy, steps.ask_action(self.h, now)))
+        return self._acted(run, now, await calls.call(self.h.policy, steps.ask_action(self.h, now)))
 
-    def _acted(self, run: EpisodeRun, values: _State, now: EpisodeState, reply: steps.Reply) -> Command[str]:
+    def _acted(self, run: EpisodeRun, now: EpisodeState, reply: steps.Reply) -> Command[str]:
         update = steps.acted(self.h, now, reply, run.record)
         run.write(steps.turn_event(now, update))
-        added = run.added(now, update)
-        progress = {**values["progress"], **{name: cast(Json, update)[name] for name in STANDING}}
-        return Command(update={"progress": progress, "turns": [added]}, goto=END if update["done"] else "act")
+        return Command(update={"progress": run.added(now, update)}, goto=END if update["done"] else "act")
 
 
 def _whole(run: EpisodeRun) -> EpisodeState:

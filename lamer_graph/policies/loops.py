@@ -12,9 +12,10 @@ import asyncio
 import contextvars
 import os
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -24,11 +25,57 @@ MOST_THREADS = 1024
 """Calls at once from inside running loops, nested ones counted. A thread is made only where none is free."""
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that takes a call's first step at once: one that waits for nothing costs no turn of the loop, which costs
+    more than many a call (select, twice). A call that waits, or has left something for later, is run as ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._step: Callable[[], Any] | None = None
+        self._catching = self._left = False
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        self._catching, self._left = True, False
+        task = self.create_task(coroutine)
+        step, self._step = self._step, None
+        if step is None:  # a task factory that does otherwise
+            return self.run_until_complete(task)
+        asyncio._set_running_loop(self)
+        try:
+            step()
+        except BaseException:  # an interrupt goes out through the step, and is the task's outcome too
+            if task.done() and not task.cancelled():
+                task.exception()
+            raise
+        finally:
+            asyncio._set_running_loop(None)
+        if self._left or not task.done():
+            return self.run_until_complete(task)
+        return task.result()
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        if not self._catching:
+            self._left = True
+            return super().call_soon(callback, *args, context=context)
+        self._catching = False
+        context = context or contextvars.copy_context()
+        self._step = partial(context.run, callback, *args)
+        return asyncio.Handle(callback, args, self, context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        self._left = True
+        return super().call_at(when, callback, *args, context=context)
+
+
 class _Kept:
     """The loops nobody runs now, newest last, and the threads for calls from inside a running loop."""
 
     def __init__(self) -> None:
-        self.idle: deque[asyncio.AbstractEventLoop] = deque()
+        self.idle: deque[_Loop] = deque()
         self.threads = ThreadPoolExecutor(MOST_THREADS, "lamer-sync")
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -36,9 +83,9 @@ class _Kept:
         try:
             loop = self.idle.pop()
         except IndexError:
-            loop = asyncio.new_event_loop()
+            loop = _Loop()
         try:
-            return loop.run_until_complete(coroutine)
+            return loop.run(coroutine)
         except (KeyboardInterrupt, SystemExit):
             # The call is unfinished, and must not go on inside somebody else's.
             if left := asyncio.all_tasks(loop):
@@ -89,7 +136,7 @@ async def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any,
         await coroutine
         return
     try:
-        _kept.idle.remove(loop)  # it is ours now
+        _kept.idle.remove(loop)  # type: ignore[arg-type]  # it is ours now
     except ValueError:
         try:
             asyncio.run_coroutine_threadsafe(coroutine, loop)
@@ -99,4 +146,4 @@ async def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any,
     try:
         await asyncio.to_thread(loop.run_until_complete, coroutine)
     finally:
-        _kept.idle.append(loop)
+        _kept.idle.append(cast(_Loop, loop))

@@ -42,7 +42,8 @@ def marked(text: str) -> str:
 
 def neutral(text: str, control: frozenset[str]) -> str:
     """The text with every control token broken by a backslash; `<|name|>` is taken for one of any tokenizer."""
-    return _pattern(control)[0].sub(r"\g<0>\\", text)
+    found = _pattern(control)[0]
+    return found.sub(r"\g<0>\\", text) if found.search(text) else text  # a template is costly, and seldom needed
 
 
 def restore(text: str, control: Iterable[str] = ()) -> str:

@@ -172,3 +172,62 @@ def test_a_forked_child_has_loops_and_threads_of_its_own() -> None:
         if child.is_alive():
             os.kill(child.pid or 0, 9)
     run_sync(asyncio.sleep(0))  # the parent's are as they were
+
+
+# -- calls that wait for nothing --------------------------------------------------------------------------------------
+
+
+async def one() -> int:
+    return 1
+
+
+def test_a_call_that_waits_for_nothing_is_a_task_like_any_other() -> None:
+    async def call() -> tuple[Any, Any, str]:
+        return asyncio.current_task(), asyncio.get_running_loop(), WHO.get()
+
+    WHO.set("ann")
+    task, loop, who = run_sync(call())
+    assert isinstance(task, asyncio.Task)
+    assert task.get_loop() is loop
+    assert who == "ann"
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
+
+
+def test_errors_and_interrupts_of_the_first_step_come_out_and_the_next_call_is_none_the_worse() -> None:
+    async def raises(error: BaseException) -> None:
+        raise error
+
+    for error in (ValueError("no"), KeyboardInterrupt(), asyncio.CancelledError()):
+        with pytest.raises(type(error)):
+            run_sync(raises(error))
+        assert run_sync(one()) == 1
+
+
+def test_time_limits_hold_from_the_first_step() -> None:
+    async def limited(seconds: float) -> int:
+        async with asyncio.timeout(0.05):
+            await asyncio.sleep(seconds)
+        return 1
+
+    assert run_sync(limited(0)) == 1
+    with pytest.raises(TimeoutError):
+        run_sync(limited(5))
+
+
+def test_what_a_call_leaves_for_later_goes_on_and_nothing_piles_up() -> None:
+    done: list[int] = []
+    kept: list[Any] = []
+
+    async def later() -> None:
+        done.append(1)
+
+    async def leaves() -> None:
+        kept.append(asyncio.create_task(later()))
+        asyncio.get_running_loop().call_later(60, done.append, 2).cancel()
+
+    for _ in range(300):
+        run_sync(leaves())
+    assert len(done) >= 299
+    loop: Any = run_sync(loop_of())
+    assert len(loop._scheduled) < 200  # cancelled timers are cleared away in heaps of a hundred
