@@ -29,11 +29,11 @@ class Address(NamedTuple):
 def read_address(base_url: str) -> Address:
     """Take an OpenAI-style base URL apart. Raises ConfigError for a malformed one."""
     try:
-        parts, port = urlsplit(base_url), urlsplit(base_url).port
-        httpx2.URL(base_url)
+        parts = urlsplit(base_url)
+        _ = parts.port, httpx2.URL(base_url)
     except (ValueError, httpx2.InvalidURL):
-        parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         shown = re.sub(r"//[^/]*@", "//", base_url)[:100]
         raise ConfigError(f"policy address must look like http://host:port/v1, not {shown!r}")
     api = base_url.rstrip("/")
