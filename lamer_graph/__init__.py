@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lamer_graph.agent import create_lamer_agent as create_lamer_agent
+    from lamer_graph.agent.invocation import LamerContext as LamerContext
     from lamer_graph.collection.collect import collect as collect
     from lamer_graph.collection.config import CollectConfig as CollectConfig
     from lamer_graph.errors import LamerError as LamerError
     from lamer_graph.evaluation.evaluate import evaluate as evaluate
-    from lamer_graph.invocation import LamerContext as LamerContext
     from lamer_graph.policies.base import Policy as Policy
     from lamer_graph.policies.chat import ChatModelPolicy as ChatModelPolicy
     from lamer_graph.policies.local import LocalPolicy as LocalPolicy
@@ -32,7 +32,7 @@ _HOMES = {
     "ChatModelPolicy": "lamer_graph.policies.chat",
     "CollectConfig": "lamer_graph.collection.config",
     "Completion": "lamer_graph.types",
-    "LamerContext": "lamer_graph.invocation",
+    "LamerContext": "lamer_graph.agent.invocation",
     "LamerError": "lamer_graph.errors",
     "LocalPolicy": "lamer_graph.policies.local",
     "MemoryConfig": "lamer_memory",

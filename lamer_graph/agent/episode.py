@@ -17,8 +17,8 @@ from langgraph.runtime import get_runtime
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
+from lamer_graph.agent.node import Node
 from lamer_graph.errors import ConfigError
-from lamer_graph.node import Node
 from lamer_graph.policies.base import run_sync
 from lamer_graph.trial import calls, steps
 from lamer_graph.trial.deltas import packed, unpacked

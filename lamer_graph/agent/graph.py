@@ -4,7 +4,7 @@ What must stay true: the nodes only fetch and store; every decision is a pure st
 driver runs too. State is JSON-plain, so a checkpointer can save it anywhere and a killed run resumes to the same
 result; handles (policy, environment, memory, log) live in the closure or in the run's context.
 
-`episode` runs an inner graph `act -> act ..` (`lamer_graph.episode`) through its own call with its own recursion limit:
+`episode` runs an inner graph `act -> act ..` (`episode`) through its own call with its own recursion limit:
 LangChain injects a limit of 25 through `.batch`, `|` and tools, which a long episode would break.
 """
 
@@ -29,10 +29,10 @@ from typing_extensions import TypedDict
 from lamer_envs import make
 from lamer_envs.base import Env
 from lamer_graph import invocation
-from lamer_graph.episode import EpisodeGraph, EpisodeRun
+from lamer_graph.agent.episode import EpisodeGraph, EpisodeRun
+from lamer_graph.agent.invocation import LamerContext
+from lamer_graph.agent.node import Node
 from lamer_graph.errors import ConfigError, RunLogError
-from lamer_graph.invocation import LamerContext as LamerContext
-from lamer_graph.node import Node
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial import calls, steps
