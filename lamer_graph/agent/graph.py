@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 
 from lamer_envs import make
 from lamer_envs.base import Env
-from lamer_graph import invocation
+from lamer_graph.agent import invocation
 from lamer_graph.agent.episode import EpisodeGraph, EpisodeRun
 from lamer_graph.agent.invocation import LamerContext
 from lamer_graph.agent.node import Node
