@@ -6,6 +6,7 @@ found here, before any work. `Player.open` is the only place where the command l
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,9 +32,35 @@ EnvOption = Annotated[
         "--env", metavar="SPEC", rich_help_panel=GAME, help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1."
     ),
 ]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        metavar="KEY=VALUE",
+        rich_help_panel=PLAYER,
+        show_default=False,
+        help="Argument of the chat template, e.g. enable_thinking=false; may be repeated. Default: as the card says.",
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="S", rich_help_panel=GAME, help="Seeds the sampling of every policy call.")
 ]
+
+
+def template_of(given: list[str] | None) -> dict[str, Any] | None:
+    """Template arguments from KEY=VALUE texts, values as in JSON or else as text. Raises ConfigError."""
+    if not given:
+        return None
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--template {text!r} must be KEY=VALUE, e.g. enable_thinking=false")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
 
 
 @options
@@ -68,6 +95,7 @@ class Player:
             help="Which of the server's models or adapters answers. Default: its only one.",
         ),
     ] = None
+    template: TemplateOption = None
     deterministic: Annotated[
         bool,
         typer.Option(
@@ -132,7 +160,8 @@ class Player:
             from lamer_graph.policies.openai import OpenAIPolicy
 
             assert self.base_url is not None
-            served = OpenAIPolicy(self.base_url, self.model, timeout=self.timeout, training=bool(training))
+            options = {"timeout": self.timeout, "template_args": template_of(self.template)}
+            served = OpenAIPolicy(self.base_url, self.model, training=bool(training), **options)
             policy = await served.connect()
             if training is None:
                 served.training = served.gives_tokens
@@ -144,7 +173,8 @@ class Player:
             base, adapter = (base_of(folder), folder) if is_adapter(folder) else (folder, None)
             if adapter is not None:
                 check_adapter(adapter, base)
-            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic)
+            template = template_of(self.template)
+            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic, template_args=template)
         try:
             yield policy
         finally:

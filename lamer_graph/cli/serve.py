@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, Player
+from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, Player, TemplateOption, template_of
 from lamer_graph.errors import ConfigError, ServeError
 from lamer_graph.policies.shipped import card, taught_style
 
@@ -76,6 +78,7 @@ def register(app: typer.Typer) -> None:
         port: PortOption = 8000,
         max_model_len: ContextOption = None,
         run: RunOption = None,
+        template: TemplateOption = None,
     ) -> Json | None:
         """Start vLLM with a policy and keep it running until Ctrl-C.
 
@@ -98,6 +101,7 @@ def register(app: typer.Typer) -> None:
             api_key=os.environ.get(API_KEY_ENV),
             run_dir=run,
             max_model_len=max_model_len,
+            template_args=template_of(template),
             on_progress=ui.note,
         )
         signal.signal(signal.SIGTERM, _stop)
@@ -112,7 +116,8 @@ def register(app: typer.Typer) -> None:
                 }
                 ui.emit(document)
                 ui.print(f"[green]{server.model_name}[/] is served at {server.base_url}, log {server.log_path}")
-                for line in play_lines(env, server.base_url, folder, server.model_name, server.adapters):
+                served = server.model_name, server.adapters, server.template_args
+                for line in play_lines(env, server.base_url, folder, *served):
                     ui.print(line)
                 ui.print("Ctrl-C stops it")
                 while server.alive:
@@ -123,8 +128,16 @@ def register(app: typer.Typer) -> None:
         return None
 
 
-def play_lines(env: str, base_url: str, folder: Path, model: str, adapters: Mapping[str, Path]) -> Iterator[str]:
-    """How each served model is played with: its environment and prompts by its own card, which no server tells."""
+def play_lines(
+    env: str,
+    base_url: str,
+    folder: Path,
+    model: str,
+    adapters: Mapping[str, Path],
+    template_args: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
+    """How each served model is played with: its environment and prompts by its own card, which no server tells, nor
+    what it renders them with, which a log should say."""
     for name, place in {model: folder, **adapters}.items():
         about = card(place)
         words = ["lamer-graph play --env", about.get("env", env), "--base-url", base_url]
@@ -132,6 +145,8 @@ def play_lines(env: str, base_url: str, folder: Path, model: str, adapters: Mapp
             words += ["--model", name]
         if taught_style(place) == "compact":
             words += ["--prompt-style compact"]
+        for key, value in (template_args or {}).items():
+            words += ["--template", shlex.quote(f"{key}={json.dumps(value)}")]
         yield "play with it: " + " ".join(map(str, words))
 
 

@@ -1,7 +1,8 @@
-"""Who sampled a run: a note in its `run.json`, beside the configuration.
+"""Who sampled a run, and how its prompts were rendered: notes in its `run.json`, beside the configuration.
 
-What must stay true: a run goes on with the policy that played it, or its numbers would be another's. The note says what
-really played, and only what is known of it (`Policy.identity`); logs of before it have none, and go on with any.
+What must stay true: a run goes on with the policy that played it, rendering as it did, or its numbers would be
+another's. The notes say what really played, and only what is known of it (`Policy.identity`, `Policy.rendering`); logs
+of before them have none, and go on with any.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import orjson
 from lamer_graph.errors import RunLogError
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.identity import called, contradiction
+from lamer_graph.policies.rendering import Rendered, difference
 from lamer_graph.runlog import RUN_FILE, TRIALS_FILE, write_atomic
 
 SAMPLED_BY = "sampled_by"
+RENDERED = "rendered"
 
 
 def sampled_by(folder: str | Path) -> list[dict[str, Any]]:
@@ -25,12 +28,26 @@ def sampled_by(folder: str | Path) -> list[dict[str, Any]]:
     return noted
 
 
+def rendered(folder: str | Path) -> Rendered | None:
+    """How the run's prompts were rendered; None where that was not known, or not noted yet."""
+    noted: Rendered | None = orjson.loads((Path(folder) / RUN_FILE).read_bytes()).get(RENDERED)
+    return noted
+
+
 def check_sampler(folder: Path, policy: Policy) -> bool:
-    """False where the run in `folder` does not say who played its trials. Raises RunLogError if it was another."""
+    """False where the run in `folder` does not say who played its trials.
+
+    Raises RunLogError if it was another, or one that rendered its prompts in another way.
+    """
     try:
-        noted, played = sampled_by(folder), (folder / TRIALS_FILE).stat().st_size > 0
+        noted, before, played = sampled_by(folder), rendered(folder), _played(folder)
     except (OSError, ValueError, AttributeError):  # no run yet, or a damaged one, which opening it says better
         return True
+    if played and before is not None and policy.rendering is not None and before != policy.rendering:
+        raise RunLogError(
+            f"the trials in {folder} were {difference(before, policy.rendering)}: go on as it was begun, or name "
+            "another folder"
+        )
     here = policy.identity()
     found = [] if here is None else [contradiction(there, here) for there in noted]
     if here is None or not played or (found and None in found):
@@ -43,12 +60,21 @@ def check_sampler(folder: Path, policy: Policy) -> bool:
     )
 
 
+def _played(folder: Path) -> bool:
+    return (folder / TRIALS_FILE).stat().st_size > 0
+
+
 def note_sampler(folder: Path, policy: Policy) -> None:
     """Add what plays to `run.json`. Raises RunLogError."""
     here, noted, path = policy.identity(), sampled_by(folder), folder / RUN_FILE
-    if here is None or here in noted:
+    news: dict[str, Any] = {}
+    if here is not None and here not in noted:
+        news[SAMPLED_BY] = [*noted, here]
+    if not _played(folder) and policy.rendering not in (None, rendered(folder)):
+        news[RENDERED] = policy.rendering
+    if not news:
         return
-    about = {**orjson.loads(path.read_bytes()), SAMPLED_BY: [*noted, here]}
+    about = {**orjson.loads(path.read_bytes()), **news}
     try:
         write_atomic(path, orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:

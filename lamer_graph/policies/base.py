@@ -12,6 +12,7 @@ from typing import Any
 
 from lamer_graph.policies.control import CONTROL_TOKENS
 from lamer_graph.policies.loops import run_sync as run_sync
+from lamer_graph.policies.rendering import Rendered
 from lamer_graph.types import Completion, Message, Sampling
 
 
@@ -28,6 +29,13 @@ class Policy(ABC):
     """Arguments of the chat template that prompts are rendered with; None if that is not known here."""
     folds_system: bool | None = None
     """Whether the system's words go into the next user message (see rendering.py); None if that is not known here."""
+
+    @property
+    def rendering(self) -> Rendered | None:
+        """How prompts are rendered, for the log; None if that is not known here."""
+        if self.template_args is None:
+            return None
+        return {"template": dict(self.template_args), "folded": bool(self.folds_system)}
 
     async def window(self) -> int | None:
         """The context window, asked for where it can be and is not known yet. Raises PolicyError and ConfigError."""

@@ -7,7 +7,7 @@ from it is run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lamer_graph.errors import ConfigError
+from lamer_graph.policies.rendering import Renderer
 from lamer_graph.policies.runnable import attention_for, check_config
+from lamer_graph.policies.shipped import taught_folding, taught_template
 
 
 def check_folder(folder: Path, *, plays: bool = True) -> None:
@@ -65,6 +67,13 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"cannot load the tokenizer of {folder}: {' '.join(str(error).split())[:300]}") from error
+
+
+def renderer_of(folder: str | Path, template_args: Mapping[str, Any] | None = None) -> Renderer:
+    """What renders for the policy in `folder`, as its card says where `template_args` is None. Raises ConfigError."""
+    place = Path(folder)
+    given = taught_template(place) if template_args is None else template_args
+    return Renderer(load_tokenizer(place), given, fold_system=taught_folding(place), name=str(folder))
 
 
 def origin_of(tokenizer: Any) -> Path | None:

@@ -11,14 +11,16 @@ Start vLLM with `--logprobs-mode processed_logprobs`, or its logprobs are those 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from lamer_graph.errors import ConfigError, PolicyError, PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.answers import read_answer
 from lamer_graph.policies.base import Policy
+from lamer_graph.policies.rendering import check_template_args, fold_system
 from lamer_graph.policies.transport import (
     API_KEY_ENV as API_KEY_ENV,
 )
@@ -50,8 +52,10 @@ class OpenAIPolicy(Policy):
     server will do, and `policy_version` is whoever answered. `timeout` is seconds per attempt, by default 60 and a
     tenth for every token asked for; a connection error, 429 or 5xx is tried `max_retries` times more with exponential
     backoff, and for at least `outage_s` seconds (a managed server that is being restarted). `api_key` defaults to the
-    environment variable LAMER_API_KEY; `context_window` to what the server says. Raises ConfigError for a malformed
-    address or key, or numbers out of range.
+    environment variable LAMER_API_KEY; `context_window` to what the server says. `template_args` are sent with every
+    request as vLLM's `chat_template_kwargs` (None: what the server renders with is not known here); `fold_system` says
+    whether the system's words go into the user's message (None: where a vLLM's template refuses them, known once
+    connected). Raises ConfigError for a malformed address or key, or numbers out of range.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class OpenAIPolicy(Policy):
         outage_s: float = 0.0,
         training: bool = False,
         context_window: int | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        fold_system: bool | None = None,
     ) -> None:
         if (timeout is not None and timeout <= 0) or max_retries < 0 or outage_s < 0:
             raise ConfigError("policy timeout must be > 0, max_retries >= 0 and outage_s >= 0")
@@ -73,6 +79,9 @@ class OpenAIPolicy(Policy):
         self.model = model
         self.context_window = context_window
         self.training = training
+        check_template_args(template_args or {}, None, str(model))
+        self.template_args = None if template_args is None else dict(template_args)
+        self.folds_system = fold_system
         self.gives_tokens = False
         """Whether the server said that it is a vLLM, which gives exact tokens to who asks; known once connected."""
         self._timeout = timeout
@@ -99,7 +108,27 @@ class OpenAIPolicy(Policy):
         if self._chosen(cards) not in cards:
             raise ConfigError(f"{self.address} does not serve '{self.model}'; it serves {_names(cards)}")
         self._learn(cards)
+        if self.folds_system is None and self.gives_tokens:
+            self.folds_system = await self._refuses_system()
         return self
+
+    async def _refuses_system(self) -> bool | None:
+        """Whether the template refuses system messages, so that their words have to be folded; None: not known.
+
+        One that leaves them out is warned of only, because the policy may have been taught so.
+        """
+        user = Message(role="user", content="What the user says.")
+        alone: int | None = None
+        try:
+            alone = await self.count_tokens([user])
+            together = await self.count_tokens([Message(role="system", content="What the system says."), user])
+        except PolicyError as error:
+            return True if alone is not None and isinstance(error, RequestRefused) else None
+        if together == alone:
+            logging.getLogger(__name__).warning(
+                "the chat template of '%s' (%s) leaves out what the system says", self.model, self.address
+            )
+        return False
 
     async def window(self) -> int | None:
         """The context window; None where the server (then none that is trained on) does not say. Raises as `connect`
@@ -192,7 +221,7 @@ class OpenAIPolicy(Policy):
         """Tokens of the rendered prompt by vLLM's `/tokenize`: a round trip, so ask only when near the limit."""
         if self.model is None:
             await self.window()
-        body = {"model": self.model, "messages": plain_json(list(messages)), "add_generation_prompt": True}
+        body = {"model": self.model, **self._prompt(messages), "add_generation_prompt": True}
         count = (await self._http.post("/tokenize", body, timeout=self._limit(0), root=True)).get("count")
         if not isinstance(count, int):
             raise PolicyResponseError(f"{self.address}/tokenize gave no token count: is this a vLLM server?")
@@ -208,10 +237,18 @@ class OpenAIPolicy(Policy):
         """Seconds for an attempt that asks for so many tokens."""
         return TIMEOUT_S + TIMEOUT_S_PER_TOKEN * tokens if self._timeout is None else self._timeout
 
+    def _prompt(self, messages: Sequence[Message]) -> dict[str, Any]:
+        """The fields of a request that make its prompt."""
+        chat = fold_system(messages) if self.folds_system else list(messages)
+        prompt: dict[str, Any] = {"messages": plain_json(chat)}
+        if self.template_args:
+            prompt["chat_template_kwargs"] = self.template_args
+        return prompt
+
     def _body(self, messages: Sequence[Message], sampling: Sampling, left_out: frozenset[str]) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": plain_json(list(messages)),
+            **self._prompt(messages),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             **NEUTRAL,

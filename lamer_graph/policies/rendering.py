@@ -12,7 +12,10 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from lamer_graph.errors import ConfigError, PolicyResponseError
 from lamer_graph.policies.control import OPEN_THOUGHT
@@ -51,16 +54,25 @@ class Renderer:
             raise ConfigError(f"the tokenizer of {name} has no chat template: a policy answers chat messages")
         self.name = name
         self.template_args = dict(template_args or {})
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         template: str = tokenizer.get_chat_template()
         check_template_args(self.template_args, template, name)
-        self.dated = re.search(r"\bstrftime_now\b", template) is not None
+        self.dated = knows(template, "strftime_now")
         """Whether prompts depend on the day."""
         self._own = _whole(tokenizer)
         self.folds_system = False
         self.system_role = system_role(self.text, name)
         """What the template does with a system message."""
         self.folds_system = folds(self.system_role, fold_system)
+
+    @property
+    def rendering(self) -> Rendered:
+        """How it renders, as a log notes it."""
+        return {"template": self.template_args, "folded": self.folds_system}
+
+    def unfolded(self) -> Renderer:
+        """The same, with the system's words as the template has them."""
+        return Renderer(self.tokenizer, self.template_args, fold_system=False, name=self.name)
 
     @property
     def opens_thought(self) -> bool:
@@ -74,7 +86,7 @@ class Renderer:
         if self.dated and when is not None:
             arguments["strftime_now"] = when.strftime
         try:
-            text: str = self._tokenizer.apply_chat_template(
+            text: str = self.tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, tokenize=False, **arguments
             )
         except Exception as error:  # templates raise whatever jinja or their own rules say
@@ -88,13 +100,13 @@ class Renderer:
     def plain_ids(self, text: str) -> list[int]:
         """Ids of `text` as it is: no template, no special tokens added."""
         if self._own is None:
-            return list(self._tokenizer(text, add_special_tokens=False, truncation=False, padding=False).input_ids)
+            return list(self.tokenizer(text, add_special_tokens=False, truncation=False, padding=False).input_ids)
         ids: list[int] = self._own.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
-        decoder = self._tokenizer if self._own is None else self._own
+        decoder = self.tokenizer if self._own is None else self._own
         text: str = decoder.decode(list(token_ids), skip_special_tokens=True)
         return text
 
@@ -153,17 +165,50 @@ def system_role(render: Callable[[Sequence[Message]], str], name: str) -> System
     return "kept" if _SYSTEM in text else "dropped"
 
 
+def template_text(folder: Path) -> str | None:
+    """The chat template of a policy's folder as its files say; None where they do not (or it has several)."""
+    try:
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        pass
+    try:
+        stored = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return stored if isinstance(stored, str) else None
+
+
+def knows(template: str, argument: str) -> bool:
+    """Whether a chat template reads an argument of that name."""
+    return re.search(rf"\b{re.escape(argument)}\b", template) is not None
+
+
 def check_template_args(given: Mapping[str, Any], template: str | None, name: str) -> None:
     """Raises ConfigError for arguments that are not the template's (None: it is not known), or not plain data."""
     for key, value in given.items():
         if key in OURS:
             raise ConfigError(f"template argument '{key}' is not a policy's to set: prompts are rendered by one rule")
-        if template is not None and not re.search(rf"\b{re.escape(key)}\b", template):
+        if template is not None and not knows(template, key):
             raise ConfigError(f"the chat template of {name} has no argument '{key}': it would do nothing")
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ConfigError(f"template argument '{key}' must be plain data, not {value!r:.100}") from None
+
+
+class Rendered(TypedDict):
+    """How a run's prompts were rendered: `template` arguments, and whether the system's words were folded."""
+
+    template: dict[str, Any]
+    folded: bool
+
+
+def difference(there: Rendered, here: Rendered) -> str:
+    """What differs between two ways to render, in words: `rendered with enable_thinking=false there, none here`."""
+    if there["template"] != here["template"]:
+        return f"rendered with {shown(there['template'])} there, {shown(here['template'])} here"
+    words = {True: "in the user's message", False: "as the template has them"}
+    return f"rendered with the system's words {words[there['folded']]} there, {words[here['folded']]} here"
 
 
 def shown(template_args: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving import supervisor
 from lamer_graph.serving.needs import claim_port, find_model
 from lamer_graph.serving.needs import vllm_flavour as vllm_flavour
+from lamer_graph.serving.templates import check_taught, folds_system, served_template
 
 INSTALL_HINT = (
     "vLLM is not installed: run `make setup`, or `pip install 'lamer-graph[serve]'` on a GPU machine; "
@@ -66,7 +67,8 @@ class VllmServer:
     Use it as a context manager, sync or async. `port=0` takes a free one. `adapters` maps names to PEFT folders that
     are loaded at start; `max_adapters` more can be alive at a time (0 switches LoRA off). The log goes to
     `run_dir/server.log` (a temporary folder if None). `on_progress` gets a line of text about once a second during the
-    start. `devices` is the server's CUDA_VISIBLE_DEVICES (None: the caller's). With `can_sleep` it gives its device's
+    start. `devices` is the server's CUDA_VISIBLE_DEVICES (None: the caller's). `template_args` are those of the
+    chat template in every prompt (None: as the cards of model and adapters say). With `can_sleep` it gives its device's
     memory away between `sleep` and `wake`, which needs CUDA. `extra_args` are vLLM's own and come last, so they win.
 
     Raises ConfigError for what is asked (before anything is started) and ServeError for what happens.
@@ -88,6 +90,7 @@ class VllmServer:
         start_timeout: float = 600.0,
         devices: str | None = None,
         can_sleep: bool = False,
+        template_args: Mapping[str, Any] | None = None,
         extra_args: Sequence[str] = (),
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -103,6 +106,9 @@ class VllmServer:
             raise ConfigError("max_lora_rank is for adapters, and max_adapters=0 switches them off")
         if max_adapters < 0 or not 0 <= port < 65536 or start_timeout <= 0:
             raise ConfigError("max_adapters must be >= 0, port 0 to 65535 and start_timeout > 0")
+        folders = [Path(folder).expanduser() for folder in (adapters or {}).values()]
+        self.template_args = served_template(self.model, folders, template_args)
+        self._decided = template_args is not None
         self.adapters = {name: self._adapter(name, path) for name, path in (adapters or {}).items()}
         self._max_adapters = max(max_adapters, len(self.adapters))
         self._max_lora_rank = max_lora_rank
@@ -251,10 +257,15 @@ class VllmServer:
     def policy(self, model: str | None = None, **options: Any) -> OpenAIPolicy:
         """An OpenAIPolicy for this server (`model`: an adapter's name): of exact tokens, and it outwaits the restart of
         a dead server."""
-        options = {"outage_s": 180.0, "training": True, **options}
+        template = {"template_args": self.template_args, "fold_system": self._folds_system}
+        options = {"outage_s": 180.0, "training": True, **template, **options}
         policy = OpenAIPolicy(self.base_url, model or self.model_name, api_key=self._api_key, **options)
         policy.control_tokens = control_tokens_in(Path(self.model))
         return policy
+
+    @functools.cached_property
+    def _folds_system(self) -> bool | None:
+        return folds_system(self.model, self.template_args)
 
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Serve the PEFT adapter in `path` as model `name`, from now on and after a restart.
@@ -309,6 +320,8 @@ class VllmServer:
             raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
         if isinstance(self.model, Path):
             check_adapter(folder, self.model, self.fingerprint)
+        if not self._decided:
+            check_taught(folder, self.template_args)
         return folder
 
     @property
@@ -336,6 +349,8 @@ class VllmServer:
             argv += ["--max-lora-rank", str(self._max_lora_rank)]
         if self._can_sleep:
             argv += ["--enable-sleep-mode"]
+        if self.template_args:
+            argv += ["--default-chat-template-kwargs", json.dumps(self.template_args)]
         if self.adapters:
             argv += ["--lora-modules"]
             argv += [json.dumps({"name": name, "path": str(path)}) for name, path in self.adapters.items()]

@@ -60,10 +60,13 @@ def _board(env: str, turns: int) -> dict[str, Any]:
     }
 
 
-def _large(policy: str, env: str, turns: int = 7, window: int = 4096) -> dict[str, Any]:
+def _large(
+    policy: str, env: str, turns: int = 7, window: int = 4096, template: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The paper's setting: 16 tasks an update, 8 trials each, rank-32 adapters on a vLLM of the run's own."""
     return {
         "policy": policy,
+        "template": template,
         "collect": {
             "env": env,
             "tasks": 16,
@@ -77,16 +80,19 @@ def _large(policy: str, env: str, turns: int = 7, window: int = 4096) -> dict[st
         # Adapters want a larger rate than the paper's full fine-tuning: ten times it, untried here.
         "optimise": {**_PAPER, "learning_rate": 1e-5},
         "lora": {"rank": 32, "alpha": 64},
-        # The paper's agents answer without thinking aloud; templates that know no such switch ignore it.
         "server": {
             "dtype": "bfloat16",
             "max_model_len": window,
-            "template": {"enable_thinking": False},
             # The trainer of an adapter leaves more than half of an 80 GB card to the server, which can use it.
             "gpu_memory": 0.6,
         },
         "validation": {"tasks": 128, "every": 10},
     }
+
+
+def _qwen3(env: str, turns: int = 7, window: int = 4096) -> dict[str, Any]:
+    """`_large` with Qwen3, which answers without thinking aloud as the paper's agents do."""
+    return _large("Qwen/Qwen3-4B", env, turns, window, {"enable_thinking": False})
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -129,10 +135,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
-    "minesweeper-qwen3-4b": _large("Qwen/Qwen3-4B", "minesweeper:6x6-3"),
-    "sokoban-qwen3-4b": _large("Qwen/Qwen3-4B", "sokoban:6x6-2"),
+    "minesweeper-qwen3-4b": _qwen3("minesweeper:6x6-3"),
+    "sokoban-qwen3-4b": _qwen3("sokoban:6x6-2"),
     # Histories are long: with fewer calls at a time they fit the server's share of the GPU.
-    "alfworld-qwen3-4b": {**_large("Qwen/Qwen3-4B", "alfworld", turns=10), "concurrency": 80},
+    "alfworld-qwen3-4b": {**_qwen3("alfworld", turns=10), "concurrency": 80},
     # Twice the weights: 126 of the longest calls fit beside them.
     "minesweeper-llama31-8b": {
         **_large("meta-llama/Llama-3.1-8B-Instruct", "minesweeper:6x6-3"),
@@ -140,7 +146,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Pages of results are long, and a prompt holds those of the whole episode: still fewer calls fit.
     "webshop-qwen3-4b": {
-        **_large("Qwen/Qwen3-4B", "webshop:1000", turns=12, window=8_192),
+        **_qwen3("webshop:1000", turns=12, window=8_192),
         "concurrency": 48,
     },
 }

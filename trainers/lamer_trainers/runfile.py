@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collection.config import CollectConfig
-from lamer_graph.policies.shipped import shipped_policies
+from lamer_graph.collection.sampled_by import rendered
+from lamer_graph.policies.rendering import knows, template_text
+from lamer_graph.policies.shipped import shipped_policies, taught_template
 from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
@@ -101,8 +103,7 @@ def _as_text(value: object) -> object:
 class Server(_Closed):
     """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
 
-    `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype);
-    `template` are arguments of the model's chat template, e.g. `{enable_thinking: false}`.
+    `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype).
 
     On CUDA: `apart` keeps the server in memory all the time, on `devices` (its CUDA_VISIBLE_DEVICES) or beside the
     trainer; `colocated` has the two take turns on the trainer's device, the server asleep while the trainer updates.
@@ -117,7 +118,6 @@ class Server(_Closed):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_model_len: Positive | None = None
     tolerance: Annotated[float, Field(gt=0)] | None = None
-    template: dict[str, bool | int | str] = {}
 
 
 class Validate(_Closed):
@@ -143,6 +143,9 @@ class Remember(_Closed):
 class RunFile(_Closed):
     """A training run: `policy` is a folder in Hugging Face format.
 
+    `template` are arguments of its chat template, e.g. `{enable_thinking: false}`, wherever it plays and with what is
+    trained (None: as its card says, or else the logs, or else none).
+
     With `collect.scope: tasks` a memory goes on from update to update: what an update sees of other tasks is what the
     updates before it left (at first what `collect.store` holds), fixed before its first trial; `remember` bounds it.
 
@@ -152,6 +155,7 @@ class RunFile(_Closed):
     """
 
     policy: str
+    template: dict[str, bool | int | str] | None = None
     collect: CollectConfig
     logs: tuple[str, ...] = ()
     optimise: Optimise = Optimise()
@@ -164,6 +168,32 @@ class RunFile(_Closed):
     concurrency: Positive = 128
     deterministic: bool = False
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, data: Any) -> Any:
+        """`server.template` of before is the policy's `template`, but for what its chat template ignored."""
+        if not isinstance(data, dict) or not isinstance(data.get("server"), dict) or "template" not in data["server"]:
+            return data
+        server = {**data["server"]}
+        moved = server.pop("template")
+        text = template_text(Path(str(data.get("policy"))))
+        if text is not None and isinstance(moved, dict):
+            moved = {key: value for key, value in moved.items() if knows(text, key)}
+        said = data.get("template")
+        if moved and said is not None and said != moved:
+            raise ValueError("`server.template` and `template` differ; say it once, as `template`")
+        return {**data, "server": server, "template": moved or None if said is None else said}
+
+    @property
+    def template_args(self) -> dict[str, Any]:
+        """Arguments of the policy's chat template: as `template` says, or else its card, or else the logs, or none."""
+        if self.template is not None:
+            return dict(self.template)
+        taught = taught_template(Path(self.policy))
+        if taught is not None:
+            return taught
+        return next((noted["template"] for folder in self.logs if (noted := rendered(folder)) is not None), {})
 
     @property
     def plays_here(self) -> bool:
@@ -283,6 +313,8 @@ def _apply(data: dict[str, Any], change: str) -> None:
     name, equals, text = change.partition("=")
     if not equals or not name:
         raise TrainingConfigError(f"'{change}' is not of the form section.key=value")
+    if name.startswith("server.template"):  # its place of before
+        name = name.removeprefix("server.")
     *sections, key = name.split(".")
     for section in sections:
         inner = data.setdefault(section, {})

@@ -12,6 +12,7 @@ import time
 import orjson
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -63,7 +64,7 @@ def test_the_large_presets_are_the_papers_but_for_what_an_adapter_needs(name):
     assert (optimise.algorithm, optimise.normalise, optimise.step_weight) == ("gigpo", "mean", 1.0)
     assert (optimise.gamma_step, optimise.gamma_traj) == (0.95, 0.6)
     assert (optimise.updates, optimise.clip, optimise.invalid_penalty) == (300, 0.2, 0.5)
-    assert run.server.template == {"enable_thinking": False}
+    assert run.template_args == ({"enable_thinking": False} if "qwen3" in name else {})
     # Differences: an adapter instead of all weights, at ten times the rate; mini-batches by number, not by size.
     assert run.lora is not None
     assert optimise.learning_rate == pytest.approx(10 * 1e-6)
@@ -427,9 +428,28 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
     assert last_checkpoint(tmp_path / "nothing") is None
 
 
-def test_arguments_of_the_chat_template_reach_the_server(tiny_model_dir, tmp_path):
-    run = load_run(
-        preset="minesweeper-qwen3-4b", changes=[f"policy={tiny_model_dir}", "server.template.enable_thinking=true"]
+def test_arguments_of_the_chat_template_reach_the_server_by_either_name(tmp_path):
+    new, old = (
+        load_run(preset="minesweeper-qwen3-4b", changes=[f"{place}.enable_thinking=true"])
+        for place in ("template", "server.template")
     )
-    argv = make_server(run, tmp_path)._argv()
+    assert new == old
+    argv = make_server(new, tmp_path)._argv()
     assert json.loads(argv[argv.index("--default-chat-template-kwargs") + 1]) == {"enable_thinking": True}
+
+
+def test_a_run_file_of_before_says_the_template_beside_the_server_and_means_the_policys(tiny_model_dir, tmp_path):
+    path = tmp_path / "run.yaml"
+    data = {"policy": "Qwen/Qwen3-4B", "collect": {"env": "minesweeper:4x4-3", "tasks": 1}, "lora": {}}
+    path.write_text(yaml.safe_dump({**data, "server": {"template": {"enable_thinking": False}}}))
+    run = load_run(path)
+    assert run.template == {"enable_thinking": False}
+    assert run.server is not None
+    # What the chat template of a policy ignored, it ignores.
+    path.write_text(
+        yaml.safe_dump({**data, "policy": str(tiny_model_dir), "server": {"template": {"enable_thinking": False}}})
+    )
+    assert load_run(path).template is None
+    path.write_text(yaml.safe_dump({**data, "template": {"a": 1}, "server": {"template": {"a": 2}}}))
+    with pytest.raises(TrainingConfigError, match="say it once, as `template`"):
+        load_run(path)

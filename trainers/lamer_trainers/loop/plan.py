@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from lamer_envs import make
 from lamer_envs.base import Env
-from lamer_graph.policies.loading import check_folder
+from lamer_graph.policies.loading import check_folder, renderer_of
 from lamer_graph.policies.local import CPU_CACHE_BYTES, GPU_CACHE_SHARE
 from lamer_graph.policies.shipped import is_policy
 from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
@@ -149,7 +149,7 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
     """
     if is_policy(Path(run.policy)):
         check_folder(Path(run.policy), plays=run.plays_here)
-    shape, count = shape_of(run.policy), tokens_of(run.policy)
+    shape, count = shape_of(run.policy), tokens_of(run.policy, run.template_args)
     chosen = device or ("cpu" if shape.parameters < 1e8 else "h100")
     speed = DEVICES[chosen]
     collect = run.collect
@@ -374,19 +374,12 @@ def shape_of(policy: str) -> Shape:
 Count = Callable[[Sequence[Message]], int]
 
 
-def tokens_of(policy: str) -> Count | None:
+def tokens_of(policy: str, template_args: Mapping[str, Any] | None = None) -> Count | None:
     """Counts a prompt's tokens as the policy does, chat template included; None where its tokenizer is not here."""
     if not is_policy(Path(policy)):
         return None
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-
-    def count(messages: Sequence[Message]) -> int:
-        rows: Any = list(messages)
-        return len(tokenizer.apply_chat_template(rows, add_generation_prompt=True, return_dict=False))
-
-    return count
+    renderer = renderer_of(policy, template_args)
+    return lambda messages: len(renderer.ids(messages))
 
 
 def _by_characters(messages: Sequence[Message]) -> int:

@@ -21,7 +21,7 @@ from lamer_envs import make
 from lamer_graph.collection.config import check_memory
 from lamer_graph.collection.run_memory import check_source, probe_memory
 from lamer_graph.policies.loading import check_folder as check_loadable
-from lamer_graph.policies.loading import no_bar
+from lamer_graph.policies.loading import no_bar, renderer_of
 from lamer_graph.policies.local import SMALL, LocalPolicy
 from lamer_graph.policies.shipped import is_policy
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
@@ -113,10 +113,11 @@ def make_policy(run: RunFile) -> LocalPolicy:
     """
     dtype = "float32" if run.lora is None else None
     common: Json = {"deterministic": run.deterministic, "version": version_name(0), "plays": run.plays_here}
+    common["template_args"] = run.template_args
     policy = LocalPolicy(run.policy, dtype=dtype, **common)
     if run.lora is None:
         return policy
-    common |= {"template_args": policy.template_args, "fold_system": policy.folds_system}
+    common["fold_system"] = policy.folds_system
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
@@ -148,6 +149,7 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
             "model.safetensors); download it there first, nothing is fetched unasked"
         )
     check_loadable(path, plays=run.plays_here)
+    renderer_of(run.policy, run.template_args)
     make(run.collect.env)
     check_memory(run.collect)
     if run.collect.scope == "tasks" and not run.logs:

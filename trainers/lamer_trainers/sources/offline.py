@@ -10,14 +10,18 @@ by the ratio of the trained policy to the one that was logged (`recomputed`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from lamer_graph.collection.config import CollectConfig
-from lamer_graph.collection.sampled_by import sampled_by
+from lamer_graph.collection.sampled_by import rendered, sampled_by
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.fingerprint import model_kind
+from lamer_graph.policies.loading import renderer_of
+from lamer_graph.policies.rendering import Renderer, difference, shown
 from lamer_graph.runlog import read_config, read_trials
+from lamer_graph.types import Message
 from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.learning.batch import check_sampling
 from lamer_trainers.learning.samples import Credit, Limits, Trial, samples_of
@@ -50,20 +54,21 @@ def check_logs(run: RunFile) -> None:
 
     Raises RunLogError for a log that cannot be read, TrainingDataError for one that cannot be trained on.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     for folder in run.logs:
         check_config(run.collect, read_config(folder), folder)
     logged_runs(run)
-    tokenizer = AutoTokenizer.from_pretrained(run.policy)
-    kind = model_kind(AutoConfig.from_pretrained(run.policy), tokenizer)
+    renderer = renderer_of(run.policy, run.template_args)
+    kind = model_kind(AutoConfig.from_pretrained(run.policy), renderer.tokenizer)
     for folder in run.logs:
         check_model(kind, folder, run.policy)
+        check_rendering(renderer, folder)
         trial = next((trial for trial in read_trials(folder) if trial.get("error") is None), None)
         if trial is not None:
             samples_of([trial], Credit(), Limits(completion=run.collect.max_tokens))
             check_sampling([trial], run.collect.temperature)
-            check_tokenizer(tokenizer, trial, folder, run.policy)
+            check_prompts(renderer, trial, folder)
 
 
 def check_config(wanted: CollectConfig, logged: Mapping[str, Any], folder: str | Path) -> None:
@@ -92,16 +97,48 @@ def check_model(kind: Mapping[str, Any], folder: str | Path, policy: str) -> Non
             )
 
 
-def check_tokenizer(tokenizer: Any, trial: Trial, folder: str | Path, policy: str) -> None:
-    """Raises TrainingDataError if the tokenizer makes other ids of the trial's prompts than were logged."""
-    texts = trial["texts"]
+def check_rendering(renderer: Renderer, folder: str | Path) -> None:
+    """Raises TrainingDataError if the log says that its prompts were rendered in another way."""
+    there, here = rendered(folder), renderer.rendering
+    if there is not None and there != here:
+        raise TrainingDataError(
+            f"the log {folder} was {difference(there, here)}: set `template` in the run to what the log says, or train "
+            "on a log that was rendered like that"
+        )
+
+
+def check_prompts(renderer: Renderer, trial: Trial, folder: str | Path) -> None:
+    """Raises TrainingDataError if the policy makes other ids of the trial's prompts than were logged.
+
+    A template that prints the date is rendered as of the days of the trial, in any time zone.
+    """
+    texts, days = trial["texts"], _days(trial) if renderer.dated else [None]
+    ways = [renderer]
+    if rendered(folder) is None and renderer.system_role == "dropped":
+        ways.append(renderer.unfolded())  # logs of before left the system's words out, as the template does
     made = [turn for episode in trial["episodes"] for turn in episode["turns"]] + list(trial["reflections"])
     for call in (entry["call"] for entry in made if entry["call"] is not None):
-        chat = [{"role": role, "content": texts[index]} for role, index in call["messages"]]
-        own = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        if list(own) != list(call["prompt_token_ids"]):
+        chat = [Message(role=role, content=texts[index]) for role, index in call["messages"]]
+        logged = list(call["prompt_token_ids"])
+        if any(way.ids(chat, day) == logged for way in ways for day in days):
+            continue
+        counts = f"a prompt of {len(logged)} tokens there has {len(ways[0].ids(chat, days[0]))} here, or others"
+        if renderer.dated:
             raise TrainingDataError(
-                f"the log {folder} is of another tokenizer or chat template than {policy}: a prompt of "
-                f"{len(call['prompt_token_ids'])} tokens there has {len(own)} here, or others; name the policy that "
-                "played it"
+                f"the log {folder} does not fit {renderer.name}, whose chat template prints the date or time: as of "
+                f"{trial['timings']['started'][:10]}, and the days around it, {counts}; if it prints the time of day, "
+                "such a log cannot be checked or trained on, else name the policy that played it"
             )
+        raise TrainingDataError(
+            f"the log {folder} is of another tokenizer or chat template than {renderer.name}, or of other template "
+            f"arguments than {shown(renderer.template_args)} (`template` in the run): {counts}; name the policy that "
+            "played it"
+        )
+
+
+def _days(trial: Trial) -> list[datetime]:
+    """When the trial may have been played by its machine's own calendar, likeliest first."""
+    began = datetime.fromisoformat(trial["timings"]["started"]).astimezone()
+    ended = began + timedelta(seconds=trial["timings"]["seconds"])
+    moments = [began, ended, began - timedelta(days=1), ended + timedelta(days=1)]
+    return list({moment.date(): moment for moment in moments}.values())

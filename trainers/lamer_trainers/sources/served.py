@@ -10,7 +10,6 @@ Adapters of a killed run are written anew from the checkpoint, never read.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -76,8 +75,6 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
     assert run.lora is not None
     rank = next((size for size in LORA_RANKS if size >= run.lora.rank), LORA_RANKS[-1])
     extra = [] if run.server.dtype == "auto" else ["--dtype", run.server.dtype]
-    if run.server.template:
-        extra += ["--default-chat-template-kwargs", json.dumps(run.server.template)]
     share = gpu_share(run.server, cuda=torch.cuda.is_available() and vllm_flavour() == "gpu")
     if share is not None:
         extra += ["--gpu-memory-utilization", str(share)]
@@ -89,6 +86,7 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
         max_model_len=run.server.max_model_len,
         devices=run.server.devices,
         can_sleep=run.server.placement == "colocated",
+        template_args=run.template_args,
         extra_args=extra,
     )
 
