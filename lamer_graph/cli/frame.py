@@ -85,8 +85,11 @@ class Ui:
         self._working = True
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar with rate and ETA on stderr, only where stderr is a terminal. Yields `advance(steps)`."""
+    def progress(self, what: str, total: int, says: Callable[[], str] | None = None) -> Iterator[Callable[[int], None]]:
+        """A bar with rate and ETA on stderr, only where stderr is a terminal. Yields `advance(steps)`.
+
+        `says` is asked, all the time, for what stands there instead of the bar's own rate and ETA.
+        """
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -98,16 +101,15 @@ class Ui:
             TimeRemainingColumn,
         )
 
-        from lamer_graph.cli.render import RateColumn
+        from lamer_graph.cli.render import RateColumn, SaidColumn
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TaskProgressColumn(),
-            RateColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *((RateColumn(), TimeRemainingColumn()) if says is None else (SaidColumn(says),)),
         )
         silent = self.json or not sys.stderr.isatty()
         with Progress(*columns, console=Console(stderr=True), disable=silent, transient=True) as bar:

@@ -160,7 +160,7 @@ class Player:
             from lamer_graph.policies.openai import OpenAIPolicy
 
             assert self.base_url is not None
-            options = {"timeout": self.timeout, "template_args": template_of(self.template)}
+            options: dict[str, Any] = {"timeout": self.timeout, "template_args": template_of(self.template)}
             served = OpenAIPolicy(self.base_url, self.model, training=bool(training), **options)
             policy = await served.connect()
             if training is None:

@@ -6,7 +6,7 @@ steer the terminal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -34,6 +34,17 @@ class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f}/s")
+
+
+class SaidColumn(ProgressColumn):
+    """What somebody else says of the rate and of what is left."""
+
+    def __init__(self, says: Callable[[], str]) -> None:
+        super().__init__()
+        self._says = says
+
+    def render(self, task: Task) -> Text:
+        return Text(self._says())
 
 
 # -- one trial --------------------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamer_graph.cli.frame import FAILED, Ui, warn
+from lamer_graph.cli.frame import FAILED, Json, Ui, warn
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.options import Player
+from lamer_graph.cli.pace import Pace
 from lamer_graph.errors import ConfigError, LamerError
 
 if TYPE_CHECKING:
@@ -35,13 +36,26 @@ def run_trials(ui: Ui, job: Job, what: str = "trials") -> tuple[CollectConfig, C
     if job.effort.workers > 1 and job.config.shuffle_reflections:
         raise ConfigError("--shuffle-reflections swaps them between all trials of a run: use --workers 1")
     check_memory(job.config, job.effort.workers)
-    with ui.progress(what, job.config.tasks * job.config.trials) as advance:
-        job, done = asyncio.run(_run(ui, job, advance))
+    pace = _pace_of(job.config)
+    with ui.progress(what, pace.trials, pace.line) as advance:
+        job, done = asyncio.run(_run(ui, job, advance, pace))
         if isinstance(done, int):
             from lamer_graph.cli.workers import collect_in_workers
 
-            done = collect_in_workers(job, already=done, on_trials=advance)
+            def ended(calls: int) -> None:
+                pace.trial(calls)
+                advance(1)
+
+            done = collect_in_workers(job, already=done, on_trial=ended)
     return job.config, done
+
+
+def _pace_of(config: CollectConfig) -> Pace:
+    from lamer_envs import make
+
+    turns = config.max_turns or make(config.env).max_turns
+    reflections = config.max_episodes - 1 if config.contents in ("reflection", "both") else 0
+    return Pace(config.tasks * config.trials, config.max_episodes * turns + reflections, config.max_tokens)
 
 
 WARM = "warm"
@@ -65,7 +79,7 @@ def run_warm(ui: Ui, job: Job, warm: int) -> CollectSummary:
     return run_trials(ui, filling, f"filling the memory, {warm} tasks")[1]
 
 
-async def _run(ui: Ui, job: Job, advance: Callable[[int], None]) -> tuple[Job, CollectSummary | int]:
+async def _run(ui: Ui, job: Job, advance: Callable[[int], None], pace: Pace) -> tuple[Job, CollectSummary | int]:
     """The job with who really plays, and what was done, or how many trials are there for workers to go on with."""
     from lamer_graph.collection.collect import collect
 
@@ -78,8 +92,16 @@ async def _run(ui: Ui, job: Job, advance: Callable[[int], None]) -> tuple[Job, C
         already = claim(job.config, job.folder, job.resume)
         advance(already)
         ui.working()
+        if hasattr(policy, "sampled_tokens"):
+            pace.sampled = lambda: policy.sampled_tokens
+        pace.begin(already)
         if job.effort.workers > 1:
             return job, already
+
+        def ended(line: Json) -> None:
+            pace.trial(sum(len(episode["turns"]) for episode in line["episodes"]) + len(line["reflections"]))
+            advance(1)
+
         summary = await collect(
             job.config,
             policy,
@@ -88,7 +110,8 @@ async def _run(ui: Ui, job: Job, advance: Callable[[int], None]) -> tuple[Job, C
             resume=True,
             through_graph=job.through_graph,
             write_behind=job.write_behind,
-            on_trial=lambda line: advance(1),
+            on_trial=ended,
+            on_call=pace.called,
         )
         return job, summary
 

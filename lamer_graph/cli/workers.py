@@ -37,11 +37,12 @@ class _Trial(NamedTuple):
     reflections: int
 
 
-def collect_in_workers(job: Job, *, already: int, on_trials: Callable[[int], None]) -> CollectSummary:
+def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int], None]) -> CollectSummary:
     """Collect the run's missing trials in `effort.workers` processes, `effort.concurrency` at a time in each.
 
-    `already` trials are in the log. `on_trials` gets 1 for every trial that was logged. SIGINT and SIGTERM are passed
-    on and end the run early with the log whole. Raises WorkerError when a worker fails; the others are ended, too.
+    `already` trials are in the log. `on_trial` gets the number of calls of every trial that was logged. SIGINT and
+    SIGTERM are passed on and end the run early with the log whole. Raises WorkerError when a worker fails; the others
+    are ended, too.
     """
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
@@ -77,7 +78,7 @@ def collect_in_workers(job: Job, *, already: int, on_trials: Callable[[int], Non
                     continue
                 if isinstance(message, _Trial):
                     trials.append(message)
-                    on_trials(1)
+                    on_trial(message.turns + message.reflections)
                 elif not failure:
                     failure = str(message)
                     stop()

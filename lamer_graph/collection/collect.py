@@ -24,7 +24,7 @@ from lamer_graph.collection.exchange import Exchange
 from lamer_graph.collection.run_memory import Heritage, open_run_memory
 from lamer_graph.collection.sampled_by import check_sampler, note_sampler
 from lamer_graph.errors import ConfigError
-from lamer_graph.policies.base import Policy
+from lamer_graph.policies.base import Policy, Watched
 from lamer_graph.runlog import RunLog
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial.driver import Played, play_trial, settled
@@ -91,6 +91,7 @@ async def collect(
     heritage: Heritage | None = None,
     mixed: bool = False,
     on_trial: Callable[[Json], None] | None = None,
+    on_call: Callable[[], None] | None = None,
 ) -> CollectSummary:
     """Play the run's missing trials, `concurrency` at a time, and log each. `on_trial` gets every logged line.
 
@@ -120,7 +121,7 @@ async def collect(
         note_sampler(Path(folder), policy)
         memory = await asyncio.to_thread(open_run_memory, config, Path(folder), heritage)
         try:
-            h = config.harness(policy, memory.backend)
+            h = config.harness(policy if on_call is None else Watched(policy, on_call), memory.backend)
             run = _Run(config, h, memory.namespace, log, shard, write_behind, on_trial)
             return await run.play(concurrency, through_graph)
         finally:

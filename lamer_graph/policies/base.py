@@ -7,7 +7,7 @@ re-tokenises text to invent token ids, and its `policy_version` is the version t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lamer_graph.policies.control import CONTROL_TOKENS
@@ -70,3 +70,28 @@ class Policy(ABC):
 
     async def aclose(self) -> None:  # noqa: B027  (most policies hold nothing)
         """Release connections and threads; calling it again does nothing."""
+
+
+class Watched(Policy):
+    """`policy` itself, but for a word to `on_call` after every answer."""
+
+    def __init__(self, policy: Policy, on_call: Callable[[], None]) -> None:
+        self._policy, self._on_call = policy, on_call
+        self.context_window, self.control_tokens = policy.context_window, policy.control_tokens
+        self.opens_thought, self.template_args = policy.opens_thought, policy.template_args
+        self.folds_system = policy.folds_system
+
+    async def window(self) -> int | None:
+        return await self._policy.window()
+
+    def as_sent(self, sampling: Sampling) -> dict[str, Any]:
+        return self._policy.as_sent(sampling)
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        try:
+            return await self._policy.generate(messages, sampling)
+        finally:
+            self._on_call()
+
+    async def count_tokens(self, messages: Sequence[Message]) -> int:
+        return await self._policy.count_tokens(messages)

@@ -155,6 +155,8 @@ class Engine:
             raise ConfigError(f"LocalPolicy needs attention 'sdpa' or 'eager', not '{self._attention}'")
         self.model = model
         self.rows: list[Row] = []
+        self.sampled = 0
+        """Tokens that were drawn for somebody, ever."""
         self._eos = frozenset(eos)
         self._pad = pad
         self._lockstep = lockstep
@@ -354,6 +356,7 @@ class Engine:
             if row.finish is not None:
                 continue
             row.tokens.append(token)
+            self.sampled += row.owner is not None
             row.logprobs.append(logprob)
             if not math.isfinite(logprob):
                 row.finish = BROKEN

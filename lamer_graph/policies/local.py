@@ -211,6 +211,11 @@ class LocalPolicy(Policy):
     # -- weights ------------------------------------------------------------------------------------------------------
 
     @property
+    def sampled_tokens(self) -> int:
+        """How many tokens it has sampled so far, of answers under way, too."""
+        return 0 if self._plays is None else self._plays.sampled
+
+    @property
     def model(self) -> Any:
         """The module that samples. A trainer that shares it updates it inside `paused()` only."""
         return self._model
