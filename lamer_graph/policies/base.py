@@ -95,3 +95,9 @@ class Watched(Policy):
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         return await self._policy.count_tokens(messages)
+
+    def unheeded(self, sampling: Sampling) -> list[str]:
+        return self._policy.unheeded(sampling)
+
+    def identity(self) -> dict[str, Any] | None:
+        return self._policy.identity()
