@@ -21,7 +21,7 @@ def test_before_anything_is_answered_tokens_say_how_fast_it_goes() -> None:
     assert run.pace.line() == "0 calls, 0.0/s"
     run.now, run.tokens = 10.0, 87
     # 8 trials x 6 calls x 100 tokens at 8 a second.
-    assert run.pace.line() == "0 calls, 0.0/s, 8 tokens/s, at most 1:40:00 left"
+    assert run.pace.line() == "0 calls, 0.0/s, 8 tokens/s, at most 0:10:00 left"
 
 
 def test_before_a_trial_has_ended_calls_say_it_and_afterwards_what_trials_came_to() -> None:
