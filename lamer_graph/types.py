@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
@@ -36,7 +36,7 @@ class Sampling:
     seed: int | None = None
 
     def with_seed(self, seed: int) -> Sampling:
-        return replace(self, seed=seed)
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, seed)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,5 +73,5 @@ class Completion:
 
 def stable_seed(*parts: object) -> int:
     """A 62-bit seed from any JSON-like parts; the same in every process (never Python's `hash`)."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 2

@@ -45,7 +45,7 @@ FEATURES = Features(
         "finish_reason": Value("string"),
         "sampling_seed": Value("int64"),
         "dropped": Value("int64"),
-        "observation": Value("string"),  # null for a reflection, and so are the three below
+        "observation": Value("string"),  # `Env.observe` before the turn; null for a reflection, like the three below
         "action": Value("string"),
         "valid": Value("bool"),
         "reward": Value("float64"),

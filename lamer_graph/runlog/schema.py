@@ -2,7 +2,8 @@
 
 What must stay true: these models are the contract between graph and trainer. An unknown field is an error, messages
 are indices into the trial's `texts`, `token_ids[i]` was drawn with log-probability `logprobs[i]` (nats). A turn's
-`observation` is what the policy acted on, and so also the anchor observation of step-level advantages (GiGPO,
+`observation` is `Env.observe` of the state that the turn began in, whatever the prompt showed of it (style "compact"
+shows `Env.compact`; what the policy read is in its `messages`); step-level advantages take it for the anchor (GiGPO,
 arXiv 2505.10978). A new meaning, or a field that old logs cannot do without, raises `runlog.SCHEMA_VERSION`.
 """
 
@@ -49,10 +50,14 @@ class Call(_Closed):
 
 
 class Turn(_Closed):
-    """Observation, action taken (None: no action could be read from `text`), and what the environment answered."""
+    """What `Env.observe` showed of the state before it, the action played, and what the environment answered.
+
+    `action` is in the environment's own form; one that it could not read is what stood between the tags, "" without
+    any, and not `valid`. `text` is the whole answer (the first `steps.MAX_TEXT_CHARS`), `reward` the environment's.
+    """
 
     observation: str
-    action: str | None
+    action: str | None  # None in logs of other tools only
     reward: float
     valid: bool
     text: str
@@ -60,6 +65,8 @@ class Turn(_Closed):
 
 
 class Episode(_Closed):
+    """`reward` is the sum over its turns; `truncated`: the turn budget, or the error of its trial, ended it."""
+
     turns: list[Turn]
     success: bool
     reward: float
@@ -93,6 +100,8 @@ class Task(_Closed):
 
 
 class Timings(_Closed):
+    """`seconds` from the trial's opening to its line, waits and interruptions included; `policy_seconds` in calls."""
+
     started: str
     seconds: float
     policy_seconds: float

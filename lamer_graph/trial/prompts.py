@@ -237,10 +237,15 @@ class PromptBuilder:
             thinking=THINK_FIRST if self.strategy == "react" else "",
         )
 
+    @property
+    def shows_turns(self) -> bool:
+        """Whether `act` shows the episode's turns: not where a compact observation tells everything."""
+        return self.style != "compact" or not self.env.markov or self.history is not None
+
     def _shown(self, view: View, whole: bool) -> Sequence[Turn]:
         """The turns that enter the prompt: all for a reflection; none where a compact observation tells everything."""
         if whole or self.history is None:
-            return () if self.style == "compact" and self.env.markov and not whole else view.turns
+            return view.turns if whole or self.shows_turns else ()
         return view.turns[len(view.turns) - min(self.history, len(view.turns)) :]
 
     def _cut(

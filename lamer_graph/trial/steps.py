@@ -36,7 +36,8 @@ Json = dict[str, Any]
 
 
 class TurnRecord(TypedDict, total=False):
-    """One turn as states, results and logs hold it. `observation` is what was seen before acting."""
+    """One turn as states, results and logs hold it. `observation` is `Env.observe` of the state before it, whatever the
+    prompt showed of that (style "compact": `Env.compact`); `action` is what was played, as it stood if unreadable."""
 
     observation: str
     action: str
@@ -47,7 +48,7 @@ class TurnRecord(TypedDict, total=False):
 
 
 class EpisodeRecord(TypedDict):
-    """One finished episode. `reward` is the sum over its turns; `truncated` says the turn budget ended it."""
+    """One played episode. `reward` is the sum over its turns; `truncated`: the turn budget (or an error) ended it."""
 
     turns: list[TurnRecord]
     success: bool
@@ -104,6 +105,7 @@ class EpisodeState(TypedDict, total=False):
     trial_id: str
     start: State
     env_state: State
+    seen: str
     turns: list[TurnRecord]
     outcomes: list[str]
     done: bool
@@ -342,14 +344,20 @@ def _remembered(memory: Sequence[Json], trial_id: str) -> list[Remembered]:
     ]
 
 
+def _seen(h: Harness, s: EpisodeState) -> str:
+    """What `observe` shows of the episode's state; a step has said it of the state that it led to."""
+    seen = s.get("seen")
+    return plain(h.env.observe(s["env_state"])) if seen is None else seen
+
+
 def ask_action(h: Harness, s: EpisodeState) -> Ask:
     """The call that chooses the next action."""
     env_state = s["env_state"]
     compact = h.prompts.style == "compact"
     view = View(
         episode=s["episode"] + 1,
-        observation=h.env.compact(env_state) if compact else h.env.observe(env_state),
-        turns=_played(s["turns"], s["outcomes"]),
+        observation=h.env.compact(env_state) if compact else _seen(h, s),
+        turns=_played(s["turns"], s["outcomes"]) if h.prompts.shows_turns else (),
         memory=_remembered(s["memory"], s["trial_id"]),
     )
     seed = stable_seed(s["seed"], s["task_id"], s["trial"], s["episode"], len(s["turns"]))
@@ -365,7 +373,7 @@ def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeSta
     action = h.env.parse(answer) if answer else None
     step = h.env.step(before, answer if action is None else action)
     turn = TurnRecord(
-        observation=plain(h.env.observe(before)),
+        observation=_seen(h, s),
         action=answer if action is None else action,
         reward=step.reward,
         valid=step.valid,
@@ -376,6 +384,7 @@ def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeSta
     turns = [*s["turns"], turn]
     return EpisodeState(
         env_state=step.state,
+        seen=plain(step.observation),
         turns=turns,
         outcomes=[*s["outcomes"], plain(h.env.outcome(before, turn["action"], step))],
         done=step.done or len(turns) >= h.max_turns,
@@ -398,7 +407,7 @@ def ended(h: Harness, s: TrialState, e: EpisodeState) -> Json:
     return {
         "episodes": [*s["episodes"], episode],
         "outcomes": e["outcomes"],
-        "last_observation": plain(h.env.compact(last) if compact else h.env.observe(last)),
+        "last_observation": plain(h.env.compact(last)) if compact else _seen(h, e),
         "success": e["success"],
     }
 

@@ -76,6 +76,20 @@ def test_nobody_is_told_of_a_line_that_was_not_written(tmp_path: Path) -> None:
     assert len(told) == len(list(read_trials(tmp_path))) == 1
 
 
+def test_the_logged_observation_is_what_observe_shows_also_where_the_prompt_shows_less(tmp_path: Path) -> None:
+    env = make("minesweeper", size=4, mines=3)
+    for style in ("standard", "compact"):
+        with RunLog.create(tmp_path / style, {}) as log:
+            agent = create_lamer_agent(ScriptedPolicy(random_player), env, prompt_style=style)  # type: ignore[arg-type]
+            agent.invoke(TASK, context={"recorder": TrialRecorder(log)})
+        (trial,) = read_trials(tmp_path / style)
+        turn = trial["episodes"][0]["turns"][0]
+        start = env.reset(TASK["task"]["seed"])
+        assert turn["observation"] == env.observe(start)
+        prompt = trial["texts"][turn["call"]["messages"][-1][1]]
+        assert (env.compact(start) in prompt) == (style == "compact")
+
+
 # -- trials that are cut short ----------------------------------------------------------------------------------------
 
 LOSING = 11
