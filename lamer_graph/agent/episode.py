@@ -20,9 +20,10 @@ from typing_extensions import TypedDict
 from lamer_graph.agent.node import Node
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import run_sync
-from lamer_graph.trial import calls, steps
+from lamer_graph.trial import calls, events, steps
 from lamer_graph.trial.deltas import packed, unpacked
-from lamer_graph.trial.steps import EpisodeState, Harness, Json, TurnRecord
+from lamer_graph.trial.harness import Harness
+from lamer_graph.trial.states import EpisodeState, Json, TurnRecord
 
 RECURSION_MARGIN = 5
 """Supersteps beyond one per turn."""
@@ -127,7 +128,7 @@ class EpisodeGraph:
 
     def _acted(self, run: EpisodeRun, now: EpisodeState, reply: steps.Reply) -> Command[str]:
         update = steps.acted(self.h, now, reply, run.record)
-        run.write(steps.turn_event(now, update))
+        run.write(events.turn_event(now, update))
         return Command(update={"progress": run.added(now, update)}, goto=END if update["done"] else "act")
 
 

@@ -35,10 +35,11 @@ from lamer_graph.agent.node import Node
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
-from lamer_graph.trial import calls, steps
+from lamer_graph.trial import calls, events, steps
 from lamer_graph.trial.driver import TRIAL_ERRORS, error_record
+from lamer_graph.trial.harness import Harness, make_harness
 from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
-from lamer_graph.trial.steps import EpisodeRecord, EpisodeState, Harness, Json, TrialState
+from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState
 from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryConfig, MemoryRecord, StoreMemory
@@ -106,7 +107,7 @@ def create_lamer_agent(
     lamer_envs errors for what cannot be played; policy errors come through the invocation.
     """
     check_strategy(prompt_style, strategy)
-    harness = steps.make_harness(
+    harness = make_harness(
         _as_policy(model, sampling),
         make(env) if isinstance(env, str) else env,
         memory if store is None else _kept_in(store, memory),
@@ -305,7 +306,7 @@ class _Nodes:
 
     def _ended(self, state: TrialState, played: EpisodeState) -> tuple[Json, TrialState]:
         update = steps.ended(self.h, state, played)
-        _emit(steps.episode_event(len(state["episodes"]), update["episodes"][-1]))
+        _emit(events.episode_event(len(state["episodes"]), update["episodes"][-1]))
         update = steps.with_calls_apart(state, update)
         return update, cast(TrialState, {**state, **update})
 
@@ -334,7 +335,7 @@ class _Nodes:
 
     @staticmethod
     def _told(state: TrialState, update: Json) -> Json:
-        _emit(steps.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
+        _emit(events.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
         return update
 
     def remember(self, state: TrialState) -> Json:

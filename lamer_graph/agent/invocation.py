@@ -19,7 +19,9 @@ from typing_extensions import TypedDict
 
 from lamer_graph.errors import ConfigError
 from lamer_graph.runlog.recording import TrialRecorder
-from lamer_graph.trial.steps import Harness, TrialState, owner_of
+from lamer_graph.trial.harness import Harness
+from lamer_graph.trial.states import TrialState
+from lamer_graph.trial.steps import owner_of
 from lamer_graph.trial.tasks import check_seed
 from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import Sampling

@@ -28,7 +28,8 @@ from lamer_graph.policies.base import Policy, Watched
 from lamer_graph.runlog import RunLog
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial.driver import Played, play_trial, settled
-from lamer_graph.trial.steps import Harness, Json
+from lamer_graph.trial.harness import Harness
+from lamer_graph.trial.states import Json
 from lamer_graph.trial.tasks import task_id_of, trial_id_of
 from lamer_graph.trial.write_behind import WriteBehind
 from lamer_memory import InContextMemory

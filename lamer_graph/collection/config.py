@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from lamer_envs import make
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
+from lamer_graph.trial.harness import Harness, make_harness
 from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
-from lamer_graph.trial.steps import Harness, Json, make_harness
+from lamer_graph.trial.states import Json
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_memory import MemoryBackend, MemoryConfig, Outcomes
 from lamer_memory.config import DEFAULT_K, check_backend

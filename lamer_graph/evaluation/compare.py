@@ -32,7 +32,7 @@ from lamer_graph.evaluation.stats import (
     task_success,
 )
 from lamer_graph.runlog import read_trials
-from lamer_graph.trial.steps import Json
+from lamer_graph.trial.states import Json
 
 OF_MEMORY = frozenset({"contents", "backend", "scope", "k", "max_chars", "store", "visible", "outcomes", "embedder"})
 """Fields of a run's configuration that may differ between compared runs."""

@@ -18,7 +18,7 @@ from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.evaluation.stats import Instances, Summary, summarise
 from lamer_graph.policies.base import Policy
 from lamer_graph.runlog import read_config, read_trials
-from lamer_graph.trial.steps import Json
+from lamer_graph.trial.states import Json
 from lamer_graph.trial.tasks import start_of
 
 FIELDS_OF_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")

@@ -17,8 +17,9 @@ import orjson
 from lamer_graph.errors import RunLogError
 from lamer_graph.text import plain_json
 from lamer_graph.trial.deltas import unpacked
+from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.quoting import held
-from lamer_graph.trial.steps import EpisodeRecord, EpisodeState, Harness, Json, TrialState
+from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState
 
 if TYPE_CHECKING:
     from lamer_graph.runlog import RunLog

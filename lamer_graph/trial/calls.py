@@ -17,7 +17,9 @@ from weakref import WeakKeyDictionary
 
 from lamer_graph.errors import PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.steps import Ask, Harness, Json, Reply, TrialState, looks, namespace_of, recalled
+from lamer_graph.trial.harness import Harness
+from lamer_graph.trial.states import Json, TrialState
+from lamer_graph.trial.steps import Ask, Reply, looks, namespace_of, recalled
 from lamer_graph.types import Message
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace

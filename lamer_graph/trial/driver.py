@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, cast
 
 from lamer_graph.errors import LamerError
 from lamer_graph.trial import calls, steps
-from lamer_graph.trial.steps import EpisodeState, Harness, Json, TrialState
+from lamer_graph.trial.harness import Harness
+from lamer_graph.trial.states import EpisodeState, Json, TrialState
 from lamer_graph.trial.write_behind import WriteBehind
 from lamer_memory import MemoryBackendError, MemoryRecord
 

@@ -12,187 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-from typing_extensions import TypedDict
-
-from lamer_envs.base import MAX_ACTION_CHARS, Env, State
+from lamer_envs.base import MAX_ACTION_CHARS
 from lamer_graph.errors import ConfigError
-from lamer_graph.policies.base import Policy
 from lamer_graph.text import plain, plain_json
-from lamer_graph.trial.answers import ACTION_TAG, MAX_REMARK_CHARS, extract, extract_remark
-from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
+from lamer_graph.trial.answers import ACTION_TAG, extract, extract_remark
+from lamer_graph.trial.harness import Harness
+from lamer_graph.trial.prompts import Remembered, Turn, View
+from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState, TurnRecord
 from lamer_graph.trial.tasks import checked, start_of, task_id_of, trial_id_of
 from lamer_graph.trial.whose import owner
 from lamer_graph.types import Completion, Message, Sampling, stable_seed
-from lamer_memory import MemoryBackend, MemoryConfig, MemoryRecord
+from lamer_memory import MemoryRecord
 from lamer_memory.base import Kind, Namespace
 from lamer_memory.recall import ABOUT_KEY, TRIAL_KEY, kinds, make_record, trial_namespace
 
 MAX_TEXT_CHARS = 20_000
 """Longest answer text that is kept in states and logs; token ids are always kept whole."""
-
-Json = dict[str, Any]
-
-
-class TurnRecord(TypedDict, total=False):
-    """One turn as states, results and logs hold it. `observation` is `Env.observe` of the state before it, whatever the
-    prompt showed of that (style "compact": `Env.compact`); `action` is what was played, as it stood if unreadable."""
-
-    observation: str
-    action: str
-    reward: float
-    valid: bool
-    text: str
-    call: Json
-
-
-class EpisodeRecord(TypedDict):
-    """One played episode. `reward` is the sum over its turns; `truncated`: the turn budget (or an error) ended it."""
-
-    turns: list[TurnRecord]
-    success: bool
-    reward: float
-    truncated: bool
-
-
-def _entering(_: str | None, text: str | None) -> str | None:
-    """How LangGraph updates a text of the state: also one that a person hands in (`update_state`) can be stored."""
-    return plain(text) if isinstance(text, str) else text
-
-
-class TrialState(TypedDict, total=False):
-    """The state of a trial between episodes; JSON-plain throughout.
-
-    `task` is the input; opening the trial takes it over into `playing`, so that a new input on a used thread is a new
-    trial and a resumed run is not. `number` counts the thread's trials from 1. `namespace` says whose memory it plays
-    with (a resume need not say so again). `started` is in seconds since the epoch.
-    `calls` are those of each episode's turns, packed (see `deltas`), where they are not in the turns themselves.
-    """
-
-    task: Json | None
-    playing: Json
-    namespace: list[str]
-    task_id: str
-    trial_id: str
-    trial: int
-    number: int
-    seed: int
-    started: float
-    start: State
-    memory: list[Json]
-    reads: list[Json]
-    writes: list[Json]
-    records: list[Json]
-    episodes: list[EpisodeRecord]
-    calls: list[list[Json | None]]
-    outcomes: list[str]
-    last_observation: Annotated[str, _entering]
-    reflections: list[str]
-    reflection: Annotated[str | None, _entering]
-    reflection_calls: list[Json]
-    success: bool
-
-
-class EpisodeState(TypedDict, total=False):
-    """The state of the episode being played; JSON-plain throughout."""
-
-    task_id: str
-    trial: int
-    seed: int
-    episode: int
-    memory: list[Json]
-    trial_id: str
-    start: State
-    env_state: State
-    seen: str
-    turns: list[TurnRecord]
-    outcomes: list[str]
-    done: bool
-    terminated: bool
-    success: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Harness:
-    """What a trial is played with. Handles live here, never in a state."""
-
-    env: Env
-    policy: Policy
-    prompts: PromptBuilder
-    memory: MemoryConfig
-    backend: MemoryBackend
-    sampling: Sampling
-    max_episodes: int
-    max_turns: int
-    max_remark_chars: int = MAX_REMARK_CHARS
-
-    @property
-    def reflects(self) -> bool:
-        """Whether failed episodes are reflected on: only where a reflection would be seen again."""
-        return "reflection" in kinds(self.memory.contents)
-
-    @property
-    def remembers(self) -> bool:
-        return self.memory.contents != "none"
-
-    @property
-    def transient(self) -> bool:
-        """Whether records die with their trial: its state keeps them, the backend only while it is asked."""
-        return self.remembers and self.memory.scope == "trial" and not self.backend.persistent
-
-    @property
-    def outlives(self) -> bool:
-        """Whether records outlive their trial, so that someone must say whose they are."""
-        return self.remembers and not self.transient
-
-
-def make_harness(
-    policy: Policy,
-    env: Env,
-    memory: str | MemoryConfig = "reflection",
-    *,
-    max_episodes: int = 3,
-    max_turns: int | None = None,
-    prompt_style: Literal["standard", "compact"] = "standard",
-    strategy: Literal["lamer", "react"] = "lamer",
-    sampling: Sampling | None = None,
-    history: int | None = None,
-) -> Harness:
-    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None).
-
-    Raises ConfigError (or MemoryConfigError) for what cannot be played.
-    """
-    for name, value in (("max_episodes", max_episodes), ("max_turns", max_turns), ("history", history)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
-    if sampling is not None and (unheeded := policy.unheeded(sampling)):
-        raise ConfigError(
-            f"sampling asks for {', '.join(f'{name} {getattr(sampling, name)}' for name in unheeded)}, which "
-            f"{type(policy).__name__} would not do: leave it out, set it on the model itself, or, where the chat model "
-            "declares such a field, use ChatModelPolicy(model, sample=True)"
-        )
-    config = MemoryConfig.of(memory)
-    turns = env.max_turns if max_turns is None else max_turns
-    prompts = PromptBuilder(
-        env,
-        style=prompt_style,
-        max_episodes=max_episodes,
-        max_turns=turns,
-        strategy=strategy,
-        history=history,
-        control=policy.control_tokens,
-    )
-    return Harness(
-        env=env,
-        policy=policy,
-        prompts=prompts,
-        memory=config,
-        backend=config.open(),
-        sampling=Sampling() if sampling is None else sampling,
-        max_episodes=max_episodes,
-        max_turns=turns,
-    )
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -533,42 +370,3 @@ def remembered(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> Js
     if not h.backend.persistent:
         update["records"] = [*s["records"], *(record.to_json() for record in records)]
     return update
-
-
-# -- events -----------------------------------------------------------------------------------------------------------
-
-
-def turn_event(before: EpisodeState, update: EpisodeState) -> Json:
-    """What a watcher is told of a turn: its record without tokens, and the state it led to."""
-    turn = update["turns"][-1]
-    return {
-        "event": "turn",
-        "episode": before["episode"],
-        "turn": len(before["turns"]),
-        "observation": turn["observation"],
-        "action": turn["action"],
-        "reward": turn["reward"],
-        "valid": turn["valid"],
-        "text": turn["text"],
-        "outcome": update["outcomes"][-1],
-        "state": update["env_state"],
-        "done": update["done"],
-        "success": update["success"],
-    }
-
-
-def episode_event(episode: int, record: EpisodeRecord) -> Json:
-    """What a watcher is told when an episode is over."""
-    return {
-        "event": "episode",
-        "episode": episode,
-        "turns": len(record["turns"]),
-        "success": record["success"],
-        "reward": record["reward"],
-        "truncated": record["truncated"],
-    }
-
-
-def reflection_event(episode: int, text: str) -> Json:
-    """What a watcher is told of a reflection."""
-    return {"event": "reflection", "episode": episode, "text": text}

@@ -25,7 +25,7 @@ from lamer_envs import make
 from lamer_graph import Sampling, create_lamer_agent
 from lamer_graph.errors import ConfigError
 from lamer_graph.trial.driver import play_trial
-from lamer_graph.trial.steps import make_harness
+from lamer_graph.trial.harness import make_harness
 from lamer_graph.trial.tasks import start_of
 from lamer_graph.types import Message
 from lamer_memory import MemoryConfigError

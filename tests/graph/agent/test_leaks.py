@@ -16,7 +16,7 @@ from lamer_graph import MemoryConfig, RunLog, TrialRecorder, create_lamer_agent
 from lamer_graph.agent import compile_agent, play_in_graph
 from lamer_graph.errors import PolicyError
 from lamer_graph.trial.driver import play_trial
-from lamer_graph.trial.steps import make_harness
+from lamer_graph.trial.harness import make_harness
 from lamer_graph.types import Message, Sampling
 from lamer_memory import InContextMemory, StoreMemory
 from scripted import ScriptedPolicy, is_reflection, random_player

@@ -24,7 +24,7 @@ from lamer_envs import make
 from lamer_graph import MemoryConfig, create_lamer_agent
 from lamer_graph.errors import ConfigError
 from lamer_graph.trial.driver import play_trial
-from lamer_graph.trial.steps import make_harness
+from lamer_graph.trial.harness import make_harness
 from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import Message, Sampling
 from lamer_memory import ChromaMemory, InContextMemory, MemoryBackend, StoreMemory

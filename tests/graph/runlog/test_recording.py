@@ -18,7 +18,8 @@ from lamer_graph.agent import compile_agent, play_in_graph
 from lamer_graph.errors import LamerError, PolicyError, RunLogError
 from lamer_graph.runlog import RunLog, check, read_trials
 from lamer_graph.runlog.recording import MAX_EXTRA_BYTES, TrialRecorder
-from lamer_graph.trial.steps import Json, make_harness
+from lamer_graph.trial.harness import make_harness
+from lamer_graph.trial.states import Json
 from lamer_graph.types import Completion, Message, Sampling
 from lamer_memory import InContextMemory, MemoryBackendError, MemoryConfig, MemoryRecord
 from scripted import ScriptedPolicy, random_player

@@ -11,7 +11,8 @@ from lamer_envs import make
 from lamer_graph.errors import PolicyResponseError, PromptTooLongError
 from lamer_graph.trial import calls
 from lamer_graph.trial.driver import play_trial
-from lamer_graph.trial.steps import Ask, make_harness
+from lamer_graph.trial.harness import make_harness
+from lamer_graph.trial.steps import Ask
 from lamer_graph.types import Message, Sampling
 from lamer_memory import InContextMemory, MemoryConfig
 from scripted import ScriptedPolicy, random_player

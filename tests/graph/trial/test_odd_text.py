@@ -21,8 +21,9 @@ from lamer_graph.runlog import RunLog, read_trials
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.runlog.schema import check
 from lamer_graph.trial.driver import play_trial
+from lamer_graph.trial.harness import make_harness
 from lamer_graph.trial.quoting import restore
-from lamer_graph.trial.steps import make_harness, open_trial
+from lamer_graph.trial.steps import open_trial
 from lamer_graph.types import Message
 from lamer_memory import InContextMemory, MemoryRecord
 from lamer_memory.store import StoreMemory

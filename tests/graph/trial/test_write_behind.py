@@ -14,7 +14,7 @@ from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.runlog import read_trials
 from lamer_graph.trial.driver import Played, play_trial, settled
-from lamer_graph.trial.steps import make_harness
+from lamer_graph.trial.harness import make_harness
 from lamer_graph.trial.write_behind import WriteBehind
 from lamer_memory import ChromaMemory, InContextMemory, MemoryBackendError, MemoryConfig, MemoryRecord
 from lamer_memory.recall import make_record, own_records

@@ -22,7 +22,7 @@ from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.shipped import card, is_policy, shipped_policies, shipped_policy
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract
 from lamer_graph.trial.driver import play_trial
-from lamer_graph.trial.steps import make_harness
+from lamer_graph.trial.harness import make_harness
 from lamer_graph.types import Sampling
 from lamer_memory import Contents
 from lamer_trainers.warmstart.fitting import IGNORE, FitConfig, LeftCollator, WarmupTrainer, encode, fit, parting

@@ -24,7 +24,7 @@ from lamer_graph.collection.run_memory import Heritage, drop_run_memory
 from lamer_graph.errors import PolicyError
 from lamer_graph.policies.base import Policy
 from lamer_graph.runlog import TRIALS_FILE, read_trials
-from lamer_graph.trial.steps import Json
+from lamer_graph.trial.states import Json
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.samples import Trial, version_number
 from lamer_trainers.runfile import Remember

@@ -19,7 +19,8 @@ from lamer_graph.evaluation.stats import Estimate, pass_at_k
 from lamer_graph.policies.base import Policy
 from lamer_graph.trial.answers import ACTION_TAG, extract
 from lamer_graph.trial.driver import play_trial
-from lamer_graph.trial.steps import TrialState, make_harness
+from lamer_graph.trial.harness import make_harness
+from lamer_graph.trial.states import TrialState
 from lamer_graph.types import Sampling, stable_seed
 from lamer_memory import Contents
 from lamer_trainers.warmstart.fitting import LeftCollator, answer_logprobs, encode

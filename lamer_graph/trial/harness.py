@@ -1,0 +1,100 @@
+"""What a trial is played with: environment, policy, prompts, memory, budgets; checked before anything is played.
+
+What must stay true: handles live here and never in a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lamer_envs.base import Env
+from lamer_graph.errors import ConfigError
+from lamer_graph.policies.base import Policy
+from lamer_graph.trial.answers import MAX_REMARK_CHARS
+from lamer_graph.trial.prompts import PromptBuilder
+from lamer_graph.types import Sampling
+from lamer_memory import MemoryBackend, MemoryConfig
+from lamer_memory.recall import kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """What a trial is played with. Handles live here, never in a state."""
+
+    env: Env
+    policy: Policy
+    prompts: PromptBuilder
+    memory: MemoryConfig
+    backend: MemoryBackend
+    sampling: Sampling
+    max_episodes: int
+    max_turns: int
+    max_remark_chars: int = MAX_REMARK_CHARS
+
+    @property
+    def reflects(self) -> bool:
+        """Whether failed episodes are reflected on: only where a reflection would be seen again."""
+        return "reflection" in kinds(self.memory.contents)
+
+    @property
+    def remembers(self) -> bool:
+        return self.memory.contents != "none"
+
+    @property
+    def transient(self) -> bool:
+        """Whether records die with their trial: its state keeps them, the backend only while it is asked."""
+        return self.remembers and self.memory.scope == "trial" and not self.backend.persistent
+
+    @property
+    def outlives(self) -> bool:
+        """Whether records outlive their trial, so that someone must say whose they are."""
+        return self.remembers and not self.transient
+
+
+def make_harness(
+    policy: Policy,
+    env: Env,
+    memory: str | MemoryConfig = "reflection",
+    *,
+    max_episodes: int = 3,
+    max_turns: int | None = None,
+    prompt_style: Literal["standard", "compact"] = "standard",
+    strategy: Literal["lamer", "react"] = "lamer",
+    sampling: Sampling | None = None,
+    history: int | None = None,
+) -> Harness:
+    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None).
+
+    Raises ConfigError (or MemoryConfigError) for what cannot be played.
+    """
+    for name, value in (("max_episodes", max_episodes), ("max_turns", max_turns), ("history", history)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if sampling is not None and (unheeded := policy.unheeded(sampling)):
+        raise ConfigError(
+            f"sampling asks for {', '.join(f'{name} {getattr(sampling, name)}' for name in unheeded)}, which "
+            f"{type(policy).__name__} would not do: leave it out, set it on the model itself, or, where the chat model "
+            "declares such a field, use ChatModelPolicy(model, sample=True)"
+        )
+    config = MemoryConfig.of(memory)
+    turns = env.max_turns if max_turns is None else max_turns
+    prompts = PromptBuilder(
+        env,
+        style=prompt_style,
+        max_episodes=max_episodes,
+        max_turns=turns,
+        strategy=strategy,
+        history=history,
+        control=policy.control_tokens,
+    )
+    return Harness(
+        env=env,
+        policy=policy,
+        prompts=prompts,
+        memory=config,
+        backend=config.open(),
+        sampling=Sampling() if sampling is None else sampling,
+        max_episodes=max_episodes,
+        max_turns=turns,
+    )
