@@ -37,6 +37,8 @@ def one_line(text: str) -> str:
 
 def marked(text: str) -> str:
     """Lines that could pass for one of a compact prompt's own are marked as quotations, the others stay as they are."""
+    if not _BREAK.search(text):  # most observations are one line, which begins in one place
+        return f"> {text}" if _COMPACT_LINE.match(text) else text
     return _COMPACT_LINE.sub("> ", text)
 
 
