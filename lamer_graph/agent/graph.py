@@ -32,6 +32,7 @@ from lamer_graph.agent import invocation
 from lamer_graph.agent.episode import EpisodeGraph, EpisodeRun
 from lamer_graph.agent.invocation import LamerContext
 from lamer_graph.agent.node import Node
+from lamer_graph.agent.stops import Agent
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
@@ -97,10 +98,16 @@ def create_lamer_agent(
     settings where there is none, and what it cannot take of one is refused.
 
     `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection: `update_state(config,
-    {"reflection": text})`, then `invoke(None, config)`. `store` is a LangGraph store that keeps what is remembered from
-    trial to trial: a memory that is given by its contents alone is then of scope "tasks". `namespace` says whose memory
-    that is where neither the context nor the invocation's `user_id` does, and `recorder` logs every trial with its
-    exact tokens unless the context names another (see LamerContext).
+    {"reflection": text})`, then `invoke(None, config)`. With a blank text no reflection on this episode is remembered;
+    with None the policy writes it (before "reflect"), or none is remembered (before "remember"). As a node of another
+    graph the trial's config is `get_state(config, subgraphs=True).tasks[0].state.config`. To stop takes a checkpointer,
+    the agent's or that graph's.
+
+    `store` is a LangGraph store that keeps what is remembered from trial to trial: a memory that is given by its
+    contents alone is then of scope "tasks", under which records of other tasks are recalled, never those of another
+    trial of the same task. `namespace` says whose trial and memory it is where neither the context nor the invocation's
+    `user_id` does; `recorder` logs every trial with its exact tokens unless the context names another (see
+    LamerContext).
 
     Returns a compiled graph: `invoke({"task": {"seed": 7}})` gives `{"success", "episodes", "reflections"}`. The
     custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
@@ -141,6 +148,7 @@ def compile_agent(
     name: str = "lamer",
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """The graph of a harness; `create_lamer_agent` without the choosing. Raises ConfigError."""
+    invocation.check_recorder("recorder", recorder)
     nodes = _Nodes(harness, recorder, None if namespace is None else as_namespace(namespace, "namespace"))
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
@@ -167,12 +175,13 @@ def compile_agent(
             f"interrupt_before names {', '.join(sorted(unknown))}; with memory '{harness.memory.contents}' the nodes "
             f"are {', '.join(graph.nodes)}"
         )
-    return graph.compile(
+    compiled = graph.compile(
         checkpointer=checkpointer,
         store=harness.backend.store if isinstance(harness.backend, StoreMemory) else None,
         interrupt_before=list(interrupt_before) if interrupt_before else None,
         name=name,
     )
+    return Agent(**vars(compiled))  # as `Pregel.copy` makes another of its kind
 
 
 async def play_in_graph(
@@ -188,7 +197,8 @@ async def play_in_graph(
     An error ends the trial and is logged with what had been played. Raises what the log and a malformed task raise.
     """
     try:
-        await agent.ainvoke({"task": task}, context={"recorder": recorder, "unique": "", "namespace": namespace})
+        context = {"recorder": recorder, "unique": invocation.BY_INDEX, "namespace": namespace}
+        await agent.ainvoke({"task": task}, context=context)
     except TRIAL_ERRORS as error:
         if LOGGED not in getattr(error, "__notes__", ()):
             raise
@@ -250,18 +260,22 @@ class _Nodes:
         task = state.get("task")
         if task is None and "playing" in state:
             return self._owned(state), {}
-        named = invocation.unique()
-        unique = invocation.thread() if named is None else named
+        invocation.check_context()
+        owner = invocation.chosen(self.h, self._namespace) or ()
+        unique, of_thread = invocation.unique(owner)
         opened = steps.open_trial(
             self.h,
             cast(Json, task),
-            namespace=invocation.chosen(self.h, self._namespace) or (),
+            namespace=owner,
             unique=unique,
             seed=invocation.seed(self.h),
             started=time.time(),
         )
-        if named is None:
+        if of_thread:
             opened = steps.nth_of_thread(opened, state, unique)
+        opened["named"] = not of_thread
+        if self.h.outlives:
+            opened["user"] = invocation.user(self.h)
         return opened, cast(Json, opened)
 
     def _owned(self, state: TrialState) -> TrialState:

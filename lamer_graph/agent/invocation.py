@@ -8,9 +8,12 @@ taken for something else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from hashlib import blake2b
 from typing import Annotated, Any, cast
 from uuid import uuid4
 
+import orjson
 from langgraph.config import get_config
 from langgraph.runtime import get_runtime
 from pydantic import InstanceOf
@@ -18,6 +21,7 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from lamer_graph.errors import ConfigError
+from lamer_graph.runlog import RunLog
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.states import TrialState
@@ -28,6 +32,8 @@ from lamer_graph.types import Sampling
 from lamer_memory.base import Namespace
 
 CONTEXT_NAMESPACE = "context's namespace"
+BY_INDEX: Any = object()
+"""A context's `unique` of a collection, whose trials are known by task and index alone."""
 
 
 class LamerContext(TypedDict, total=False):
@@ -38,7 +44,8 @@ class LamerContext(TypedDict, total=False):
     records outlive their trial one of them must be there. A trial keeps its namespace: a resume need not say it again.
     `seed` replaces the sampling's run seed, `recorder` logs the finished trial with its exact tokens. `unique` tells
     this trial's records from those of other trials of the same task and index (default: the thread's id, or a random
-    one). What else an application keeps in its context, or in which class, is not looked at.
+    one); whose memory it is, and the step of a graph around the agent, tell them apart as well. A log takes a trial
+    of a given `unique` once. What else an application keeps in its context, or in which class, is not looked at.
     """
 
     namespace: str | list[str] | tuple[str, ...]
@@ -74,34 +81,69 @@ def chosen(h: Harness, own: Namespace | None) -> Namespace | None:
     """
     if (given := _context().get("namespace")) is not None:
         return as_namespace(given, CONTEXT_NAMESPACE)
-    if h.outlives and (user := _user()) is not None:
-        if not isinstance(user, str):
-            raise ConfigError(f"user_id must be a text, not {str(user)[:100]!r} of {type(user).__name__}")
-        return as_namespace(user, "user_id")
-    return own
+    return own if (named := user(h)) is None else as_namespace(named, "user_id")
+
+
+def user(h: Harness) -> str | None:
+    """Who the invocation is for, where that matters. Raises ConfigError for what is no text."""
+    given = _user() if h.outlives else None
+    if given is not None and not isinstance(given, str):
+        raise ConfigError(f"user_id must be a text, not {str(given)[:100]!r} of {type(given).__name__}")
+    return given
 
 
 def owned(h: Harness, state: TrialState, own: Namespace | None) -> TrialState:
-    """A trial that goes on, in its own namespace. Raises ConfigError where the context names another's."""
+    """A trial that goes on, in its own namespace. Raises ConfigError where the invocation names another's.
+
+    A user's id is another's if the trial was not begun for it; trials of before that was kept go on.
+    """
     given, kept = _context().get("namespace"), state.get("namespace")
     if kept is None:  # a checkpoint of before trials kept it
         return cast(TrialState, {**state, "namespace": list(owner_of(h, chosen(h, own)))})
     if given is not None and kept != list(as_namespace(given, CONTEXT_NAMESPACE)):
         raise ConfigError(f"the trial on this thread belongs to namespace {tuple(kept)}, not to {given!r}")
+    if given is None and "user" in state and (named := user(h)) not in (None, state["user"]):
+        raise ConfigError(
+            f"the trial on this thread belongs to namespace {tuple(kept)} and was not begun for user_id {named!r}: go "
+            "on without a user_id, or play the task on a thread of that user's"
+        )
     return state
 
 
-def unique() -> str | None:
-    """What the context says to tell the trial from others of its task and index by. Raises ConfigError for no text."""
+def unique(owner: Namespace) -> tuple[str, bool]:
+    """What tells the trial from others of its task and index, and whether its thread counts its trials.
+
+    That is the context's `unique`, else the thread's name, and a digest (no names of users in ids) of whose memory it
+    is and which step of a graph around this one plays it; both are the same when that step is resumed. Raises
+    ConfigError for a `unique` that is no text, or an empty one.
+    """
     given = _context().get("unique")
-    if given is not None and not isinstance(given, str):
-        raise ConfigError(f"context's unique must be a text, not {given!r}")
-    return given
+    if given is BY_INDEX:
+        return "", False
+    if given is not None and not (isinstance(given, str) and given.strip()):
+        raise ConfigError(f"context's unique must be a text that is not empty, not {given!r}")
+    name = _configurable().get("thread_id") if given is None else given
+    if not name:
+        return uuid4().hex, True
+    step = str(_configurable().get("checkpoint_ns", "")).rpartition("|")[0]  # without the node that is asking
+    if not owner and not step:
+        return str(name), given is None
+    digest = blake2b(
+        orjson.dumps([step, *(part.encode(errors="surrogatepass").hex() for part in owner)]), digest_size=6
+    )
+    return f"{name}~{digest.hexdigest()}", given is None
 
 
-def thread() -> str:
-    """The name of the thread that is played on, a random one where there is none."""
-    return str(_configurable().get("thread_id") or uuid4().hex)
+def check_context() -> None:
+    """Raises ConfigError for a key that is nearly one of ours. Inside another graph the context is that graph's."""
+    context = _context()
+    if "|" in str(_configurable().get("checkpoint_ns", "")):
+        return
+    ours = sorted(LamerContext.__annotations__)
+    for key in context:
+        close = get_close_matches(key, ours, n=1, cutoff=0.85) if isinstance(key, str) and key not in ours else []
+        if close and close[0] not in context:
+            raise ConfigError(f"context has {key!r}, which does nothing: did you mean {close[0]!r}?")
 
 
 def seed(h: Harness) -> int | None:
@@ -116,7 +158,12 @@ def seed(h: Harness) -> int | None:
 
 def recorder(own: TrialRecorder | None) -> TrialRecorder | None:
     """Who logs the trial: the context's recorder, else the agent's `own`."""
-    given = _context().get("recorder", own)
+    return check_recorder("context's recorder", _context().get("recorder", own))
+
+
+def check_recorder(name: str, given: Any) -> TrialRecorder | None:
+    """`given` where it is one or none. Raises ConfigError."""
     if given is not None and not isinstance(given, TrialRecorder):
-        raise ConfigError(f"context's recorder must be a TrialRecorder, not a {type(given).__name__}")
+        fix = ": TrialRecorder(log)" if isinstance(given, RunLog) else ""
+        raise ConfigError(f"{name} must be a TrialRecorder, not a {type(given).__name__}{fix}")
     return given

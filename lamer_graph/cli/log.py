@@ -23,15 +23,14 @@ def register(app: typer.Typer) -> None:
     @command(
         log,
         "check",
-        examples=[
-            ("lamer-graph log check runs/first", "Validate every line; the exit code is 1 if one cannot be trained on.")
-        ],
+        examples=[("lamer-graph log check runs/first", "Validate every line; the exit code is 1 if one is malformed.")],
     )
     def check(ui: Ui, run: RunArgument) -> Json:
         """Validate a run's log line by line against the schema.
 
-        A torn last line (the machine lost power in the middle of a write) is reported and is no error: the next run
-        that opens the log drops it.
+        Calls without tokens (of a policy that gives none) are valid and counted; a trainer skips them. A torn last line
+        (the machine lost power in the middle of a write) is reported and is no error: the next run that opens the log
+        drops it.
         """
         from rich.markup import escape
         from rich.table import Table
@@ -63,7 +62,9 @@ def register(app: typer.Typer) -> None:
             ui.print(f"[red]line {line}[/]: {escape(message)}")
         for line, name in report.duplicates:
             ui.print(f"[red]line {line}[/]: trial {escape(name)} was already logged")
-        if report.ok:
+        if report.ok and report.calls and not report.tokens:
+            ui.print("[green]the log is valid[/]; nothing in it can be trained on: no tokens were logged")
+        elif report.ok:
             ui.print("[green]the log is valid[/]")
         else:
             ui.exit_code = FAILED

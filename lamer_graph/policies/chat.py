@@ -62,6 +62,8 @@ class ChatModelPolicy(Policy):
         self._timeout = timeout
         models = _chat_models(model)
         self.version = _name_of(models[0]) if models else type(model).__name__
+        # Which of several answered only the answer can tell; where it does not, any of them may have been it.
+        self._answerer = " or ".join(dict.fromkeys(_name_of(m) for m in models)) or self.version
         self._fields = declared_fields(model) if sample else []
         if sample and not self._fields:
             raise ConfigError(
@@ -86,7 +88,8 @@ class ChatModelPolicy(Policy):
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One completion without tokens. Raises PolicyConnectionError after the timeout, PolicyError otherwise.
 
-        Its policy version is the model that the provider says has answered, where it says so.
+        Its policy version is the model that the provider says has answered, where it says so, else the
+        models that may have.
         """
         prompt = [_MESSAGES[message["role"]](plain(message["content"])) for message in messages]
         settings = {
@@ -99,17 +102,16 @@ class ChatModelPolicy(Policy):
             asked = self.chat_model.ainvoke(prompt, ensure_config(), **settings)
             answer = await asyncio.wait_for(asked, self._timeout)
         except TimeoutError:
-            raise PolicyConnectionError(f"chat model {self.version} did not answer in {self._timeout:g} s") from None
+            raise PolicyConnectionError(f"chat model {self._answerer} did not answer in {self._timeout:g} s") from None
         except Exception as error:  # every provider has errors of its own; none of them is ours to know
-            raise PolicyError(
-                f"chat model {self.version} failed: {type(error).__name__}: {str(error)[:500]}"
-            ) from error
+            reason = f": {said}" if (said := str(error)[:500].strip()) else ", and gave no reason"
+            raise PolicyError(f"chat model {self._answerer} failed: {type(error).__name__}{reason}") from error
         if not isinstance(answer, AIMessage):
             raise PolicyResponseError(
-                f"chat model {self.version} answered with a {type(answer).__name__} and not with a message"
+                f"chat model {self._answerer} answered with a {type(answer).__name__} and not with a message"
             )
         metadata = answer.response_metadata
-        return Completion(_text_of(answer), [], [], [], _answered(metadata) or self.version, _finish_of(metadata))
+        return Completion(_text_of(answer), [], [], [], _answered(metadata) or self._answerer, _finish_of(metadata))
 
     def as_sent(self, sampling: Sampling) -> dict[str, Any]:
         """What of `sampling` the chat model is told; the rest are its own settings, unknown here."""

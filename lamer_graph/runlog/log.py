@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from datetime import datetime
 from itertools import compress
 from pathlib import Path
 from types import TracebackType
@@ -63,12 +65,15 @@ class RunLog:
     ended before, and a later call may try again.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], fd: int, trial_ids: set[str]) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], fd: int, trial_ids: set[str], started: dict[str, str]
+    ) -> None:
         self.folder = folder
         self.config_hash = config_hash(config)
         self._path = folder / TRIALS_FILE
         self._fd = fd
         self._trial_ids = trial_ids
+        self._started = started  # when the trial of an id began, finished or not
         self._pid = os.getpid()
         self._mutex = threading.Lock()  # one commit at a time; flock does not exclude threads of one process
         self._wake = threading.Condition()  # guards the three below
@@ -94,7 +99,7 @@ class RunLog:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)  # two processes may create the same run at once
             _claim(folder, fd, wanted, resume)
-            trial_ids = _recover(folder / TRIALS_FILE, fd)
+            trial_ids, started = _recover(folder / TRIALS_FILE, fd)
             fcntl.flock(fd, fcntl.LOCK_UN)
         except OSError as error:
             os.close(fd)
@@ -102,12 +107,24 @@ class RunLog:
         except BaseException:
             os.close(fd)
             raise
-        return cls(folder, wanted, fd, trial_ids)
+        return cls(folder, wanted, fd, trial_ids, started)
 
     @property
     def trial_ids(self) -> Set[str]:
         """The id of every finished trial that this object knows to be on disk."""
         return self._trial_ids
+
+    def name_of(self, trial: Mapping[str, Any]) -> str:
+        """The id to log a trial under: its own, or, where that is another's here, who began at another time, one more.
+
+        The same trial is given the same id every time. A trial that does not say when it began keeps its id.
+        """
+        name, began = trial_id_in(trial, "a trial to be logged"), _started_of(trial)
+        if not began or _same_time(self._started.setdefault(name, began), began):
+            return name
+        own = f"{name}~{hashlib.blake2b(began.encode(), digest_size=6).hexdigest()}"
+        self._started.setdefault(own, began)
+        return own
 
     def append(self, trial: Mapping[str, Any]) -> bool:
         """Log a trial; returns when it is on disk. False where one has already finished under its id: it is skipped."""
@@ -261,11 +278,14 @@ def _trim(fd: int) -> int:
     return end
 
 
-def _recover(path: Path, fd: int) -> set[str]:
-    """The ids of all finished trials, after dropping a torn last line. Raises RunLogError for any other damage."""
-    trial_ids: set[str] = set()
+def _recover(path: Path, fd: int) -> tuple[set[str], dict[str, str]]:
+    """The ids of all finished trials, and when those of all began, after dropping a torn last line.
+
+    Raises RunLogError for any other damage.
+    """
+    trial_ids, started = set[str](), dict[str, str]()
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        return trial_ids  # a device has no past to read; the first append says whether it takes data
+        return trial_ids, started  # a device has no past to read; the first append says whether it takes data
     with open_trials(path) as file:
         for line in scan(file):
             if line.torn:
@@ -274,9 +294,27 @@ def _recover(path: Path, fd: int) -> set[str]:
                 break
             trial = trial_of(line, path)
             name = trial_id_in(trial, f"{path} line {line.number}")
+            started.setdefault(name, _started_of(trial))
             if trial.get("error") is None:
                 trial_ids.add(name)
-    return trial_ids
+    return trial_ids, started
+
+
+def _started_of(trial: Mapping[str, Any]) -> str:
+    timings = trial.get("timings")
+    began = timings.get("started") if isinstance(timings, Mapping) else None
+    return began if isinstance(began, str) else ""
+
+
+def _same_time(held: str, began: str) -> bool:
+    """Whether they are one moment; logs of before say it in milliseconds, and a line may not say it at all."""
+    if held == began or not held:
+        return True
+    try:
+        one, other = datetime.fromisoformat(held), datetime.fromisoformat(began)
+    except ValueError:
+        return False
+    return not one.microsecond % 1000 and one == other.replace(microsecond=other.microsecond // 1000 * 1000)
 
 
 def _claim(folder: Path, fd: int, wanted: dict[str, Any], resume: bool) -> None:

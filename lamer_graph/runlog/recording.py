@@ -1,7 +1,8 @@
 """From a trial's last state to a line of the run log.
 
 What must stay true: the state is logged as it is, with the tokens its calls really used, once per trial; the run log
-itself skips a trial that it already holds, so recording again after a crash is harmless. A field of a line is added
+itself skips a trial that it already holds, so recording again after a crash is harmless, and another trial of the same
+id gets one of its own, told by when they began. A field of a line is added
 here, in `schema` (with a default, for the logs of before) and in `export`; a user's own are in `extra`.
 """
 
@@ -98,7 +99,7 @@ class TrialRecorder:
             "memory_writes": s["writes"],
             "success": s["success"],
             "timings": {
-                "started": datetime.fromtimestamp(s["started"], tz=UTC).isoformat(timespec="milliseconds"),
+                "started": datetime.fromtimestamp(s["started"], tz=UTC).isoformat(timespec="microseconds"),
                 "seconds": round(time.time() - s["started"], 6),
                 "policy_seconds": round(calls.seconds, 6),
             },
@@ -108,6 +109,8 @@ class TrialRecorder:
             line["escaped"] = escaped
         if self.extra:
             line["extra"] = self.extra
+        if not s.get("named", True):  # a thread's name is no promise that all its trials are in one checkpointer
+            line["trial_id"] = self.log.name_of(line)
         return line
 
     def _tell(self, line: Json) -> None:

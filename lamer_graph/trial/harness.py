@@ -71,6 +71,8 @@ def make_harness(
     for name, value in (("max_episodes", max_episodes), ("max_turns", max_turns), ("history", history)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise ConfigError(f"sampling must be a Sampling, such as Sampling(seed=1), not a {type(sampling).__name__}")
     if sampling is not None and (unheeded := policy.unheeded(sampling)):
         raise ConfigError(
             f"sampling asks for {', '.join(f'{name} {getattr(sampling, name)}' for name in unheeded)}, which "

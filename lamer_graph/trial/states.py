@@ -45,18 +45,21 @@ class TrialState(TypedDict, total=False):
     """The state of a trial between episodes; JSON-plain throughout.
 
     `task` is the input; opening the trial takes it over into `playing`, so that a new input on a used thread is a new
-    trial and a resumed run is not. `number` counts the thread's trials from 1. `namespace` says whose memory it plays
-    with (a resume need not say so again). `started` is in seconds since the epoch.
+    trial and a resumed run is not. `number` counts the thread's trials from 1; one that is `named` is known by
+    what its caller said instead. `namespace` says whose memory it plays with (a resume need not say so again), `user`
+    for whom it was begun, where records outlive it. `started` is in seconds since the epoch.
     `calls` are those of each episode's turns, packed (see `deltas`), where they are not in the turns themselves.
     """
 
     task: Json | None
     playing: Json
     namespace: list[str]
+    user: str | None
     task_id: str
     trial_id: str
     trial: int
     number: int
+    named: bool
     seed: int
     started: float
     start: State

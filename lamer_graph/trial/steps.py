@@ -320,7 +320,7 @@ def memories(h: Harness, s: TrialState) -> list[MemoryRecord]:
     return [
         _record_of(h, s, len(s["episodes"]) - 1, kind, text)
         for kind, text in texts.items()
-        if text or kind == "trajectory"
+        if text.strip() or kind == "trajectory"
     ]
 
 
@@ -334,7 +334,8 @@ def lessons(h: Harness, s: TrialState) -> list[MemoryRecord]:
         if kind == "trajectory":
             found.append(_record_of(h, s, last, kind, _text_of(h, s, kind)))
         else:
-            found += [_record_of(h, s, number, kind, text) for number, text in enumerate(s["reflections"]) if text]
+            told = [(number, text) for number, text in enumerate(s["reflections"]) if text.strip()]
+            found += [_record_of(h, s, number, kind, text) for number, text in told]
     return found
 
 
@@ -365,8 +366,8 @@ def _write(s: TrialState, records: Sequence[MemoryRecord]) -> Json:
 def remembered(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> Json:
     """The update after `records` were written. A backend that dies with the process has its records kept here too."""
     update: Json = {"writes": [*s["writes"], _write(s, records)], "reflection": None}
-    if s.get("reflection") is not None:
-        update["reflections"] = [*s["reflections"], s["reflection"]]
+    if h.reflects:  # one an episode, also where a person took it back: the reflection of episode i is number i
+        update["reflections"] = [*s["reflections"], s.get("reflection") or ""]
     if not h.backend.persistent:
         update["records"] = [*s["records"], *(record.to_json() for record in records)]
     return update

@@ -39,7 +39,8 @@ class MemoryConfig:
 
     `contents` is what later episodes see of earlier ones; `scope="trial"` is the paper's (only this trial's own
     episodes), `"tasks"` adds up to `k` records of other trials, the most similar first: whatever they came to, or only
-    of `outcomes` "solved" or "failed", or as many of the one as of the other ("balanced"). `max_chars` bounds each
+    of `outcomes` "solved" or "failed", or as many of the one as of the other ("balanced"). Records of the same task are
+    not recalled under scope "tasks": another trial of it would be shown what it is to find out. `max_chars` bounds each
     recalled text. `backend` is a name for `open_backend` or an open backend, which the caller then closes.
     """
 

@@ -123,7 +123,7 @@ async def test_the_log_and_the_prompts_hold_what_the_state_holds(checkpointed: b
     with RunLog.create(tmp_path / "run", {"a": 1}) as log:
         if checkpointed:
             agent = create_lamer_agent(policy, ENV, "both", max_turns=1, checkpointer=InMemorySaver())
-            agent.invoke({"task": {"seed": 1}}, THREAD, context={"recorder": TrialRecorder(log), "unique": ""})
+            agent.invoke({"task": {"seed": 1}}, THREAD, context={"recorder": TrialRecorder(log)})
         else:
             h = make_harness(policy, ENV, "both", max_turns=1)
             played = await play_trial(h, {"seed": 1})

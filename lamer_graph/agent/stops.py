@@ -1,0 +1,53 @@
+"""The compiled graph of an agent: LangGraph's own, that refuses to stop where nothing would keep the stopped trial.
+
+What must stay true: a trial that was stopped can be gone on with. Without a checkpointer LangGraph stops silently, and
+what it returns reads like a trial that was lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.runnables.config import ensure_config
+from langgraph.config import get_config
+from langgraph.graph.state import CompiledStateGraph
+
+from lamer_graph.errors import ConfigError
+
+PARENTS_CHECKPOINTER = "__pregel_checkpointer"
+"""Where LangGraph's configuration of a nested run holds the checkpointer of the graph around it."""
+
+
+class Agent(CompiledStateGraph[Any, Any, Any, Any]):
+    """Streams, and so invokes, as every compiled graph does, if it may stop only where it can go on."""
+
+    def stream(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_stops(*args, **kwargs)
+        return super().stream(*args, **kwargs)
+
+    def astream(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_stops(*args, **kwargs)
+        return super().astream(*args, **kwargs)
+
+    def _check_stops(self, input: Any, config: Any = None, **kwargs: Any) -> None:
+        """Raises ConfigError where it is to stop before or after a node and no checkpointer would know of it."""
+        before = kwargs.get("interrupt_before") or self.interrupt_before_nodes
+        after = kwargs.get("interrupt_after") or self.interrupt_after_nodes
+        if not (before or after) or self.checkpointer not in (None, True, False):
+            return
+        if self.checkpointer is False or not _of_parent(config):
+            raise ConfigError(
+                f"{'interrupt_before' if before else 'interrupt_after'} stops a trial that nothing keeps, so that it "
+                "could not go on: give a checkpointer to the agent (checkpointer=InMemorySaver()) or to the graph that it is a node of"
+            )
+
+
+def _of_parent(config: Any) -> Any:
+    """The checkpointer of the graph around this run, if there is one."""
+    given = ensure_config(config).get("configurable", {})
+    if given.get(PARENTS_CHECKPOINTER):
+        return given[PARENTS_CHECKPOINTER]
+    try:
+        return get_config().get("configurable", {}).get(PARENTS_CHECKPOINTER)
+    except RuntimeError:  # no graph runs around this one
+        return None
