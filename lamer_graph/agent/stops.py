@@ -38,7 +38,8 @@ class Agent(CompiledStateGraph[Any, Any, Any, Any]):
         if self.checkpointer is False or not _of_parent(config):
             raise ConfigError(
                 f"{'interrupt_before' if before else 'interrupt_after'} stops a trial that nothing keeps, so that it "
-                "could not go on: give a checkpointer to the agent (checkpointer=InMemorySaver()) or to the graph that it is a node of"
+                "could not go on: give a checkpointer to the agent (checkpointer=InMemorySaver()) or to the graph that "
+                "it is a node of"
             )
 
 
