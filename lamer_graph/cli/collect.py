@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
         call ends its trial with a recorded error and never the run. Ctrl-C ends the run with its log whole.
         """
         if not resume:
-            place.check_kept(game.memory)
+            place.check_kept(game.contents)
         config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
         job = Job(player=player, config=config, effort=effort, folder=out, resume=resume, training=True)
         config, summary = run_trials(ui, job)

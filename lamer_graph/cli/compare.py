@@ -10,26 +10,25 @@ import asyncio
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from lamer_graph.cli.compare_train import Training, starts, trained, trainings
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.memory_options import Store
+from lamer_graph.cli.memory_options import Backend, Store
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting
 from lamer_graph.cli.running import WARM, check_player, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
+from lamer_memory import Contents, Scope
 
 if TYPE_CHECKING:
     from lamer_graph.collection.config import CollectConfig
     from lamer_graph.evaluation.compare import Comparison
 
-ALL = "none,trajectory,reflection,both"
-CONTENTS = tuple(ALL.split(","))
-BACKENDS = ("in-context", "chroma", "store")
-SCOPES = ("trial", "tasks")
+CONTENTS, BACKENDS, SCOPES = get_args(Contents), get_args(Backend), get_args(Scope)
+ALL = ",".join(CONTENTS)
 
 MemoryOption = Annotated[
     str, typer.Option("--memory", metavar="LIST", rich_help_panel=MEMORY, help=f"Of: {', '.join(CONTENTS)}.")
@@ -183,14 +182,8 @@ def _planned(
     store.check(backends, scopes, filled=warm > 0)
     planned = {}
     for made in configurations(contents, backends, scopes):
-        config = setting.config_of(
-            ui,
-            player,
-            made.contents,
-            tasks=effort.tasks,
-            trials=effort.trials,
-            **store.settings(made.backend, made.scope),
-        )
+        memory = {"contents": made.contents, **store.settings(made.backend, made.scope)}
+        config = setting.config(ui, player, tasks=effort.tasks, trials=effort.trials, **memory)
         check_memory(config, effort.workers)
         planned[made.name] = filled_by(config) if warm and made.scope == "tasks" else config
     for config in {(config.backend, config.embedder): config for config in planned.values()}.values():

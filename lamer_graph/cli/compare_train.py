@@ -110,14 +110,14 @@ def starts(run: RunFile, player: Player, setting: Setting) -> tuple[Player, Sett
 
 def trainings(run: RunFile, planned: Mapping[str, CollectConfig], folders: Mapping[str, Path]) -> dict[str, RunFile]:
     """The run file of each configuration. Raises ConfigError and what `lamer_trainers.loop.train.check` raises."""
-    from lamer_graph.evaluation.compare import OF_MEMORY
+    from lamer_graph.collection.config import MEMORY_FIELDS
     from lamer_trainers.loop.run_folder import RUN
     from lamer_trainers.loop.train import check
     from lamer_trainers.runfile import RunFile
 
     made = {}
     for name, config in planned.items():
-        memory = {key: getattr(config, key) for key in OF_MEMORY} | {"visible": "frozen"}
+        memory = {key: getattr(config, key) for key in MEMORY_FIELDS} | {"visible": "frozen"}
         if config.store == WARM:  # is played by the trained policy, so the training begins without it
             memory["store"] = ""
         plain = run.model_dump()

@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
         from lamer_graph.cli.render import conditions, evaluations
 
         if not resume:
-            place.check_kept(game.memory)
+            place.check_kept(game.contents)
         config = game.config(
             ui,
             player,
@@ -106,7 +106,7 @@ def register(app: typer.Typer) -> None:
                 return {"run": str(folder), "warm": filling.to_json()}
         _, summary = run_trials(ui, job)
         evaluation = report_of(folder, summary)
-        name = f"{game.memory}, shuffled" if shuffle_reflections else game.memory
+        name = f"{game.contents}, shuffled" if shuffle_reflections else game.contents
         ui.print(evaluations(f"run {folder}", {name: evaluation}), conditions(evaluation))
         report_loss(ui, folder, summary)
         return {"run": str(folder), **evaluation.to_json(), "collection": summary.to_json()}

@@ -15,6 +15,7 @@ import typer
 from lamer_graph.cli.frame import options
 from lamer_graph.cli.options import MEMORY
 from lamer_graph.errors import ConfigError
+from lamer_memory import Outcomes, Scope
 
 MemoryUrlOption = Annotated[
     str | None,
@@ -27,7 +28,7 @@ MemoryUrlOption = Annotated[
     ),
 ]
 
-Scope = Literal["trial", "tasks"]
+Backend = Literal["in-context", "chroma", "store"]
 
 
 @options
@@ -48,7 +49,7 @@ class Store:
         ),
     ] = None
     outcomes: Annotated[
-        Literal["any", "solved", "failed", "balanced"],
+        Outcomes,
         typer.Option(
             "--outcomes",
             rich_help_panel=MEMORY,
@@ -141,7 +142,7 @@ class Place(Store):
     """One backend and one scope."""
 
     backend: Annotated[
-        Literal["in-context", "chroma", "store"],
+        Backend,
         typer.Option(
             rich_help_panel=MEMORY, help="in-context: this process; chroma: RUN/memory, or a server; store: PostgreSQL."
         ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ import typer
 
 from lamer_graph.cli.frame import Ui, options
 from lamer_graph.errors import ConfigError
+from lamer_memory import Contents
 
 if TYPE_CHECKING:
     from lamer_graph.collection.config import CollectConfig
@@ -208,8 +209,8 @@ class Setting:
         str,
         typer.Option(metavar="NAME", rich_help_panel=GAME, help="Which tasks: train, val, test; some have more (ood)."),
     ] = "test"
-    episodes: Annotated[
-        int, typer.Option(metavar="N", min=1, rich_help_panel=GAME, help="Attempts per trial, at most.")
+    max_episodes: Annotated[
+        int, typer.Option("--episodes", metavar="N", min=1, rich_help_panel=GAME, help="Attempts per trial, at most.")
     ] = 3
     max_turns: Annotated[
         int | None,
@@ -247,38 +248,19 @@ class Setting:
     ] = 512
     seed: SeedOption = 0
 
-    def config_of(
-        self,
-        ui: Ui,
-        player: Player,
-        contents: str,
-        *,
-        tasks: int = 1,
-        trials: int = 1,
-        shuffle_reflections: bool = False,
-        **memory: Any,
-    ) -> CollectConfig:
-        """The run's configuration, but for who plays. Raises ConfigError, the environment's errors and pydantic's."""
+    def config(self, ui: Ui, player: Player, **more: Any) -> CollectConfig:
+        """The run's configuration, but for who plays. `more` are fields that it takes besides those named as ours.
+
+        Raises ConfigError, the environment's errors and pydantic's.
+        """
         from lamer_graph.collection.config import CollectConfig
 
         env = self.spec(ui, player)
-        settings: dict[str, Any] = CollectConfig.sampling_preset(self.sampling)
-        return CollectConfig(
-            env=env,
-            split=self.split,
-            tasks=tasks,
-            trials=trials,
-            max_episodes=self.episodes,
-            max_turns=self.max_turns,
-            contents=contents,  # type: ignore[arg-type]  # pydantic checks it
-            prompt_style=self.style(player, env),
-            history=self.history,
-            max_tokens=self.max_tokens,
-            seed=self.seed,
-            shuffle_reflections=shuffle_reflections,
-            **settings,
-            **memory,
-        )
+        known = CollectConfig.model_fields
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name in known}
+        given |= CollectConfig.sampling_preset(self.sampling)
+        given |= {"env": env, "prompt_style": self.style(player, env), "tasks": 1}
+        return CollectConfig.model_validate({**given, **more})
 
     def spec(self, ui: Ui, player: Player) -> str:
         """The specification of what is played: as asked, but a name alone means the board of the policy's card.
@@ -326,14 +308,10 @@ class Setting:
 class Game(Setting):
     """A setting with one memory."""
 
-    memory: Annotated[
-        Literal["none", "trajectory", "reflection", "both"],
-        typer.Option(rich_help_panel=MEMORY, help="What an episode sees of the ones before it."),
+    contents: Annotated[
+        Contents,
+        typer.Option("--memory", rich_help_panel=MEMORY, help="What an episode sees of the ones before it."),
     ] = "reflection"
-
-    def config(self, ui: Ui, player: Player, **more: Any) -> CollectConfig:
-        """`config_of` with the contents asked for."""
-        return self.config_of(ui, player, self.memory, **more)
 
 
 @options

@@ -201,7 +201,7 @@ def _evaluated(
     rows: dict[str, Evaluation] = {}
     for contents, shuffled in modes:
         name = f"{contents}, shuffled" if shuffled else contents
-        config = replace(game, memory=contents).config(ui, player, tasks=tasks, shuffle_reflections=shuffled)
+        config = replace(game, contents=contents).config(ui, player, tasks=tasks, shuffle_reflections=shuffled)
         run = folder / name.replace(", ", "-")
         # Through the LangGraph agent, as an application would; only shuffling needs the bulk driver.
         job = Job(player=player, config=config, effort=effort, folder=run, resume=False, training=True)

@@ -6,7 +6,7 @@ cannot work is refused by name before there is a folder.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,12 +19,16 @@ from lamer_graph.trial.harness import Harness, make_harness
 from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.states import Json
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
-from lamer_memory import MemoryBackend, MemoryConfig, Outcomes
+from lamer_memory import Contents, MemoryBackend, MemoryConfig, Outcomes, Scope
 from lamer_memory.config import DEFAULT_K, check_backend
 from lamer_memory.embedders import open_embedder
 
 Positive = Annotated[int, Field(ge=1)]
 HASHING = "hashing"
+SAMPLING_FIELDS = tuple(one.name for one in fields(Sampling))
+DISTRIBUTION = ("temperature", "top_p", "top_k")
+"""What of them says which distribution answers are drawn from."""
+MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", "visible", "embedder"}
 
 
 class CollectConfig(BaseModel):
@@ -53,9 +57,9 @@ class CollectConfig(BaseModel):
     trials: Positive = 1
     max_episodes: Positive = 3
     max_turns: Positive | None = None
-    contents: Literal["none", "trajectory", "reflection", "both"] = "reflection"
+    contents: Contents = "reflection"
     backend: str = "in-context"
-    scope: Literal["trial", "tasks"] = "trial"
+    scope: Scope = "trial"
     k: Positive = DEFAULT_K
     max_chars: Positive = 2000
     store: str = ""
@@ -86,12 +90,11 @@ class CollectConfig(BaseModel):
         """The sampling fields of a preset ("train" or "paper"). Raises ConfigError for another name."""
         if name not in SAMPLING_PRESETS:
             raise ConfigError(f"unknown sampling '{name}'; choose one of: {', '.join(SAMPLING_PRESETS)}")
-        preset = SAMPLING_PRESETS[name]
-        return {"temperature": preset.temperature, "top_p": preset.top_p, "top_k": preset.top_k}
+        return {key: value for key, value in SAMPLING_PRESETS[name].to_json().items() if key in DISTRIBUTION}
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed)
+        return Sampling(**{name: getattr(self, name) for name in SAMPLING_FIELDS})
 
     def harness(self, policy: Policy, backend: MemoryBackend | None = None) -> Harness:
         """The harness of this configuration, with `backend` or else a new one of its name.
@@ -164,14 +167,8 @@ def check_idle(config: CollectConfig) -> None:
 
 def memory_config(config: CollectConfig) -> MemoryConfig:
     """What a run's configuration says of memory. Raises MemoryConfigError."""
-    return MemoryConfig(
-        config.contents,
-        config.backend,
-        config.scope,
-        config.k if config.scope == "tasks" else DEFAULT_K,
-        config.max_chars,
-        outcomes=config.outcomes,
-    )
+    told = {one.name: getattr(config, one.name) for one in fields(MemoryConfig)}
+    return MemoryConfig(**{**told, "k": config.k if config.scope == "tasks" else DEFAULT_K})
 
 
 def is_shared(backend: str) -> bool:

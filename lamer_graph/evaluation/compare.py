@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.config import MEMORY_FIELDS, CollectConfig
 from lamer_graph.collection.run_memory import copied_of
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.evaluation.evaluate import report
@@ -33,9 +33,6 @@ from lamer_graph.evaluation.stats import (
 )
 from lamer_graph.runlog import read_trials
 from lamer_graph.trial.states import Json
-
-OF_MEMORY = frozenset({"contents", "backend", "scope", "k", "max_chars", "store", "visible", "outcomes", "embedder"})
-"""Fields of a run's configuration that may differ between compared runs."""
 
 
 class Configuration(NamedTuple):
@@ -131,7 +128,7 @@ class Comparison:
 
     @property
     def config(self) -> CollectConfig:
-        """The first row's: but for `OF_MEMORY`, and the policy where they are `trained`, everyone's."""
+        """The first row's: but for `MEMORY_FIELDS`, and the policy where they are `trained`, everyone's."""
         return self.rows[0].config
 
     @property
@@ -233,7 +230,7 @@ def _add(run: _Read, trial: Json) -> None:
 def _check_same(ours: CollectConfig, theirs: CollectConfig, whose: str, but: Set[str]) -> None:
     mine, other = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
     for key in mine.keys() | other.keys():
-        if key not in OF_MEMORY | but and mine.get(key) != other.get(key):
+        if key not in MEMORY_FIELDS | but and mine.get(key) != other.get(key):
             raise ConfigError(
                 f"{whose} differ in more than memory: {key} is {mine.get(key)!r} in one and {other.get(key)!r} in the "
                 "other; play both alike"

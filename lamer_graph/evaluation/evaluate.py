@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lamer_envs import make
 from lamer_graph.collection.collect import CollectSummary, collect
-from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.config import SAMPLING_FIELDS, CollectConfig
 from lamer_graph.collection.run_memory import Heritage
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.evaluation.stats import Instances, Summary, summarise
@@ -20,8 +20,6 @@ from lamer_graph.policies.base import Policy
 from lamer_graph.runlog import read_config, read_trials
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.tasks import start_of
-
-FIELDS_OF_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 
 
 class Evaluation(NamedTuple):
@@ -74,7 +72,7 @@ def sampling_of(config: CollectConfig, folder: str | Path) -> Json:
     unknown = {
         name: None for trial in read_trials(folder) for name, value in trial["sampling"].items() if value is None
     }
-    return {**{name: getattr(config, name) for name in FIELDS_OF_SAMPLING}, **unknown}
+    return {**{name: getattr(config, name) for name in SAMPLING_FIELDS}, **unknown}
 
 
 def instances_of(config: CollectConfig, folder: str | Path) -> Instances:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -354,15 +354,11 @@ def _explain(error: ValidationError) -> str:
 
 def _fields(sections: tuple[int | str, ...]) -> list[str]:
     """The keys that a section knows."""
-    known: dict[str, type[BaseModel]] = {
-        "collect": CollectConfig,
-        "optimise": Optimise,
-        "lora": Lora,
-        "server": Server,
-        "remember": Remember,
-        "validation": Validate,
-    }
-    return list((known[str(sections[0])] if sections else RunFile).model_fields)
+    section: type[BaseModel] = RunFile
+    for name in sections:
+        kind = section.model_fields[str(name)].annotation
+        section = next(one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel))
+    return list(section.model_fields)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
