@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lamer_graph.errors import ConfigError
+from lamer_graph.policies.fingerprint import other_base
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDER = Path("examples") / "policies"
@@ -36,7 +37,10 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(adapter: Path) -> Path:
-    """The folder of the model that an adapter changes, as its configuration names it. Raises ConfigError."""
+    """The folder of the model that an adapter changes, as its configuration names it. Raises ConfigError.
+
+    Of several models at that name it is the one that the adapter was trained on, where that was noted.
+    """
     try:
         named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -45,9 +49,9 @@ def base_of(adapter: Path) -> Path:
         raise ConfigError(f"adapter {adapter} does not name the model that it was trained on (adapter_config.json)")
     # A relative path was one of the folder that the run was started in, which the run mostly lies below.
     places = [Path(named), *(above / named for above in adapter.resolve().parents), CHECKOUT / named]
-    for folder in places:
-        if is_policy(folder):
-            return folder
+    found = [folder for folder in places if is_policy(folder)]
+    if found:
+        return next((folder for folder in found if other_base(adapter, folder) is None), found[0])
     below = "" if Path(named).is_absolute() else f", neither from {Path.cwd()} nor from a folder above the adapter"
     raise ConfigError(f"the model that adapter {adapter} was trained on is not at {named!r}{below}; put it there")
 

@@ -21,6 +21,7 @@ from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import sampled_by
 from lamer_graph.errors import RunLogError
+from lamer_graph.policies.fingerprint import record_base
 from lamer_graph.policies.local import LocalPolicy
 from tiny_random import build_tiny_random
 
@@ -175,3 +176,27 @@ def test_trials_of_several_versions_lie_together_only_where_that_is_said(tiny_mo
     first, second = sampled_by(tmp_path / "r")
     assert {part for part in first if first[part] != second[part]} == {"weights", "files", "folder"}
     assert len(keys(tmp_path / "r")) == 2
+
+
+# -- an adapter's base ------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_of_a_policy_given_relatively_plays_from_any_folder(
+    cli: Cli, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model_dir, "rel/pol")
+    an_adapter(Path("rel/pol"), Path("runs/a/adapter"), 0)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    arguments = ("eval", *GAME, "--tasks", 1, "--policy", tmp_path / "runs/a/adapter")
+    assert cli(*arguments).code == 0
+    # Of the same name, another model lies where one stands now: the adapter's own is the one below its run.
+    build_tiny_random(Path("rel/pol"), seed=1)
+    record_base(tmp_path / "runs/a/adapter", tmp_path / "rel/pol")
+    assert cli(*arguments).code == 0
+    shutil.rmtree(tmp_path / "rel")
+    shutil.rmtree("rel")
+    line = cli(*arguments).error_line
+    assert "'rel/pol'" in line
+    assert str(Path.cwd()) in line
+    assert "above the adapter" in line
