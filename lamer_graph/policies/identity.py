@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, policy: Any, model: Path | None, adapter: Path | None) -> Origin | None:
         """Of a policy that was just read; None where the model came from its caller."""
-        now = sampler_fingerprint(policy)
+        now = None if model is None else sampler_fingerprint(policy)
         if now is None or model is None:
             return None
         return cls((model,) if adapter is None else (model, adapter), now["weights"])
