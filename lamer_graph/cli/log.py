@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
             ui.print(f"[red]line {line}[/]: {escape(message)}")
         for line, name in report.duplicates:
             ui.print(f"[red]line {line}[/]: trial {escape(name)} was already logged")
-        if report.ok and report.calls and not report.tokens:
+        if report.ok and not report.tokens:
             ui.print("[green]the log is valid[/]; nothing in it can be trained on: no tokens were logged")
         elif report.ok:
             ui.print("[green]the log is valid[/]")

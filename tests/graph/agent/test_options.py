@@ -17,12 +17,15 @@ from lamer_graph import (
     MemoryConfig,
     RunLog,
     Sampling,
+    TrialRecorder,
     VllmServer,
     collect,
     create_lamer_agent,
 )
 from lamer_graph.collection.run_memory import Heritage
 from lamer_graph.errors import ConfigError
+from lamer_graph.runlog import read_trials
+from lamer_graph.trial.harness import make_harness
 from lamer_memory import InContextMemory, MemoryConfigError, StoreMemory
 from sampled_model import Sampled
 from scripted import ScriptedPolicy, random_player
@@ -178,3 +181,57 @@ def test_a_chat_model_that_declares_nothing_cannot_be_told_to_sample() -> None:
 def test_options_of_adapters_are_refused_where_adapters_are_off(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="max_lora_rank is for adapters"):
         VllmServer("org/name", max_adapters=0, max_lora_rank=8)
+
+
+# -- what is nearly right ---------------------------------------------------------------------------------------------
+
+
+def test_a_sampling_that_is_none_is_refused_when_the_agent_is_made() -> None:
+    given: Any = {"seed": 1}
+    for model in (ScriptedPolicy(random_player), Sampled()):
+        with pytest.raises(ConfigError, match=r"such as Sampling\(seed=1\), not a dict"):
+            create_lamer_agent(model, ENV, sampling=given)
+    with pytest.raises(ConfigError, match="not a dict"):
+        make_harness(ScriptedPolicy(random_player), ENV, sampling=given)
+
+
+def test_a_log_in_place_of_a_recorder_is_told_the_fix_and_where_it_was_given(tmp_path: Any) -> None:
+    with RunLog.create(tmp_path, {}) as log:
+        given: Any = log
+        with pytest.raises(ConfigError, match=r"^recorder must be .*: TrialRecorder\(log\)$"):
+            create_lamer_agent(ScriptedPolicy(random_player), ENV, recorder=given)
+        with pytest.raises(ConfigError, match=r"^context's recorder must be .*: TrialRecorder\(log\)"):
+            create_lamer_agent(ScriptedPolicy(random_player), ENV).invoke(
+                {"task": {"seed": 1}}, context={"recorder": given}
+            )
+
+
+def test_a_contexts_key_that_is_nearly_ours_is_refused_and_others_are_the_applications() -> None:
+    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, namespace="own")
+    for typo, meant in (
+        ("namespce", "namespace"),
+        ("user_idd", "user_id"),
+        ("recoder", "recorder"),
+        ("uniqe", "unique"),
+    ):
+        given: Any = {typo: "x"}
+        with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+            agent.invoke({"task": {"seed": 1}}, context=given)
+    theirs: Any = {"tenant": 3, "user": "ann", "seed": 1, "seeds": [1], 5: 6}
+    assert agent.invoke({"task": {"seed": 1}}, context=theirs)
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_unique_that_says_nothing_is_refused(blank: str) -> None:
+    with pytest.raises(ConfigError, match="unique must be a text that is not empty"):
+        create_lamer_agent(ScriptedPolicy(random_player), ENV).invoke({"task": {"seed": 1}}, context={"unique": blank})
+
+
+def test_a_namespace_tells_trials_apart_also_where_nothing_outlives_them(tmp_path: Any) -> None:
+    with RunLog.create(tmp_path, {}) as log:
+        for namespace in ("ann", "bob"):
+            agent = create_lamer_agent(
+                ScriptedPolicy(random_player), ENV, namespace=namespace, recorder=TrialRecorder(log)
+            )
+            agent.invoke({"task": {"seed": 1}}, context={"unique": "x"})
+    assert len({trial["trial_id"] for trial in read_trials(tmp_path)}) == 2

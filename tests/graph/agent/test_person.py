@@ -153,3 +153,32 @@ def test_no_document_asks_for_more_than_that() -> None:
     texts.append(inspect.getdoc(create_lamer_agent) or "")
     assert not any(re.search(r"as_node", text) for text in texts)
     assert all("update_state" in text for text in texts[1:])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("node", "text"), [("reflect", ""), ("reflect", " \n"), ("remember", " "), ("remember", None)])
+def test_of_a_blank_reflection_nothing_is_remembered_and_the_next_one_is_still_on_its_own_episode(
+    node: str, text: str | None, asynchronous: bool, tmp_path: Any
+) -> None:
+    with RunLog.create(tmp_path, {}) as log:
+        policy = ScriptedPolicy(random_player)
+        doors = Doors(agent_of(policy, node, "reflection", recorder=TrialRecorder(log)), asynchronous)
+        doors.invoke({"task": {"seed": LOSING}}, THREAD)
+        doors.update_state(THREAD, {"reflection": text})
+        doors.invoke(None, THREAD)
+        state = doors.get_state(THREAD).values
+        assert len(state["episodes"]) == 2
+        assert state["memory"] == []
+        doors.invoke(None, THREAD)
+        state = doors.get_state(THREAD).values
+    assert [bool(one.strip()) for one in state["reflections"]] == [False, True]
+    assert [write["keys"] != [] for write in state["writes"]] == [False, True]
+    [line] = read_trials(tmp_path)
+    assert [made["call"] is None for made in line["reflections"]] == [True, False]
+
+
+def test_none_before_reflect_leaves_the_reflection_to_the_policy() -> None:
+    agent = agent_of(ScriptedPolicy(random_player), "reflect", "reflection")
+    agent.invoke({"task": {"seed": LOSING}}, THREAD)
+    agent.update_state(THREAD, {"reflection": None})
+    assert agent.invoke(None, THREAD)["reflections"][0].startswith("note ")

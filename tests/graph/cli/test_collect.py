@@ -14,8 +14,10 @@ import pytest
 
 from command_line import Cli, Outcome, ended, keys, started
 from fake_server import MODEL, FakeServer, fake_server
+from lamer_graph import RunLog, TrialRecorder, create_lamer_agent
 from lamer_graph.runlog import check, read_config, read_trials
 from lamer_graph.serving.vllm import VllmServer
+from sampled_model import Sampled
 
 # -- run folders and logs ---------------------------------------------------------------------------------------------
 
@@ -121,6 +123,16 @@ def test_a_log_of_a_newer_schema_is_refused_and_left_alone(cli: Cli, server: Fak
     assert checked.code == 1
     assert "99" in checked.error_line
     assert log.read_bytes() == before
+
+
+def test_a_log_without_tokens_is_valid_and_said_to_train_nothing(cli: Cli, tmp_path: Path) -> None:
+    with RunLog.create(tmp_path / "r", {}) as log:
+        agent = create_lamer_agent(Sampled(), "minesweeper:4x4-3", max_turns=1, recorder=TrialRecorder(log))
+        agent.invoke({"task": {"seed": 1}})
+    checked = cli("log", "check", "r")
+    assert checked.code == 0
+    assert "valid; nothing in it can be trained on: no tokens were logged" in " ".join(checked.out.split())
+    assert "cannot be trained on" not in cli("log", "check", "--help").out
 
 
 def test_a_damaged_line_is_named_by_log_check(cli: Cli, server: FakeServer, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from lamer_envs import make
 from lamer_graph import ChatModelPolicy, Sampling, create_lamer_agent
-from lamer_graph.errors import ConfigError, PolicyResponseError
+from lamer_graph.errors import ConfigError, PolicyError, PolicyResponseError
 from lamer_graph.types import Message
 from sampled_model import Sampled
 
@@ -83,6 +83,21 @@ def test_a_fallback_answers_and_is_named_as_the_one_who_did() -> None:
     done = policy.generate_sync(MESSAGES, Sampling())
     assert done.text == "<action>(1, 1)</action>"
     assert done.policy_version == "other-2"
+
+
+def test_a_fallback_that_does_not_say_its_name_is_not_taken_for_the_first_choice() -> None:
+    policy = ChatModelPolicy(Broken().with_fallbacks([Sampled()]))
+    assert policy.generate_sync(MESSAGES, Sampling()).policy_version == "Broken or sampled-1"
+    one = ChatModelPolicy(Sampled().with_fallbacks([Sampled()]))
+    assert one.generate_sync(MESSAGES, Sampling()).policy_version == "sampled-1"
+
+
+def test_an_error_without_words_has_a_whole_sentence() -> None:
+    def fail(_: Any) -> Any:
+        raise RuntimeError
+
+    with pytest.raises(PolicyError, match=r"failed: RuntimeError, and gave no reason$"):
+        ChatModelPolicy(RunnableLambda(fail)).generate_sync(MESSAGES, Sampling())
 
 
 def test_a_policys_name_is_the_models_whatever_is_around_it() -> None:
