@@ -345,9 +345,15 @@ def _check_load(env: Env) -> None:
 
 
 def _check_processes(env: Env, seeds: Sequence[int]) -> None:
-    here = _transcript(env, seeds)
     cls = type(env)
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        where = "in __main__" if cls.__module__ == "__main__" else "inside a function"
+        raise EnvCheckError(
+            f"{env.name}: another process cannot import {cls.__name__}, a class defined {where}: put the class in a "
+            "module that can be imported, or pass processes=False"
+        )
     command = [sys.executable, "-m", "lamer_envs.checker", cls.__module__, cls.__qualname__, env.spec]
+    here = _transcript(env, seeds)
     for hash_seed in ("0", "4242"):
         variables = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         child = subprocess.run(

@@ -11,7 +11,7 @@ from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
 from lamer_graph.cli.options import RUN, Effort, Game, Player
-from lamer_graph.cli.running import report_loss, run_trials
+from lamer_graph.cli.running import note_fresh, report_loss, run_trials
 
 if TYPE_CHECKING:
     from lamer_graph.collection.collect import CollectSummary
@@ -53,6 +53,7 @@ def register(app: typer.Typer) -> None:
         if not resume:
             place.check_kept(game.contents)
         config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
+        note_fresh(ui, out, resume)
         job = Job(player=player, config=config, effort=effort, folder=out, resume=resume, training=True)
         config, summary = run_trials(ui, job)
         _sum_up(ui, out, summary)

@@ -12,7 +12,7 @@ from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Game, Player
-from lamer_graph.cli.running import filled_by, report_loss, report_of, run_trials, run_warm
+from lamer_graph.cli.running import filled_by, note_fresh, report_loss, report_of, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 
 ShuffleOption = Annotated[
@@ -96,6 +96,7 @@ def register(app: typer.Typer) -> None:
         if shuffle_reflections and effort.concurrency != Effort.concurrency:
             raise ConfigError("--concurrency and --shuffle-reflections exclude each other: all trials are open at once")
         folder = out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        note_fresh(ui, folder, resume)
         if warm:
             config = filled_by(config)
         job = Job(player=player, config=config, effort=effort, folder=folder, resume=resume, training=False)

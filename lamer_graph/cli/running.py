@@ -116,6 +116,12 @@ async def _run(ui: Ui, job: Job, advance: Callable[[int], None], pace: Pace) -> 
         return job, summary
 
 
+def note_fresh(ui: Ui, folder: Path, resume: bool) -> None:
+    """Say so where a --resume has nothing to go on with, and plays all of the run."""
+    if resume and not (folder / "run.json").exists():
+        ui.remark(f"no run in {folder} yet: starting one")
+
+
 def same_player(ui: Ui, folder: Path, policy: Policy) -> None:
     """Raises RunLogError if the run in `folder`, where there is one, was played by another policy."""
     from lamer_graph.collection.sampled_by import check_sampler

@@ -75,6 +75,9 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", rich_help_panel=WHAT, help="Print the plan: tokens, memory and time; train nothing."),
 ]
+ShowOption = Annotated[
+    bool, typer.Option("--show", rich_help_panel=WHAT, help="Print the run as a run file, in YAML; train nothing.")
+]
 DeviceOption = Annotated[
     Literal["cpu", "a100", "h100", "h200"] | None,
     typer.Option(
@@ -114,11 +117,13 @@ def register(app: typer.Typer) -> None:
         resume: ResumeOption = False,
         dry_run: DryRunOption = False,
         device: DeviceOption = None,
+        show: ShowOption = False,
     ) -> Json:
         """Train a policy on its own trials: play, reflect, retry, credit later success to what led there.
 
         Everything is in the run's folder: trials, one line of metrics per update, checkpoints, a plot, and at the end
         the policy (`policy/`, or `adapter/` where lora is set). A run that was killed goes on with --resume.
+        A model that thinks aloud is told not to by template.enable_thinking=false (once server.template).
         """
         for module in ("torch", "transformers", "trl", "peft"):
             if importlib.util.find_spec(module) is None:
@@ -130,6 +135,8 @@ def register(app: typer.Typer) -> None:
             ui.print("\n".join(PRESETS))
             return {"presets": list(PRESETS)}
         run = _run_of(arguments or [], preset, rl, from_logs or [])
+        if show:
+            return _show_file(ui, run)
         if missed := missed_gates(run.policy):
             ui.remark(
                 f"{run.policy} missed a gate of its warm start ({'; '.join(missed)}): little may be learnt from it, "
@@ -257,6 +264,15 @@ _FIGURES = (
     ("time/train", "train {:.1f} s"),
     ("time/swap", "swap {:.2f} s"),
 )
+
+
+def _show_file(ui: Ui, run: RunFile) -> Json:
+    import yaml
+    from rich.text import Text
+
+    told = run.model_dump(mode="json")
+    ui.print(Text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True).rstrip()), soft_wrap=True)
+    return {"run": told}
 
 
 def _show_plan(ui: Ui, run: RunFile, device: Literal["cpu", "a100", "h100", "h200"] | None) -> Json:

@@ -60,6 +60,14 @@ class Policy(ABC):
         """The fields of `sampling` that ask for something which this policy would not do; none for one that samples."""
         return []
 
+    def why_unheeded(self, sampling: Sampling) -> str:
+        """What of `sampling` would not be done, and what to do instead, in one line; where `unheeded` names any."""
+        asked = ", ".join(f"{name} {getattr(sampling, name)}" for name in self.unheeded(sampling))
+        return (
+            f"sampling asks for {asked}, which {type(self).__name__} would not do: leave it out, set it on the model "
+            "itself, or, where the chat model declares such a field, use ChatModelPolicy(model, sample=True)"
+        )
+
     def identity(self) -> dict[str, Any] | None:
         """Who answers, for a run to know its policy by (see `policies.identity`); None where nothing is known."""
         return None
@@ -98,6 +106,13 @@ class Watched(Policy):
 
     def unheeded(self, sampling: Sampling) -> list[str]:
         return self._policy.unheeded(sampling)
+
+    def why_unheeded(self, sampling: Sampling) -> str:
+        return self._policy.why_unheeded(sampling)
+
+    @property
+    def rendering(self) -> Rendered | None:
+        return self._policy.rendering
 
     def identity(self) -> dict[str, Any] | None:
         return self._policy.identity()

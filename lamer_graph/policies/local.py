@@ -66,9 +66,9 @@ class LocalPolicy(Policy):
     Sampling computes in the weights' own type, whatever mixed precision a trainer of the same module computes in.
     `template_args` are arguments of the chat template and `fold_system` says whether the system's words go into the
     user's message (see rendering.py); None: as the adapter's or the model's card says, else no arguments, and folded
-    where the template takes no system message. With `plays` False nothing is sampled here (a trainer's module whose
-    answers a server gives), so models that cannot be sampled in this process may be loaded, too. A call takes as long
-    as it takes: in this process nothing gets lost.
+    where the template takes no system message (False is refused where the template refuses them). With `plays` False
+    nothing is sampled here (a trainer's module whose answers a server gives), so models that cannot be sampled in this
+    process may be loaded, too. A call takes as long as it takes: in this process nothing gets lost.
     Raises ConfigError. No code from the model's folder is run.
     """
 
@@ -109,6 +109,11 @@ class LocalPolicy(Policy):
             fold_system=taught_folding(*cards) if fold_system is None else fold_system,
             name=self.version,
         )
+        if fold_system is False and self._renderer.folds_system:
+            raise ConfigError(
+                f"the chat template of {self.version} refuses system messages, so their words are folded into the "
+                "user's: fold_system=False cannot be had, leave it out"
+            )
         self.template_args = self._renderer.template_args
         self.folds_system = self._renderer.folds_system
         if base is not None:

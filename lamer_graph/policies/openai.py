@@ -12,15 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from lamer_graph.errors import ConfigError, PolicyError, PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.answers import read_answer
 from lamer_graph.policies.base import Policy
-from lamer_graph.policies.rendering import check_template_args, fold_system
+from lamer_graph.policies.refusals import (
+    NEUTRAL,
+    Dialect,
+    cannot_be_had,
+    lacking,
+    named_in,
+    of_system_role,
+    spare,
+)
+from lamer_graph.policies.rendering import Rendered, check_template_args, fold_system
 from lamer_graph.policies.transport import (
     API_KEY_ENV as API_KEY_ENV,
 )
@@ -37,12 +46,6 @@ from lamer_graph.types import Completion, Message, Sampling
 TIMEOUT_S, TIMEOUT_S_PER_TOKEN = 60.0, 0.1
 """How long an attempt may take unless it is said: to be answered at all, and for every token that was asked for."""
 
-NEUTRAL: dict[str, float] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Fields that OpenAI's API lacks, and the values that change nothing. A generation config may hold others."""
-LEAVE_OUT: dict[str, float | None] = {**NEUTRAL, "temperature": 1.0, "top_p": 1.0, "seed": None}
-"""What an evaluation may go on without where the server names it as the reason for a refusal: a number that changes
-nothing, and any seed."""
-
 
 class OpenAIPolicy(Policy):
     """Chat completions from `base_url` (its path is kept; `/v1` where it has none).
@@ -54,8 +57,9 @@ class OpenAIPolicy(Policy):
     backoff, and for at least `outage_s` seconds (a managed server that is being restarted). `api_key` defaults to the
     environment variable LAMER_API_KEY; `context_window` to what the server says. `template_args` are sent with every
     request as vLLM's `chat_template_kwargs` (None: what the server renders with is not known here); `fold_system` says
-    whether the system's words go into the user's message (None: where a vLLM's template refuses them, known once
-    connected). Raises ConfigError for a malformed address or key, or numbers out of range.
+    whether the system's words go into the user's message (None: where the server refuses them, which of a vLLM is known
+    once connected, else once it has refused a call). Raises ConfigError for a malformed address or key, or numbers out
+    of range.
     """
 
     def __init__(
@@ -79,17 +83,17 @@ class OpenAIPolicy(Policy):
         self.model = model
         self.context_window = context_window
         self.training = training
-        check_template_args(template_args or {}, None, str(model))
+        check_template_args({} if template_args is None else template_args, None, str(model))
         self.template_args = None if template_args is None else dict(template_args)
         self.folds_system = fold_system
+        self._may_fold = fold_system is None
         self.gives_tokens = False
         """Whether the server said that it is a vLLM, which gives exact tokens to who asks; known once connected."""
         self._timeout = timeout
         self._card: dict[str, Any] = {}
         self._connected = False
         self._connecting: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
-        self._left_out: frozenset[str] = frozenset()
-        self._limit_field = "max_tokens"
+        self._dialect = Dialect()
 
     def __repr__(self) -> str:
         return f"OpenAIPolicy({self.address!r}, {self.model!r})"
@@ -120,8 +124,8 @@ class OpenAIPolicy(Policy):
         user = Message(role="user", content="What the user says.")
         alone: int | None = None
         try:
-            alone = await self.count_tokens([user])
-            together = await self.count_tokens([Message(role="system", content="What the system says."), user])
+            alone = await self._count([user], folded=False)
+            together = await self._count([Message(role="system", content="What the system says."), user], folded=False)
         except PolicyError as error:
             return True if alone is not None and isinstance(error, RequestRefused) else None
         if together == alone:
@@ -179,10 +183,25 @@ class OpenAIPolicy(Policy):
                 self.context_window = _window_of(card, cards)
             if self.context_window is None and self.training:
                 raise ConfigError(
-                    f"{self.address} does not say how long the context of '{self.model}' is: trials could not be kept "
-                    "within it; ask vLLM itself rather than a proxy, or give context_window"
+                    f"{self.address} does not say how long the context of '{self.model}' is: {self._no_collecting()}"
                 )
         self._connected = True
+
+    def _no_collecting(self) -> str:
+        """Why a server that says no context window is not collected from, and what to do instead."""
+        why = "" if self.gives_tokens else "it is no vLLM, so it returns no token ids and cannot be collected from; "
+        return (
+            f"trials could not be kept within it; {why}collect from vLLM itself rather than a proxy (lamer-graph serve "
+            "--policy DIR), or in this process (--policy DIR); eval and play do without (in Python, of a vLLM: give "
+            "context_window)"
+        )
+
+    @property
+    def rendering(self) -> Rendered | None:
+        """As the base says it; a server that was found to refuse system messages renders folded ones."""
+        if self.template_args is None and self._dialect.folded and not self.gives_tokens:
+            return {"template": {}, "folded": True}
+        return super().rendering
 
     def identity(self) -> dict[str, Any]:
         """The model by name and, where the server's card says so, the folder that it was read from."""
@@ -194,34 +213,89 @@ class OpenAIPolicy(Policy):
         """One completion. Raises PolicyError's subclasses; see the class."""
         window = await self.window()
         most = sampling.max_tokens if window is None else min(sampling.max_tokens, window)
-        # Left out for the present call; for later ones, too, once it was the reason.
-        left_out, limit_field = self._left_out, self._limit_field
+        dialect = self._dialect  # what the present call learns holds for later ones once it was the reason
         while True:
-            body = self._body(messages, sampling, left_out)
-            body[limit_field] = most
+            body = self._body(messages, sampling, dialect)
+            body[dialect.limit] = most
             try:
                 data = await self._http.post(CHAT, body, timeout=self._limit(most))
             except ContextOverflow as overflow:
                 most = await self._room(messages, overflow, most)
             except RequestRefused as refused:
-                if limit_field == "max_tokens" and "max_completion_tokens" in refused.words:
-                    limit_field = "max_completion_tokens"  # OpenAI's newer name for it
-                else:
-                    left_out |= self._not_taken(refused, body)
+                dialect = self._other_way(refused, dialect, body, messages, sampling)
             else:
-                self._left_out |= left_out
-                self._limit_field = limit_field
+                self._learnt(dialect)
                 return self._completion(data)
+
+    def _other_way(
+        self,
+        refused: RequestRefused,
+        dialect: Dialect,
+        body: dict[str, Any],
+        messages: Sequence[Message],
+        sampling: Sampling,
+    ) -> Dialect:
+        """How to ask again after a refusal. Raises it, or what says more, where nothing but other words would help."""
+        if (renamed := dialect.renamed(refused.words)) is not None:
+            return renamed
+        if self._folds_after(refused, messages, dialect.folded):
+            return replace(dialect, folded=True)
+        if self.training:
+            raise refused
+        if (other := dialect.without(refused.words, body)) is not None:
+            return other
+        named = named_in(refused.words, body)
+        asked = [name for name in sampling.to_json() if name in named - spare(body)]
+        if asked:
+            unknown = lacking(refused.words)
+            if unknown:
+                self._dialect = replace(self._dialect, lacks=self._dialect.lacks | set(asked))
+            # Of a field that is not there the words say no more, and may name others that nobody asked for.
+            said = self.address if unknown else str(refused)
+            raise PolicyResponseError(f"{cannot_be_had(asked, sampling)} ({said})") from None
+        if not named and sampling.top_k != NEUTRAL["top_k"]:
+            raise PolicyResponseError(
+                f"{refused}; top_k {sampling.top_k} may be why: if so, use top_k 0 (--sampling train)"
+            ) from None
+        raise refused
+
+    def _folds_after(self, refused: RequestRefused, messages: Sequence[Message], folded: bool) -> bool:
+        """Whether the call is to be made again with the system's words in the user's message."""
+        if folded or self.folds_system or not self._may_fold:
+            return False
+        return of_system_role(refused.words) and any(message["role"] == "system" for message in messages)
+
+    def _learnt(self, dialect: Dialect) -> None:
+        self._dialect = self._dialect.merged(dialect)
+        if self._dialect.folded:
+            self.folds_system = True
+
+    def unheeded(self, sampling: Sampling) -> list[str]:
+        """The fields of the sampling that the server has refused, where they ask for something."""
+        return self._dialect.unheeded(sampling)
+
+    def why_unheeded(self, sampling: Sampling) -> str:
+        return f"{cannot_be_had(self.unheeded(sampling), sampling)} ({self.address})"
 
     def as_sent(self, sampling: Sampling) -> dict[str, Any]:
         """What of `sampling` the server takes, as far as is known; asked after the first call, all of it is known."""
-        return {**sampling.to_json(), **dict.fromkeys(sorted(self._left_out))}
+        sent = sampling.to_json()
+        return {**sent, **dict.fromkeys(sorted(self._dialect.unsent({**NEUTRAL, **sent})))}
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered prompt by vLLM's `/tokenize`: a round trip, so ask only when near the limit."""
         if self.model is None:
             await self.window()
-        body = {"model": self.model, **self._prompt(messages), "add_generation_prompt": True}
+        folded = bool(self.folds_system)
+        try:
+            return await self._count(messages, folded)
+        except RequestRefused as refused:
+            if not self._folds_after(refused, messages, folded):
+                raise
+        return await self._count(messages, folded=True)
+
+    async def _count(self, messages: Sequence[Message], folded: bool) -> int:
+        body = {"model": self.model, **self._prompt(messages, folded), "add_generation_prompt": True}
         count = (await self._http.post("/tokenize", body, timeout=self._limit(0), root=True)).get("count")
         if not isinstance(count, int):
             raise PolicyResponseError(f"{self.address}/tokenize gave no token count: is this a vLLM server?")
@@ -237,18 +311,18 @@ class OpenAIPolicy(Policy):
         """Seconds for an attempt that asks for so many tokens."""
         return TIMEOUT_S + TIMEOUT_S_PER_TOKEN * tokens if self._timeout is None else self._timeout
 
-    def _prompt(self, messages: Sequence[Message]) -> dict[str, Any]:
+    def _prompt(self, messages: Sequence[Message], folded: bool) -> dict[str, Any]:
         """The fields of a request that make its prompt."""
-        chat = fold_system(messages) if self.folds_system else list(messages)
+        chat = fold_system(messages) if folded else list(messages)
         prompt: dict[str, Any] = {"messages": plain_json(chat)}
         if self.template_args:
             prompt["chat_template_kwargs"] = self.template_args
         return prompt
 
-    def _body(self, messages: Sequence[Message], sampling: Sampling, left_out: frozenset[str]) -> dict[str, Any]:
+    def _body(self, messages: Sequence[Message], sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            **self._prompt(messages),
+            **self._prompt(messages, dialect.folded or bool(self.folds_system)),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             **NEUTRAL,
@@ -256,23 +330,11 @@ class OpenAIPolicy(Policy):
         }
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        for name in left_out:
-            body.pop(name, None)
+        for name in dialect.unsent(body):
+            del body[name]
         if self.training:
             body.update(logprobs=True, return_token_ids=True)
         return body
-
-    def _not_taken(self, refused: RequestRefused, body: dict[str, Any]) -> frozenset[str]:
-        """What to leave out after a refusal: the fields it names, or all that OpenAI's API lacks.
-
-        Raises the refusal where nothing can be left out: for training, and where it would change what was asked for.
-        """
-        spare = {name for name, value in LEAVE_OUT.items() if name in body and value in (None, body[name])}
-        named = {name for name in LEAVE_OUT if name in body and re.search(rf"\b{name}\b", refused.words)}
-        left = named or spare & NEUTRAL.keys()
-        if self.training or not left or not left <= spare:
-            raise refused
-        return frozenset(left)
 
     def _completion(self, data: dict[str, Any]) -> Completion:
         """Check an answer and take it apart. Raises PolicyResponseError."""

@@ -52,11 +52,12 @@ class Renderer:
     ) -> None:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ConfigError(f"the tokenizer of {name} has no chat template: a policy answers chat messages")
-        self.name = name
-        self.template_args = dict(template_args or {})
-        self.tokenizer = tokenizer
         template: str = tokenizer.get_chat_template()
-        check_template_args(self.template_args, template, name)
+        given = {} if template_args is None else template_args
+        check_template_args(given, template, name)
+        self.name = name
+        self.template_args = dict(given)
+        self.tokenizer = tokenizer
         self.dated = knows(template, "strftime_now")
         """Whether prompts depend on the day."""
         self._own = _whole(tokenizer)
@@ -185,7 +186,11 @@ def knows(template: str, argument: str) -> bool:
 
 def check_template_args(given: Mapping[str, Any], template: str | None, name: str) -> None:
     """Raises ConfigError for arguments that are not the template's (None: it is not known), or not plain data."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"template_args must be a mapping such as {{'enable_thinking': False}}, not {given!r:.100}")
     for key, value in given.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"a template argument's name must be text, not {key!r:.100}")
         if key in OURS:
             raise ConfigError(f"template argument '{key}' is not a policy's to set: prompts are rendered by one rule")
         if template is not None and not knows(template, key):

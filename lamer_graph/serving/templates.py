@@ -18,8 +18,9 @@ from lamer_graph.policies.shipped import taught_template
 def served_template(model: Path | str, adapters: Iterable[Path], given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Arguments for every prompt: as `given`, or as the model's card says, or else an adapter's. Raises ConfigError."""
     folders = [Path(model), *adapters]
-    args = dict(given if given is not None else taught_template(*folders) or {})
-    check_template_args(args, template_text(Path(model)), str(model))
+    found = given if given is not None else taught_template(*folders) or {}
+    check_template_args(found, template_text(Path(model)), str(model))
+    args = dict(found)
     if given is None:
         for folder in folders:
             check_taught(folder, args)

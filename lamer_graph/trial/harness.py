@@ -73,12 +73,8 @@ def make_harness(
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
     if sampling is not None and not isinstance(sampling, Sampling):
         raise ConfigError(f"sampling must be a Sampling, such as Sampling(seed=1), not a {type(sampling).__name__}")
-    if sampling is not None and (unheeded := policy.unheeded(sampling)):
-        raise ConfigError(
-            f"sampling asks for {', '.join(f'{name} {getattr(sampling, name)}' for name in unheeded)}, which "
-            f"{type(policy).__name__} would not do: leave it out, set it on the model itself, or, where the chat model "
-            "declares such a field, use ChatModelPolicy(model, sample=True)"
-        )
+    if sampling is not None and policy.unheeded(sampling):
+        raise ConfigError(policy.why_unheeded(sampling))
     config = MemoryConfig.of(memory)
     turns = env.max_turns if max_turns is None else max_turns
     prompts = PromptBuilder(

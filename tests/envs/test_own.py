@@ -197,6 +197,20 @@ def test_the_checker_says_what_to_write_by_name(env: Any, says: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:count has no")
+@pytest.mark.parametrize(("where", "module"), [("in __main__", "__main__"), ("inside a function", __name__)])
+def test_a_class_that_no_other_process_can_import_is_told_so(where: str, module: str) -> None:
+    class Local(Count):
+        pass
+
+    Local.__module__ = module
+    with pytest.raises(EnvCheckError) as caught:
+        check_env(Local())
+    assert f"cannot import Local, a class defined {where}: put the class in a module that can be" in str(caught.value)
+    assert "or pass processes=False" in str(caught.value)
+    check_env(Local(), processes=False)
+
+
+@pytest.mark.filterwarnings("ignore:count has no")
 def test_a_member_that_raises_is_named_with_its_error() -> None:
     class Count2(Count):
         def observe(self, state: State) -> str:

@@ -43,6 +43,8 @@ class FakeServer(ThreadingHTTPServer):
         "chat hang",
         "insomnia",
         "plain",  # no fault, but no vLLM: an OpenAI-compatible server that refuses what OpenAI's API has not
+        "plain, no system",  # and its model has no system role
+        "plain, new limit",  # and it knows `max_completion_tokens` alone
     )
 
     def __init__(self, fault: str = "", *, delay: float = 0.0, context: int = 8192) -> None:
@@ -59,6 +61,10 @@ class FakeServer(ThreadingHTTPServer):
         self.asleep = False
         self.events: list[str] = []
         self.stopping = threading.Event()
+
+    @property
+    def plain(self) -> bool:
+        return self.fault.startswith("plain")
 
     @property
     def url(self) -> str:
@@ -115,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._broken(chat=False):
             return
-        if self.server.fault == "plain":
+        if self.server.plain:
             self._send({"data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "somebody"}]})
             return
         # As vLLM 0.32: the window is on the base's card alone.
@@ -126,11 +132,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refused(self, body: dict[str, Any], prompt: int) -> bool:
         """Requests that the real server refuses, in its words."""
-        context, asked = self.server.context, body["max_tokens"]
+        context, asked = self.server.context, body.get("max_tokens", 0)
         status, words = 400, ""
-        if self.server.fault == "plain":
-            if unknown := sorted(body.keys() - OPENAI_FIELDS):
-                words = f"Unrecognized request argument supplied: {unknown[0]}"
+        if self.server.plain:
+            known = OPENAI_FIELDS
+            if self.server.fault == "plain, new limit":
+                known = known - {"max_tokens"} | {"max_completion_tokens"}
+            if unknown := sorted(body.keys() - known):
+                plural = "s" if len(unknown) > 1 else ""
+                words = f"Unrecognized request argument{plural} supplied: {', '.join(unknown)}"
+            elif self.server.fault == "plain, no system" and "system" in {m["role"] for m in body["messages"]}:
+                words = "System role not supported"
         elif body["model"] not in (MODEL, *self.server.adapters):
             status, words = 404, f"The model `{body['model']}` does not exist."
         elif asked > context:
@@ -168,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"model": body["model"] if body["model"] in self.server.adapters else MODEL, "choices": [choice]}
         if self.server.fault == "another model":
             answer["model"] = "somebody-else"
-        if self.server.fault == "plain":
+        if self.server.plain:
             answer["model"] = f"{MODEL}-2026-11-29"
         ids = [ord(character) for character in text]
         if body.get("return_token_ids") and self.server.fault != "no token ids":

@@ -267,6 +267,17 @@ class RunFile(_Closed):
             )
 
 
+SECTIONS: dict[str, type[BaseModel]] = {
+    "collect": CollectConfig,
+    "optimise": Optimise,
+    "lora": Lora,
+    "server": Server,
+    "remember": Remember,
+    "validation": Validate,
+}
+"""The sections of a run file."""
+
+
 def load_run(source: str | Path | None = None, *, preset: str | None = None, changes: Iterable[str] = ()) -> RunFile:
     """The run of a YAML file or a preset, with `section.key=value` changes (values in YAML) applied.
 
@@ -316,10 +327,16 @@ def _apply(data: dict[str, Any], change: str) -> None:
     if name.startswith("server.template"):  # its place of before
         name = name.removeprefix("server.")
     *sections, key = name.split(".")
-    for section in sections:
+    for depth, section in enumerate(sections, start=1):
         inner = data.setdefault(section, {})
-        if not isinstance(inner, dict):
+        if inner is None:
             inner = data[section] = {}
+        if not isinstance(inner, dict):
+            place = ".".join(sections[:depth])
+            raise TrainingConfigError(
+                f"'{change}' takes '{place}' for a section, and it is the value {inner!r}: "
+                + (f"drop '{place}' first" if place in SECTIONS else f"write {place}=VALUE")
+            )
         data = inner
     try:
         data[key] = _number(yaml.safe_load(text))
@@ -342,13 +359,22 @@ def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first problem as one line; an unknown key with the nearest one of its section."""
-    problem = error.errors(include_url=False, include_context=False)[0]
+    """The first problem as one line, unknown keys before all: what is missing may have been written there."""
+    problems = error.errors(include_url=False, include_context=False)
+    problem = min(problems, key=lambda each: each["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
+        homes = _homes(problem["loc"])
+        if homes:
+            return f"unknown key '{place}': it belongs at {' or '.join(homes)}"
         return f"unknown key '{place}'{_nearest(str(problem['loc'][-1]), _fields(problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"the run file lacks '{place}'"
+    if problem["type"] in ("model_type", "dict_type") and place in SECTIONS:
+        return (
+            f"'{place}' is a section of keys, not {problem['input']!r:.100}: write {place}.KEY=VALUE, or in the file "
+            + (f"`{place}: {{KEY: VALUE}}`; there are: {', '.join(SECTIONS[place].model_fields)}")
+        )
     return f"{place}: {problem['msg']}, not {problem['input']!r}"[:400]
 
 
@@ -359,6 +385,13 @@ def _fields(sections: tuple[int | str, ...]) -> list[str]:
         kind = section.model_fields[str(name)].annotation
         section = next(one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel))
     return list(section.model_fields)
+
+
+def _homes(loc: tuple[int | str, ...]) -> list[str]:
+    """Where else the key of that name is known, as it is written on the command line."""
+    key, here = str(loc[-1]), ".".join(map(str, loc[:-1]))
+    homes = [f"{name}.{key}" for name, section in SECTIONS.items() if name != here and key in section.model_fields]
+    return [key, *homes] if here and key in RunFile.model_fields else homes
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -37,6 +37,42 @@ def test_collect_logs_exactly_what_was_asked_for(cli: Cli, server: FakeServer, t
     assert read_config(tmp_path / "r")["policy"] == MODEL
 
 
+def test_a_resume_without_a_run_says_that_it_starts_one(cli: Cli, server: FakeServer) -> None:
+    command = ("collect", "--out", "r", "--tasks", 1, "--base-url", server.url, "--resume")
+    outcome = cli(*command)
+    assert outcome.code == 0
+    assert "note: no run in r yet: starting one" in outcome.out
+    assert "starting one" not in cli(*command).out
+    ev = cli("eval", "--out", "e", "--tasks", 1, "--base-url", server.url, "--resume")
+    assert "note: no run in e yet: starting one" in ev.out
+
+
+def test_a_server_that_says_no_window_is_not_collected_from_and_says_what_to_do(cli: Cli, server: FakeServer) -> None:
+    server.fault = "plain"
+    outcome = collected(cli, server)
+    assert outcome.code == 2
+    assert "returns no token ids and cannot be collected from" in outcome.error_line
+    assert "lamer-graph serve --policy DIR" in outcome.error_line
+
+
+def test_the_papers_sampling_is_refused_by_a_server_that_lacks_top_k(cli: Cli, server: FakeServer) -> None:
+    server.fault = "plain"
+    command = ("eval", "--out", "e", "--tasks", 1, "--base-url", server.url)
+    outcome = cli(*command, "--sampling", "paper")
+    assert outcome.code != 0
+    assert "top_k 20 cannot be had from this server; use top_k 0 (--sampling train)" in outcome.error_line
+    assert "min_p" not in outcome.error_line
+    assert cli(*command).code == 0
+
+
+def test_a_server_without_a_system_role_is_played_and_noted_so(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
+    server.fault = "plain, no system"
+    command = ("eval", "--out", "e", "--tasks", 2, "--base-url", server.url)
+    assert cli(*command).code == 0
+    assert json.loads((tmp_path / "e/run.json").read_text())["rendered"] == {"template": {}, "folded": True}
+    assert cli(*command, "--resume").code == 0
+
+
 def test_workers_play_the_same_trials_as_one_process(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
     assert collected(cli, server).code == 0
     (tmp_path / "r").rename(tmp_path / "alone")

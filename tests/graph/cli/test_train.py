@@ -262,6 +262,18 @@ def test_a_preset_whose_warm_start_missed_a_gate_says_so(cli: Cli) -> None:
     assert "missed a gate" not in plain(cli("train", "--preset", "minesweeper-cpu", "--dry-run").out)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_show_prints_is_a_run_file_of_the_same_run(cli: Cli, tmp_path: Path, preset: str) -> None:
+    outcome = cli("train", "--preset", preset, "optimise.updates=7", "--show")
+    assert outcome.code == 0, outcome.err
+    (tmp_path / "run.yaml").write_text(outcome.out)
+    assert load_run(tmp_path / "run.yaml") == load_run(preset=preset, changes=["optimise.updates=7"])
+
+
+def test_help_says_how_a_thinking_model_is_told_not_to(cli: Cli) -> None:
+    assert "template.enable_thinking=false" in plain(cli("train", "--help").out)
+
+
 def plain(text: str) -> str:
     """What a person reads, without the terminal's line breaks."""
     return " ".join(text.split())

@@ -11,6 +11,7 @@ import pytest
 from fake_server import MODEL, FakeServer, fake_server
 from lamer_graph import create_lamer_agent
 from lamer_graph.errors import ConfigError, PolicyConnectionError, PolicyResponseError, PromptTooLongError
+from lamer_graph.policies.base import Watched
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.trial.calls import call
 from lamer_graph.trial.steps import Ask
@@ -113,7 +114,9 @@ async def test_a_window_that_nobody_says_is_refused_for_training_and_unknown_oth
         return await policy.window()
 
     with scripted_server((200, completion(), {}), cards=cards) as (address, _):
-        with pytest.raises(ConfigError, match=r"does not say how long the context of 'm' is: .*context_window"):
+        with pytest.raises(
+            ConfigError, match=r"does not say .* of 'm' is: .*cannot be collected from; .*--policy DIR.*context_window"
+        ):
             await asked(OpenAIPolicy(address, "m", training=True))
         assert await asked(OpenAIPolicy(address, "m", training=True, context_window=512)) == 512
         assert await asked(OpenAIPolicy(address, "m")) is None
@@ -184,7 +187,7 @@ async def test_a_newer_name_of_the_answers_length_is_used_where_the_server_says_
 @pytest.mark.parametrize(
     ("sampling", "training", "said"),
     [
-        (Sampling(top_k=20), False, "Unknown parameter: 'top_k'."),
+        (Sampling(top_k=20), False, "top_k must be at most 10, got 20"),
         (Sampling(temperature=0.7), False, "'temperature' does not support 0.7 with this model."),
         (Sampling(), True, "Unknown parameter: 'top_k'."),
         (Sampling(), False, "the prompt is against our rules"),
@@ -200,6 +203,106 @@ async def test_a_refusal_that_nothing_harmless_mends_is_an_error_in_the_servers_
         await policy.aclose()
     assert len(seen) <= 2
     assert policy.as_sent(sampling) == sampling.to_json()
+
+
+TOP_K = "top_k 20 cannot be had from this server; use top_k 0 (--sampling train)"
+
+
+async def test_what_was_asked_for_is_refused_before_and_after_the_server_is_known(server: FakeServer) -> None:
+    server.fault = "plain"
+    policy = OpenAIPolicy(server.url)
+    asked = Sampling(top_k=20, seed=1)
+    said = []
+    for _ in range(2):
+        with pytest.raises(PolicyResponseError) as refused:
+            await policy.generate(ACT, asked)
+        said.append(str(refused.value))
+        await policy.generate(ACT, Sampling(seed=1))
+    assert said[0] == said[1] == f"{TOP_K} ({server.url})"
+    assert policy.unheeded(asked) == ["top_k"]
+    assert policy.unheeded(Sampling(seed=1)) == []
+    with pytest.raises(ConfigError) as unheeded:
+        create_lamer_agent(Watched(policy, lambda: None), "minesweeper:4x4-3", sampling=asked)
+    assert str(unheeded.value) == said[0]
+    await policy.aclose()
+
+
+async def test_a_field_that_is_not_named_is_named_as_a_guess() -> None:
+    refusal = (400, {"error": {"message": "extra fields not permitted"}}, {})
+    with scripted_server(refusal) as (address, _):
+        with pytest.raises(PolicyResponseError, match=r"extra fields not permitted; top_k 20 may be why"):
+            await OpenAIPolicy(address, "m").generate(ACT, Sampling(top_k=20))
+
+
+async def test_a_server_that_takes_no_0_still_gets_a_20() -> None:
+    refusal = (400, {"error": {"message": "top_k must be -1 (disable), or at least 1, got 0."}}, {})
+    with scripted_server(refusal, (200, completion(), {})) as (address, seen):
+        policy = OpenAIPolicy(address, "m")
+        await policy.generate(ACT, Sampling(seed=1))
+        assert policy.unheeded(Sampling(top_k=20)) == []
+        await policy.generate(ACT, Sampling(top_k=20, seed=1))
+        assert policy.as_sent(Sampling(top_k=20))["top_k"] == 20
+        await policy.aclose()
+    assert [request["body"].get("top_k") for request in seen] == [0, None, 20]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "System role not supported",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+    ],
+)
+async def test_a_model_without_a_system_role_gets_its_words_in_the_users_message(said: str) -> None:
+    refusal = (400, {"error": {"message": said}}, {})
+    with scripted_server(refusal, (200, completion(), {})) as (address, seen):
+        policy = OpenAIPolicy(address, "m")
+        assert policy.rendering is None
+        for _ in range(2):
+            await policy.generate([{"role": "system", "content": "The rules."}, *ACT], Sampling())
+        await policy.aclose()
+    folded = [{"role": "user", "content": "The rules.\n\nAct"}]
+    assert [request["body"]["messages"] == folded for request in seen] == [False, True, True]
+    assert policy.folds_system is True
+
+
+async def test_who_forbids_folding_gets_the_servers_refusal() -> None:
+    with scripted_server((400, {"error": {"message": "System role not supported"}}, {})) as (address, _):
+        with pytest.raises(PolicyResponseError, match="System role not supported"):
+            policy = OpenAIPolicy(address, "m", fold_system=False)
+            await policy.generate([{"role": "system", "content": "The rules."}, *ACT], Sampling())
+
+
+@pytest.mark.parametrize("fault", ["plain, no system", "plain, new limit"])
+def test_an_agent_plays_on_servers_that_lack_more(server: FakeServer, fault: str) -> None:
+    server.fault = fault
+    policy = OpenAIPolicy(server.url)
+    result = create_lamer_agent(policy, "minesweeper:4x4-3", memory="reflection").invoke({"task": {"seed": 7}})
+    assert result["episodes"][0]["turns"]
+    folded = fault == "plain, no system"
+    assert policy.rendering == ({"template": {}, "folded": True} if folded else None)
+    assert ("max_completion_tokens" in server.asked) is not folded
+    assert ("system" in {message["role"] for message in server.asked["messages"]}) is not folded
+
+
+@pytest.mark.parametrize(
+    ("said", "renamed"),
+    [
+        ("Unrecognized request argument supplied: max_tokens", True),
+        ("Unknown parameter: 'max_tokens'.", True),
+        ("max_tokens must be at most 4096, got 5000", False),
+    ],
+)
+async def test_a_limit_that_is_not_known_is_given_its_newer_name_and_one_too_large_is_not(
+    said: str, renamed: bool
+) -> None:
+    with scripted_server((400, {"error": {"message": said}}, {}), (200, completion(), {})) as (address, seen):
+        policy = OpenAIPolicy(address, "m")
+        for _ in range(2):
+            await policy.generate(ACT, Sampling(max_tokens=9))
+        await policy.aclose()
+    assert ["max_completion_tokens" in request["body"] for request in seen] == [False, renamed, renamed]
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from transformers import AutoTokenizer
 
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.local import LocalPolicy
+from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.policies.rendering import Renderer, fold_system
 from lamer_graph.policies.shipped import shipped_policies
+from lamer_graph.serving.vllm import VllmServer
 from lamer_graph.types import Message, Sampling
 from tiny_random import CHAT_TEMPLATE
 
@@ -92,6 +94,22 @@ def test_a_template_without_a_system_role_gets_its_words_in_the_users_message(
     assert policy.folds_system
     text = policy.tokenizer.decode(policy.encode(ASKED))
     assert text == "<|im_start|>user\nThe rules.\n\nAct<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_folding_that_the_template_forces_cannot_be_forbidden(moved: Callable[..., Path]) -> None:
+    folder = moved(NO_SYSTEM + CHAT_TEMPLATE)
+    with pytest.raises(ConfigError, match=r"refuses system messages.* fold_system=False cannot be had, leave it out"):
+        LocalPolicy(folder, fold_system=False)
+
+
+@pytest.mark.parametrize("given", ["enable_thinking", ["enable_thinking"], {1: True}, ""])
+def test_template_arguments_that_are_no_mapping_of_names_are_refused(tiny_model_dir: Path, given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"template_args must be a mapping|name must be text"):
+        LocalPolicy(tiny_model_dir, template_args=given)
+    with pytest.raises(ConfigError, match=r"template_args must be a mapping|name must be text"):
+        OpenAIPolicy("http://127.0.0.1:1", template_args=given)
+    with pytest.raises(ConfigError, match=r"template_args must be a mapping|name must be text"):
+        VllmServer(tiny_model_dir, template_args=given)
 
 
 def test_a_template_with_one_is_left_alone(tiny_model_dir: Path) -> None:

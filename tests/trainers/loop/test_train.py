@@ -102,12 +102,24 @@ def test_changes_reach_into_sections_and_are_typed():
         ("optimise.algorithm=grpo", "normalise='batch' belongs to algorithm='gigpo'"),
         ("optimise.gamma_traj=1.5", "gamma_step and gamma_traj lie in"),
         ("updates", "not of the form section.key=value"),
+        ("env=sokoban", "unknown key 'env': it belongs at collect.env$"),
+        ("optimise.policy=x", "unknown key 'optimise.policy': it belongs at policy"),
+        ("policy.model=DIR", "'policy.model=DIR' takes 'policy' for a section, .* write policy=VALUE"),
+        ("optimise.updates.more=3", "takes 'optimise.updates' for a section, .* write optimise.updates=VALUE"),
+        ("optimise=3", "'optimise' is a section of keys, not 3.0?: write optimise.KEY=VALUE"),
     ],
 )
 def test_what_is_wrong_in_a_run_is_one_clear_line(change, message):
     with pytest.raises(TrainingConfigError, match=message) as caught:
         load_run(preset="minesweeper-cpu", changes=[change])
     assert "\n" not in str(caught.value)
+
+
+def test_a_misplaced_key_of_a_file_is_named_before_what_it_leaves_missing(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("policy: x\nenv: sokoban\ncollect: {tasks: 2}\n")
+    with pytest.raises(TrainingConfigError, match="unknown key 'env': it belongs at collect.env"):
+        load_run(path)
 
 
 def test_an_unknown_preset_names_the_nearest():
