@@ -371,9 +371,9 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"the run file lacks '{place}'"
     if problem["type"] in ("model_type", "dict_type") and place in SECTIONS:
+        first = next(iter(SECTIONS[place].model_fields))
         return (
-            f"'{place}' is a section of keys, not {problem['input']!r:.100}: write {place}.KEY=VALUE, or in the file "
-            + (f"`{place}: {{KEY: VALUE}}`; there are: {', '.join(SECTIONS[place].model_fields)}")
+            f"'{place}' is a section of keys, not {problem['input']!r:.100}: write {place}.KEY=.., e.g. {place}.{first}"
         )
     return f"{place}: {problem['msg']}, not {problem['input']!r}"[:400]
 

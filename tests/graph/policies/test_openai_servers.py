@@ -229,9 +229,11 @@ async def test_what_was_asked_for_is_refused_before_and_after_the_server_is_know
 
 async def test_a_field_that_is_not_named_is_named_as_a_guess() -> None:
     refusal = (400, {"error": {"message": "extra fields not permitted"}}, {})
-    with scripted_server(refusal) as (address, _):
-        with pytest.raises(PolicyResponseError, match=r"extra fields not permitted; top_k 20 may be why"):
-            await OpenAIPolicy(address, "m").generate(ACT, Sampling(top_k=20))
+    with (
+        scripted_server(refusal) as (address, _),
+        pytest.raises(PolicyResponseError, match=r"extra fields not permitted; top_k 20 may be why"),
+    ):
+        await OpenAIPolicy(address, "m").generate(ACT, Sampling(top_k=20))
 
 
 async def test_a_server_that_takes_no_0_still_gets_a_20() -> None:
@@ -268,10 +270,13 @@ async def test_a_model_without_a_system_role_gets_its_words_in_the_users_message
 
 
 async def test_who_forbids_folding_gets_the_servers_refusal() -> None:
-    with scripted_server((400, {"error": {"message": "System role not supported"}}, {})) as (address, _):
-        with pytest.raises(PolicyResponseError, match="System role not supported"):
-            policy = OpenAIPolicy(address, "m", fold_system=False)
-            await policy.generate([{"role": "system", "content": "The rules."}, *ACT], Sampling())
+    refusal = (400, {"error": {"message": "System role not supported"}}, {})
+    asked: list[Message] = [{"role": "system", "content": "The rules."}, *ACT]
+    with (
+        scripted_server(refusal) as (address, _),
+        pytest.raises(PolicyResponseError, match="System role not supported"),
+    ):
+        await OpenAIPolicy(address, "m", fold_system=False).generate(asked, Sampling())
 
 
 @pytest.mark.parametrize("fault", ["plain, no system", "plain, new limit"])

@@ -106,7 +106,7 @@ def test_changes_reach_into_sections_and_are_typed():
         ("optimise.policy=x", "unknown key 'optimise.policy': it belongs at policy"),
         ("policy.model=DIR", "'policy.model=DIR' takes 'policy' for a section, .* write policy=VALUE"),
         ("optimise.updates.more=3", "takes 'optimise.updates' for a section, .* write optimise.updates=VALUE"),
-        ("optimise=3", "'optimise' is a section of keys, not 3.0?: write optimise.KEY=VALUE"),
+        ("optimise=3", "'optimise' is a section of keys, not 3: write optimise.KEY=.., e.g. optimise.updates"),
     ],
 )
 def test_what_is_wrong_in_a_run_is_one_clear_line(change, message):
@@ -118,7 +118,7 @@ def test_what_is_wrong_in_a_run_is_one_clear_line(change, message):
 def test_a_misplaced_key_of_a_file_is_named_before_what_it_leaves_missing(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("policy: x\nenv: sokoban\ncollect: {tasks: 2}\n")
-    with pytest.raises(TrainingConfigError, match="unknown key 'env': it belongs at collect.env"):
+    with pytest.raises(TrainingConfigError, match=r"unknown key 'env': it belongs at collect\.env"):
         load_run(path)
 
 
