@@ -333,7 +333,9 @@ def test_a_server_that_does_not_wake_or_was_not_made_to_sleep_is_one_clear_line(
 
 def test_placement_reaches_the_servers_command_and_environment(tiny_model_dir: Path, tmp_path: Path) -> None:
     def made(*changes: str) -> tuple[list[str], dict[str, str]]:
-        run = load_run(preset="minesweeper-qwen3-4b", changes=[f"policy={tiny_model_dir}", "pipeline=0", *changes])
+        run = load_run(
+            preset="minesweeper-qwen3-4b", changes=[f"policy={tiny_model_dir}", "template=null", "pipeline=0", *changes]
+        )
         server = make_server(run, tmp_path)
         return server._argv(), server._environment()
 
@@ -367,7 +369,7 @@ def test_a_server_beside_the_trainer_takes_half_of_the_device_unless_it_is_told(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(served, "vllm_flavour", lambda: "gpu" if cuda else "cpu")
-    base = [f"policy={tiny_model_dir}", "server.gpu_memory=null"]
+    base = [f"policy={tiny_model_dir}", "template=null", "server.gpu_memory=null"]
     argv = make_server(load_run(preset="minesweeper-qwen3-4b", changes=[*base, *changes]), tmp_path)._argv()
     told = [argv[at + 1] for at, word in enumerate(argv) if word == "--gpu-memory-utilization"]
     assert told == ([] if share is None else [share])
@@ -400,7 +402,7 @@ def test_a_placement_that_this_machine_cannot_have_is_refused(
 def test_a_colocated_run_on_a_machine_without_cuda_stops_before_any_work(tiny_model_dir: Path, tmp_path: Path) -> None:
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)
-    changes = [f"policy={tiny_model_dir}", "pipeline=0", "server.placement=colocated"]
+    changes = [f"policy={tiny_model_dir}", "template=null", "pipeline=0", "server.placement=colocated"]
     with pytest.raises(TrainingConfigError, match="need a CUDA device"):
         train(load_run(preset="minesweeper-qwen3-4b", changes=changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
