@@ -136,7 +136,7 @@ def test_the_printed_sampling_is_what_was_sent_and_unknown_where_the_server_does
     assert "top-k unknown" in " ".join(shown.out.split())
     refused = cli("eval", *few, "--out", "paper", "--sampling", "paper")
     assert refused.code == 2
-    assert "Unrecognized request argument supplied: top_k" in refused.error_line
+    assert "top_k 20 cannot be had from this server; use top_k 0 (--sampling train)" in refused.error_line
 
 
 def test_shuffled_reflections_are_recorded_as_another_run(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
