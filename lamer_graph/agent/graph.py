@@ -153,7 +153,8 @@ def compile_agent(
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
     )
-    after = "reflect" if harness.reflects else "remember" if harness.remembers else "recall"
+    # Without memory there is nothing to recall between two episodes, and a node costs as much as a turn.
+    after = "reflect" if harness.reflects else "remember" if harness.remembers else "episode"
     graph.add_node("recall", Node("recall", nodes.recall, nodes.arecall))
     graph.add_node("episode", Node("episode", nodes.episode, nodes.aepisode))
     graph.add_edge(START, "recall")
@@ -322,7 +323,11 @@ class _Nodes:
         update = steps.ended(self.h, state, played)
         _emit(events.episode_event(len(state["episodes"]), update["episodes"][-1]))
         update = steps.with_calls_apart(state, update)
-        return update, cast(TrialState, {**state, **update})
+        after = cast(TrialState, {**state, **update})
+        if not self.h.remembers and not steps.is_over(self.h, after):
+            nothing = steps.recalled(after, [], 0.0)
+            update, after = {**update, **nothing}, cast(TrialState, {**after, **nothing})
+        return update, after
 
     @staticmethod
     def _taught(update: Json, after: TrialState, lessons: Sequence[MemoryRecord]) -> tuple[Json, TrialState]:

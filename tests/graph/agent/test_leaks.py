@@ -15,6 +15,7 @@ from lamer_envs import make
 from lamer_graph import MemoryConfig, RunLog, TrialRecorder, create_lamer_agent
 from lamer_graph.agent import compile_agent, play_in_graph
 from lamer_graph.errors import PolicyError
+from lamer_graph.runlog import read_trials
 from lamer_graph.trial.driver import play_trial
 from lamer_graph.trial.harness import make_harness
 from lamer_graph.types import Message, Sampling
@@ -58,8 +59,11 @@ async def test_failing_trials_of_a_collection_leave_nothing_in_either_driver(bac
     played = [await play_trial(h, {"seed": seed}) for seed in range(12)]
     with RunLog.create(tmp_path, {}) as log:
         agent, recorder = compile_agent(h), TrialRecorder(log)
-        played += [await play_in_graph(agent, h, {"seed": seed}, recorder, namespace=("run",)) for seed in range(12)]
-    assert sum(one.error is not None for one in played) > 10
+        for seed in range(12):
+            await play_in_graph(agent, h, {"seed": seed}, recorder, namespace=("run",))
+    errors = [one.error for one in played] + [trial["error"] for trial in read_trials(tmp_path)]
+    assert len(errors) == 24
+    assert sum(error is not None for error in errors) > 10
     assert backend.namespaces() == []
 
 
