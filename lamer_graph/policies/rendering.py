@@ -30,6 +30,8 @@ OURS = frozenset(
 """Not for a policy's template arguments: what rendering itself decides."""
 SystemRole = Literal["kept", "refused", "dropped"]
 """What a template does with a system message."""
+_CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
+_STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _SYSTEM, _USER = "What the system says: 7301.", "What the user says: 7302."
 
 
@@ -180,8 +182,9 @@ def template_text(folder: Path) -> str | None:
 
 
 def knows(template: str, argument: str) -> bool:
-    """Whether a chat template reads an argument of that name."""
-    return re.search(rf"\b{re.escape(argument)}\b", template) is not None
+    """Whether a chat template's code (not its words) reads a variable of that name."""
+    code = " ".join(_CODE.findall(template))
+    return re.search(rf"(?<![.\w]){re.escape(argument)}\b", _STRINGS.sub("''", code)) is not None
 
 
 def check_template_args(given: Mapping[str, Any], template: str | None, name: str) -> None:
