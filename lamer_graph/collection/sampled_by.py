@@ -29,8 +29,12 @@ def sampled_by(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def rendered(folder: str | Path) -> Rendered | None:
-    """How the run's prompts were rendered; None where that was not known, or not noted yet."""
-    noted: Rendered | None = orjson.loads((Path(folder) / RUN_FILE).read_bytes()).get(RENDERED)
+    """How the run's prompts were rendered; None where that was not known or not noted yet, or no run can be read."""
+    try:
+        about: dict[str, Any] = orjson.loads((Path(folder) / RUN_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    noted: Rendered | None = about.get(RENDERED)
     return noted
 
 
