@@ -187,7 +187,6 @@ def compile_agent(
 
 async def play_in_graph(
     agent: CompiledStateGraph[Any, Any, Any, Any],
-    h: Harness,
     task: Json,
     recorder: TrialRecorder,
     *,

@@ -198,7 +198,7 @@ class _Run:
 
         async def worker() -> None:
             for task in tasks:
-                await play_in_graph(agent, self.h, task, recorder, namespace=self.namespace)
+                await play_in_graph(agent, task, recorder, namespace=self.namespace)
 
         return worker
 

@@ -60,7 +60,7 @@ async def test_failing_trials_of_a_collection_leave_nothing_in_either_driver(bac
     with RunLog.create(tmp_path, {}) as log:
         agent, recorder = compile_agent(h), TrialRecorder(log)
         for seed in range(12):
-            await play_in_graph(agent, h, {"seed": seed}, recorder, namespace=("run",))
+            await play_in_graph(agent, {"seed": seed}, recorder, namespace=("run",))
     errors = [one.error for one in played] + [trial["error"] for trial in read_trials(tmp_path)]
     assert len(errors) == 24
     assert sum(error is not None for error in errors) > 10

@@ -165,9 +165,7 @@ def test_what_was_played_before_an_error_is_logged_with_it_and_a_resume_logs_the
 def test_a_trial_that_fails_in_the_graph_of_a_collection_keeps_its_tokens(last: int, tmp_path: Path) -> None:
     harness = make_harness(Failing(last, PolicyError("gone")), make("minesweeper", size=4, mines=3), "both")
     with RunLog.create(tmp_path, {}) as log:
-        asyncio.run(
-            play_in_graph(compile_agent(harness), harness, {"seed": LOSING}, TrialRecorder(log), namespace=("t",))
-        )
+        asyncio.run(play_in_graph(compile_agent(harness), {"seed": LOSING}, TrialRecorder(log), namespace=("t",)))
     (trial,) = read_trials(tmp_path)
     assert trial["error"]["type"] == "PolicyError"
     assert len(calls_of(trial)) == last
