@@ -26,7 +26,10 @@ TABLE = "CREATE TABLE IF NOT EXISTS records (space TEXT, key TEXT, record TEXT, 
 
 
 class SqliteMemory(MemoryBackend):
-    """Records in the file `path`, newest by row id: an upsert deletes and inserts, so it counts as newest."""
+    """Records in the file `path`, newest by row id: an upsert deletes and inserts, so it counts as newest.
+
+    Everything is kept as JSON in ASCII, which holds what SQLite's text does not (half surrogate pairs).
+    """
 
     def __init__(self, path: str | Path) -> None:
         self._lock = threading.Lock()
@@ -35,7 +38,7 @@ class SqliteMemory(MemoryBackend):
 
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         space = json.dumps(namespace)
-        rows = [(space, record.key, json.dumps(record.to_json())) for record in records]
+        rows = [(space, json.dumps(record.key), json.dumps(record.to_json())) for record in records]
         with self._lock, self._open() as db:
             for row in rows:
                 db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", row)
@@ -60,7 +63,9 @@ class SqliteMemory(MemoryBackend):
             if keys is None:
                 db.execute("DELETE FROM records WHERE space = ?", (space,))
             else:
-                db.executemany("DELETE FROM records WHERE space = ? AND key = ?", [(space, key) for key in keys])
+                db.executemany(
+                    "DELETE FROM records WHERE space = ? AND key = ?", [(space, json.dumps(key)) for key in keys]
+                )
 
     def close(self) -> None:
         with self._lock:

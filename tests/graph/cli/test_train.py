@@ -50,7 +50,7 @@ def test_training_shows_a_line_per_update_and_leaves_a_playable_policy_and_a_plo
         assert figure in outcome.out
     policy = tmp_path / "meta" / "policy"
     assert is_policy(policy)
-    assert card(policy) == {"env": "minesweeper:4x4-3", "prompt_style": "compact", "trained": True}
+    assert card(policy) == {"env": "minesweeper:4x4-3", "prompt_style": "compact", "trained": True, "template": {}}
     assert (tmp_path / "meta" / "curves.png").stat().st_size > 1000
     assert (tmp_path / "meta" / "curves.svg").read_text().startswith("<?xml")
     played = cli("eval", "--policy", policy, "--tasks", 2, "--max-tokens", 3, "--max-turns", 2, "--json").document
