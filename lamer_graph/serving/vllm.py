@@ -37,6 +37,7 @@ from lamer_graph.policies.control import control_tokens_in
 from lamer_graph.policies.fingerprint import base_fingerprint, check_adapter
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving import supervisor
+from lamer_graph.serving.lines import log_tail, one_line
 from lamer_graph.serving.needs import claim_port, find_model
 from lamer_graph.serving.needs import vllm_flavour as vllm_flavour
 from lamer_graph.serving.templates import check_taught, folds_system, served_template
@@ -57,7 +58,6 @@ SETTLED_S = 600.0
 """A server that has answered for this long since its last start is sound: its earlier deaths are forgiven."""
 READY_POLL_S = 0.5
 STOP_TIMEOUT = 20.0
-LOG_TAIL_LINES = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
@@ -173,14 +173,16 @@ class VllmServer:
             while True:
                 # A server that never became healthy is not tried again: the second attempt would fail the same way.
                 if self._supervisor is None or self._dead is not None or (self.restarts and not self._was_ready):
-                    raise ServeError(f"vLLM {self._dead or 'died'} {self._log_tail()}")
+                    raise ServeError(f"vLLM {self._dead or 'died'} {log_tail(self.log_path, self._api_key)}")
                 with contextlib.suppress(httpx2.HTTPError):
                     if client.get(f"{self._root}/health").status_code == 200:
                         self._was_ready = True
                         return
                 waited = time.monotonic() - begun
                 if waited > timeout:
-                    raise ServeError(f"vLLM was not healthy within {timeout:g} s {self._log_tail()}")
+                    raise ServeError(
+                        f"vLLM was not healthy within {timeout:g} s {log_tail(self.log_path, self._api_key)}"
+                    )
                 if self._on_progress is not None and int(waited) > told:
                     told = int(waited)
                     self._on_progress(f"starting vLLM for {self.model_name} on {self._root}: {told} s")
@@ -309,7 +311,7 @@ class VllmServer:
             raise ServeError("this server was started without can_sleep")
         said = self._post(path, {})
         if f'"{wanted}"' not in said:
-            raise ServeError(f"vLLM is not {wanted} after {path}: {_one_line(said)}")
+            raise ServeError(f"vLLM is not {wanted} after {path}: {one_line(said)}")
 
     def _adapter(self, name: str, path: str | Path) -> Path:
         """The adapter's folder, if it can be served under that name on this model. Raises ConfigError."""
@@ -439,21 +441,5 @@ class VllmServer:
         except httpx2.HTTPError as error:
             raise ServeError(f"vLLM at {self._root} did not take {path}: {type(error).__name__}") from None
         if response.status_code != 200:
-            raise ServeError(f"vLLM refused {path} ({response.status_code}): {_one_line(response.text)}")
+            raise ServeError(f"vLLM refused {path} ({response.status_code}): {one_line(response.text)}")
         return response.text
-
-    def _log_tail(self) -> str:
-        """The last telling lines of the log, for an error text."""
-        try:
-            lines = self.log_path.read_text(errors="replace")[-20_000:].splitlines()
-        except OSError:
-            return "and wrote no log"
-        telling = [line for line in lines if "Error" in line or "error:" in line] or lines
-        tail = _one_line(" | ".join(telling[-LOG_TAIL_LINES:]))
-        if self._api_key:
-            tail = tail.replace(self._api_key, "***")
-        return f"(log {self.log_path}): {tail}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[-600:]

@@ -93,8 +93,8 @@ def test_a_module_is_small_and_says_what_it_is() -> None:
     for package, place in PACKAGES.items():
         for path in (ROOT / place / package).rglob("*.py"):
             text = path.read_text()
-            assert len(text.splitlines()) <= 600, path
-            assert text.startswith('"""'), path
+            assert len(text.splitlines()) <= 450, path
+            assert text.startswith(('"""', 'r"""')), path
 
 
 def test_constraints_are_exact_public_versions_of_what_is_needed() -> None:
