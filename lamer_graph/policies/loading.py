@@ -32,6 +32,16 @@ def check_folder(folder: Path, *, plays: bool = True) -> None:
         check_config(config)
 
 
+def runs_here(folder: Path) -> bool:
+    """Whether the folder's model can be sampled in this process. Raises ConfigError if it holds none."""
+    check_folder(folder, plays=False)
+    try:
+        check_folder(folder)
+    except ConfigError:
+        return False
+    return True
+
+
 def load_model(folder: Path, device: str | None, dtype: str | None) -> Any:
     """The folder's causal model. Raises ConfigError."""
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")

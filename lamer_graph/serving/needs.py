@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import json
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +27,36 @@ def vllm_flavour() -> Literal["cpu", "gpu"] | None:
     except importlib.metadata.PackageNotFoundError:
         return "gpu"
     return "cpu"
+
+
+@functools.cache
+def check_architecture(name: str) -> None:
+    """Raises ConfigError if the installed vLLM has a model class of that name but cannot load it.
+
+    In a process of its own, for some 20 s: only for what is rarely served. A library that it lacks shows so.
+    """
+    asked = subprocess.run([sys.executable, "-c", _LOADS, name], capture_output=True, text=True, check=False)
+    if asked.returncode == UNLOADABLE:
+        raise ConfigError(f"this vLLM cannot serve {name}: {asked.stdout.strip()[-300:]}")
+
+
+UNLOADABLE = 3
+_LOADS = f"""
+import os, sys
+try:
+    from vllm.model_executor.models.registry import ModelRegistry
+    model = ModelRegistry.models.get(sys.argv[1])
+    load = None if model is None else model.load_model_cls
+except Exception:
+    load = None  # of another make: the server itself will tell
+try:
+    if load is not None:
+        load()
+except Exception as error:
+    print(type(error).__name__, error, sep=": ", flush=True)
+    os._exit({UNLOADABLE})
+os._exit(0)
+"""
 
 
 def find_model(model: str | Path) -> tuple[Path | str, dict[str, Any]]:

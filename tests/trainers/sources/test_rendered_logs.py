@@ -17,10 +17,12 @@ from command_line import Cli
 from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import rendered
-from lamer_graph.errors import RunLogError
+from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.rendering import Renderer
 from lamer_graph.runlog import read_trials
+from lamer_trainers.loop import train as train_module
+from lamer_trainers.runfile import load_run
 from tiny_random import CHAT_TEMPLATE
 
 THINKING = CHAT_TEMPLATE + "{% if add_generation_prompt and enable_thinking is false %}<think></think>{% endif %}"
@@ -171,3 +173,30 @@ def test_such_a_model_is_refused_where_it_would_play(cli: Cli, hybrid: Path) -> 
     assert outcome.code == 2
     assert "qwen3_5_text has linear_attention: serve it with vLLM" in outcome.error_line
     assert not Path("e").exists()
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["vLLM cannot load it", "it can"])
+def test_what_this_vllm_cannot_load_is_known_before_there_is_a_folder(
+    cli: Cli, hybrid: Path, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether vLLM has all that such a model needs is its own business; what it answers is heeded."""
+    config = json.loads((hybrid / "config.json").read_text())
+    (hybrid / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen3_5ForCausalLM"]}))
+    asked: list[str] = []
+
+    def check(name: str) -> None:
+        asked.append(name)
+        if broken:
+            raise ConfigError(f"this vLLM cannot serve {name}: ModuleNotFoundError: No module named 'torchvision'")
+
+    monkeypatch.setattr("lamer_trainers.loop.train.check_architecture", check)
+    served = ("lora.rank=4", "server.dtype=float32", "validation=null", "optimise.old_logprobs=recomputed")
+    run = load_run(preset="minesweeper-cpu", changes=[f"policy={hybrid}", *served])
+    if broken:
+        outcome = cli("train", "--preset", "minesweeper-cpu", f"policy={hybrid}", *served, "--out", "run")
+        assert outcome.code == 2
+        assert "this vLLM cannot serve Qwen3_5ForCausalLM" in outcome.error_line
+    else:
+        train_module.check(run, Path("run"), resume=False)
+    assert not Path("run").exists()
+    assert asked[0] == "Qwen3_5ForCausalLM"

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import AutoConfig, PrinterCallback, ProgressCallback, set_seed
 
 from lamer_envs import make
 from lamer_graph.collection.config import check_memory
 from lamer_graph.collection.run_memory import check_source, probe_memory
 from lamer_graph.policies.loading import check_folder as check_loadable
-from lamer_graph.policies.loading import no_bar, renderer_of
+from lamer_graph.policies.loading import no_bar, renderer_of, runs_here
 from lamer_graph.policies.local import SMALL, LocalPolicy
 from lamer_graph.policies.shipped import is_policy
+from lamer_graph.serving.needs import check_architecture
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.saving import replacing
@@ -68,12 +69,13 @@ def train(
     """
     folder = Path(folder)
     check(run, folder, resume=resume and (folder / RUN).exists())
-    claim(folder, run, resume)
     set_seed(run.optimise.seed)  # a fresh adapter is drawn before the trainer seeds anything
     policy = make_policy(run)
     args = run.trainer_config(folder / CHECKPOINTS, cpu=policy.model.device.type == "cpu")
     checkpoint = last_checkpoint(folder / CHECKPOINTS) if resume else None
     with no_bar(), _few_threads(policy), collecting(run, policy, folder, folder / COLLECTED) as collector:
+        # Only now: what could not be loaded or served leaves no run behind that the corrected one would have to resume.
+        claim(folder, run, resume)
         watch = Watch(run, folder, collector, progress)
         steps = 0 if checkpoint is None else steps_of(checkpoint)
         watch.go_back(steps // args.steps_per_update)
@@ -161,6 +163,9 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
     if run.server is not None:
         cuda = torch.cuda.is_available() and vllm_flavour() == "gpu"
         check_placement(run.server, cuda=cuda, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if not runs_here(path):  # most models are served as they are run here; of the others this vLLM may lack parts
+            for name in AutoConfig.from_pretrained(path).architectures or ():
+                check_architecture(name)
     run.trainer_config(folder, cpu=True)
     if run.report_to != "none" and find_spec(run.report_to) is None:
         raise TrainingConfigError(
