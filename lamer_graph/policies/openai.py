@@ -11,6 +11,7 @@ Start vLLM with `--logprobs-mode processed_logprobs`, or its logprobs are those 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +46,17 @@ from lamer_graph.types import Completion, Message, Sampling
 
 TIMEOUT_S, TIMEOUT_S_PER_TOKEN = 60.0, 0.1
 """How long an attempt may take unless it is said: to be answered at all, and for every token that was asked for."""
+
+
+@functools.cache
+def _warn_of_lost_rules(model: str, address: str) -> None:
+    """Once in a process, however many policies ask the same server."""
+    logging.getLogger(__name__).warning(
+        "the chat template of '%s' (%s) leaves out what the system says: right for a policy that was taught without "
+        "the rules, such as the shipped ones; else give fold_system=True",
+        model,
+        address,
+    )
 
 
 class OpenAIPolicy(Policy):
@@ -129,9 +141,7 @@ class OpenAIPolicy(Policy):
         except PolicyError as error:
             return True if alone is not None and isinstance(error, RequestRefused) else None
         if together == alone:
-            logging.getLogger(__name__).warning(
-                "the chat template of '%s' (%s) leaves out what the system says", self.model, self.address
-            )
+            _warn_of_lost_rules(str(self.model), self.address)
         return False
 
     async def window(self) -> int | None:
