@@ -119,7 +119,8 @@ class _Gpu(LocalPolicy):
     """Loads as on a GPU, where the type that is not asked for is bfloat16."""
 
     def __init__(self, model: Any, *rest: Any, dtype: str | None = None, **options: Any) -> None:
-        super().__init__(model, *rest, dtype=dtype or "bfloat16", **options)
+        loaded = dtype or ("bfloat16" if isinstance(model, str) else None)
+        super().__init__(model, *rest, dtype=loaded, **options)
 
 
 def test_what_is_trained_is_float32_where_policies_are_loaded_in_16_bits(
