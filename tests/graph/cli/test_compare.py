@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "none across tasks": (
         ("eval", "--memory", "none", "--backend", "chroma", "--scope", "tasks", *SERVER),
-        "contents 'none' and scope 'tasks' exclude each other",
+        "--memory none and --backend chroma exclude each other: nothing is remembered",
     ),
     "eval in-context across tasks": (("eval", "--scope", "tasks", *SERVER), "'in-context' and scope 'tasks'"),
     "k alone": (("collect", "--out", "r", "--k", "2", *SERVER), "--k is about the memory of other tasks"),
