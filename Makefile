@@ -21,9 +21,10 @@ setup: ## build .venv from nothing, with vLLM for this machine (does nothing if 
 quickstart: setup ## the main job end to end at CPU size: a tiny policy plays MineSweeper on a real vLLM, and trains for a few minutes
 	@$(BIN)/lamer-graph quickstart $(ARGS)
 
-# Up to four processes, one a core; a process takes 1 to 2 GB. A file's tests stay together, and so do their fixtures.
+# Up to four processes, one a core; a process takes 1 to 2 GB. A file's tests stay together, and so do their fixtures;
+# files run in the order of `testpaths`.
 test: setup ## the default test suite
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -318,6 +318,7 @@ async def test_an_adapters_policy_keeps_long_histories_within_the_servers_window
         vllm_server.unload_adapter("policy-v0001")
 
 
+@pytest.mark.slow  # two starts of its own
 def test_a_dead_server_comes_back_once_with_its_adapters_and_dies_with_its_parent(
     tiny_model_dir: Path, adapter_dir: Path, tmp_path: Path
 ) -> None:

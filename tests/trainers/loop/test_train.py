@@ -316,6 +316,8 @@ KILLS = {
 }
 
 
+@pytest.mark.slow  # two and a half minutes; one kill, in a collection, is tried by default (sources/test_online.py)
+@pytest.mark.timeout(900)
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_left_alone(tiny_model_dir, tmp_path):
     """kill -9 while each of these is being written, one after the other in one run, which is resumed every time."""
     expected = run_in(tmp_path / "whole", tiny_model_dir)

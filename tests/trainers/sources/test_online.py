@@ -89,7 +89,7 @@ def seen(folder):
     ]
 
 
-@pytest.mark.parametrize("scope", ["trial", "tasks"])
+@pytest.mark.parametrize("scope", ["trial", pytest.param("tasks", marks=pytest.mark.slow)])
 def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one_bit_for_bit(tiny_model_dir, tmp_path, request, scope):
     """kill -9 in the middle of the third collection, after the checkpoint of the second update."""
     uninterrupted, expected = request.getfixturevalue("whole" if scope == "trial" else "whole_tasks")
