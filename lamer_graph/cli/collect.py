@@ -30,8 +30,14 @@ def register(app: typer.Typer) -> None:
         app,
         "collect",
         examples=[
-            ("lamer-graph collect --tasks 50 --trials 8 --out runs/first", "Groups of 8 trials on each of 50 tasks."),
-            ("lamer-graph collect --tasks 50 --trials 8 --out runs/first --resume", "Go on after a crash or Ctrl-C."),
+            (
+                "lamer-graph collect --split train --tasks 50 --trials 8 --out runs/first",
+                "To train on: groups of 8 trials on each of 50 tasks.",
+            ),
+            (
+                "lamer-graph collect --split train --tasks 50 --trials 8 --out runs/first --resume",
+                "Go on after a crash or Ctrl-C.",
+            ),
             (
                 "lamer-graph collect --base-url http://127.0.0.1:8000/v1 --concurrency 128 --workers 2 --out runs/big",
                 "Two processes with 128 trials each against a server.",

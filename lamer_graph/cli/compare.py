@@ -113,7 +113,7 @@ def register(app: typer.Typer) -> None:
 
         Prints pass@1..k with 95 % intervals, paired differences from the reference with a bootstrap test,
         prompt tokens per call, the time of memory reads, tokens and seconds per solved trial; and writes the same to
-        --out as Markdown, CSV, JSON, SVG and PNG. A server must be a vLLM: tokens are counted exactly.
+        --out as Markdown, CSV, JSON, SVG and PNG. Tokens are counted where the policy gives them: a vLLM, or a folder.
 
         With --train each configuration first trains a policy of its own with its memory, all from the same start for
         the same number of updates, and plays with that.

@@ -123,13 +123,12 @@ def register(app: typer.Typer) -> None:
 
         Everything is in the run's folder: trials, one line of metrics per update, checkpoints, a plot, and at the end
         the policy (`policy/`, or `adapter/` where lora is set). A run that was killed goes on with --resume.
-        A model that thinks aloud is told not to by template.enable_thinking=false (once server.template).
+        A model that thinks aloud is told not to by template.enable_thinking=false.
         """
         for module in ("torch", "transformers", "trl", "peft"):
             if importlib.util.find_spec(module) is None:
                 raise ConfigError(f"train needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
         from lamer_trainers.presets import PRESETS
-        from lamer_trainers.warmstart.report import missed_gates
 
         if presets:
             ui.print("\n".join(PRESETS))
@@ -137,11 +136,6 @@ def register(app: typer.Typer) -> None:
         run = _run_of(arguments or [], preset, rl, from_logs or [])
         if show:
             return _show_file(ui, run)
-        if missed := missed_gates(run.policy):
-            ui.remark(
-                f"{run.policy} missed a gate of its warm start ({'; '.join(missed)}): little may be learnt from it, "
-                "see its README.md"
-            )
         if dry_run:
             return _show_plan(ui, run, device)
         if device is not None:
@@ -175,6 +169,7 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     from lamer_trainers.loop.train import check, train
 
     check(run, folder, resume=resume)
+    missed = _missed_gates(ui, run)
     ui.working()
     what = f"x {run.collect.trials} trials x up to {run.collect.max_episodes} episodes, memory {run.collect.contents}"
     if run.collect.scope == "tasks":
@@ -209,7 +204,20 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
         "best_update": done.best_update,
         "plots": [str(path) for path in plots],
         "last": metrics[-1],
+        "missed_gates": missed,
     }
+
+
+def _missed_gates(ui: Ui, run: RunFile) -> list[str]:
+    """What the warm start that is trained on falls short of; a person is told."""
+    from lamer_trainers.warmstart.report import missed_gates
+
+    if missed := missed_gates(run.policy):
+        ui.remark(
+            f"{run.policy} missed a gate of its warm start ({'; '.join(missed)}): little may be learnt from it, see "
+            "its README.md"
+        )
+    return missed
 
 
 def _short(path: str) -> str:
@@ -278,11 +286,11 @@ def _show_file(ui: Ui, run: RunFile) -> Json:
 def _show_plan(ui: Ui, run: RunFile, device: Literal["cpu", "a100", "h100", "h200"] | None) -> Json:
     from lamer_trainers.loop.plan import plan
 
-    made = plan(run, device)
+    made, missed = plan(run, device), _missed_gates(ui, run)
     ui.print(_plan_table(run, made))
     for warning in made.warnings:
         ui.print(f"[yellow]note[/]: {warning}")
-    return {"run": run.model_dump(mode="json"), "plan": made.to_json()}
+    return {"run": run.model_dump(mode="json"), "plan": made.to_json(), "missed_gates": missed}
 
 
 def _plan_table(run: RunFile, made: Plan) -> Any:

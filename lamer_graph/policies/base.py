@@ -1,7 +1,8 @@
 """The policy protocol: one async call that turns messages into exact tokens, and a sync door to it.
 
-What must stay true: `generate` either returns a Completion drawn from `sampling` or raises a PolicyError; it never
-re-tokenises text to invent token ids, and its `policy_version` is the version that really answered.
+What must stay true: `generate` either returns a Completion drawn from `sampling`, but for the fields that `unheeded`
+names, or raises a PolicyError; it never re-tokenises text to invent token ids, and its `policy_version` is the version
+that really answered.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Policy(ABC):
 
     @abstractmethod
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """One completion. Raises PolicyError."""
+        """One completion, drawn from what of `sampling` is not `unheeded`. Raises PolicyError."""
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered chat prompt, generation prefix included, by the serving model's own tokenizer."""
@@ -73,7 +74,7 @@ class Policy(ABC):
         return None
 
     def generate_sync(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """`generate` for callers without an event loop."""
+        """`generate` for callers that cannot await, also inside a running event loop."""
         return run_sync(self.generate(messages, sampling))
 
     async def aclose(self) -> None:  # noqa: B027  (most policies hold nothing)

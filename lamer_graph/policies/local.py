@@ -5,7 +5,7 @@ of the distribution they were sampled from. All torch work happens on one worker
 request on its queue and are woken once per batch. Rows join and leave a running batch at token boundaries, so a long
 reflection holds nobody up (continuous batching as in Orca, Yu et al., OSDI 2022).
 
-`deterministic=True` trades speed for repeatability: every result depends on the request alone (see local_engine.py), so
+`deterministic=True` trades speed for repeatability: every result depends on the request alone (see engine.py), so
 a run repeats bit for bit on the same machine and library versions, whatever the order of arrival. The default promises
 the distribution, not the bits: another batch shape may change the last digits of a logit.
 """

@@ -57,10 +57,9 @@ class StoreMemory(MemoryBackend):
     """Records in a LangGraph store, which the caller opens, sets up and closes.
 
     A text "postgresql://.." opens a PostgresStore there instead (extra `checkpoint`), sets its tables up, and closes it
-    with this object; with an `embedder` ("hashing", "minilm", "URL#MODEL" or an Embedder), which the database notes, it
-    has an index (pgvector), and without one that which filled it. A `read_only` one refuses writes and sets nothing
-    up. Raises MemoryConfigError for anything else,
-    MemoryBackendError where the store fails.
+    with this object. With an `embedder` ("hashing", "minilm", "URL#MODEL" or an Embedder), which the database notes,
+    it has an index (pgvector); without one it takes that which filled it. A `read_only` one refuses writes and sets
+    nothing up. Raises MemoryConfigError for anything else, MemoryBackendError where the store fails.
     """
 
     def __init__(

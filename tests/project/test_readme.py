@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
+from command_line import called, leaf_commands
+from lamer_trainers.presets import PRESETS
+from lamer_trainers.runfile import RunFile
 from places import ROOT
 
 EXAMPLES = ROOT / "examples"
 README = (ROOT / "README.md").read_text()
+WRITTEN = {
+    # What a command printed is of its time.
+    ROOT / "README.md": re.sub(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", README, flags=re.DOTALL),
+    EXAMPLES / "RESULTS.md": (EXAMPLES / "RESULTS.md").read_text(),
+}
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -40,23 +53,65 @@ def test_the_example_of_the_agent_is_ten_lines() -> None:
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
 
 
-def test_every_path_that_the_readme_links_exists() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.name)
+def test_every_path_that_a_document_links_or_names_exists(document: Path) -> None:
+    text = WRITTEN[document]
+    links = {document.parent / link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    named = {ROOT / name for name in re.findall(r"\b(?:tests|bench|examples|scripts|constraints)/[\w./-]*\w", text)}
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert named
+    assert [path for path in links | named if not path.exists()] == []
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
 
 
-def test_every_command_and_make_target_that_the_readme_names_exists() -> None:
-    from typer.main import get_command
+def written_commands(text: str) -> list[list[str]]:
+    """The words of every `lamer-graph ..` in a document's prose and consoles."""
+    consoles = re.findall(r"^\$ (lamer-graph [^#\n]*)", text, flags=re.MULTILINE)
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [shlex.split(line)[1:] for line in [*consoles, *re.findall(r"`(lamer-graph\s[^`]+)`", prose)]]
 
-    from lamer_graph.cli import app
 
-    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"`lamer-graph ([a-z]+)", README))
-    assert len(named) >= 8
-    assert named <= commands
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.name)
+def test_every_command_that_a_document_names_is_there_with_its_options_presets_and_settings(document: Path) -> None:
+    commands = written_commands(WRITTEN[document])
+    assert len(commands) > 15
+    groups = {name.split()[0] for name in leaf_commands() if " " in name}
+    for words in commands:
+        name, given = called([word.strip("[]") for word in words])
+        if words[0] in groups and len(words) == 1:
+            continue
+        assert name, words
+        known = {option for parameter in leaf_commands()[name].params for option in parameter.opts}
+        assert {word for word in given if word.startswith("--")} <= known, words
+        for option, value in pairwise(given):
+            assert option != "--preset" or value in PRESETS, words
+        if name == "train":
+            for setting in (word.partition("=")[0] for word in given if "=" in word):
+                assert is_setting(setting), words
+    benchmarks = {path.stem.removeprefix("bench_") for path in (ROOT / "bench").glob("bench_*.py")}
+    for names in re.findall(r"python -m bench((?: [a-z_]+)*)", WRITTEN[document]):
+        assert set(names.split()) <= benchmarks
+
+
+def is_setting(name: str) -> bool:
+    """Whether a run file has such a place."""
+    fields: Any = RunFile.model_fields
+    for part in name.split("."):
+        if part not in fields:
+            return False
+        kind = fields[part].annotation
+        models = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        fields = models[0].model_fields if models else {}
+    return True
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", README)) <= targets
+    named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", README))
+    assert len(named) >= 6
+    assert named <= targets
 
 
 def example(name: str, *arguments: str) -> str:
@@ -73,8 +128,11 @@ def test_the_example_of_embedding_runs_and_the_persons_words_are_the_reflections
     hits = re.findall(r"mine at \(\d, \d\)$", printed, flags=re.MULTILINE)
     assert "ticket 4" in printed
     result = next(line for line in printed.splitlines() if line.startswith("{"))
+    assert len(hits) >= 2
     assert all(hit in result for hit in hits[:-1])
-    assert "reflections are ann's" in printed
+    kept = {user: int(number) for number, user in re.findall(r"(\d+) reflections are (ann|bob)'s", printed)}
+    assert kept.keys() == {"ann", "bob"}
+    assert all(kept.values())
     assert re.search(r"\d episodes, (won|lost)", printed)
 
 

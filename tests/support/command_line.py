@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from lamer_graph.cli import app
 from lamer_graph.runlog import read_trials
 
 
@@ -32,6 +36,21 @@ class Outcome(NamedTuple):
 
 
 Cli = Callable[..., Outcome]
+
+
+def leaf_commands() -> dict[str, TyperCommand]:
+    """Every command that does something, by the words that call it."""
+    found = {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        for sub, leaf in getattr(command, "commands", {"": command}).items():
+            found[f"{name} {sub}".strip()] = leaf
+    return found
+
+
+def called(words: list[str]) -> tuple[str, list[str]]:
+    """The command that these words call, "" if none, and what it is given."""
+    name = next((name for name in leaf_commands() if words[: len(name.split())] == name.split()), "")
+    return name, words[len(name.split()) :]
 
 
 def keys(run: Path) -> list[tuple[str, int]]:

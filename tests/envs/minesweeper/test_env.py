@@ -324,7 +324,7 @@ def test_splits_own_about_a_tenth_and_never_share_a_layout() -> None:
         state = env.reset(seed)
         splits.append(env.split_of(state))
         owners.setdefault(state["mines"], set()).add(splits[-1])
-    assert len(owners) < 600  # the board is small: layouts repeat, seeds do not
+    assert 400 < len(owners) <= 560  # all that there are: layouts repeat, seeds do not
     assert all(len(owner) == 1 for owner in owners.values())
     assert 0.7 < splits.count("train") / 3000 < 0.9
     assert all(0.05 < splits.count(name) / 3000 < 0.16 for name in ("val", "test"))

@@ -53,8 +53,10 @@ def test_a_store_given_to_the_agent_keeps_what_it_remembers_from_trial_to_trial(
     written = sorted(text for result in results for text in result["reflections"])
     assert written
     assert sorted(item.value["text"] for item in items(store)) == written
-    kept = StoreMemory(store).search(("ann",), limit=100)
+    agent.invoke({"task": {"seed": 1}}, {"configurable": {"user_id": "bob"}})
+    kept, bobs = (StoreMemory(store).search((name,), limit=100) for name in ("ann", "bob"))
     assert sorted(entry.record.text for entry in kept) == written
+    assert bobs
     assert agent.store is store
 
 

@@ -310,6 +310,8 @@ def test_no_id_reaches_what_another_has_written(one: Any, other: Any, writes: An
     for backend in BACKENDS:
         backend.put(place, [RECORD])
         try:
+            own = own_records(MemoryConfig("reflection", scope=writes), backend, place, trial, 5)
+            assert [record.text for record in own] == ["a secret"]
             for name in (trial, "minesweeper:4x4-3/8#0@t"):
                 found = trial_namespace(config, reader, name)
                 assert own_records(config, backend, found, name, 5) == []

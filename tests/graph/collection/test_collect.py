@@ -75,7 +75,7 @@ def test_the_tasks_after_skipped_ones_are_not_looked_for_from_the_first_again(
     run(config(tasks=2, skip=500), tmp_path / "before")
     monkeypatch.setattr(Minesweeper, "reset", noted)
     run(config(tasks=2, skip=502), tmp_path / "run")
-    assert len(made) < 30
+    assert 2 <= len(made) < 30
     assert not {trial["task"]["seed"] for trial in read_trials(tmp_path / "before")} & set(made[-2:])
 
 

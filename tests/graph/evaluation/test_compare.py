@@ -189,7 +189,7 @@ def test_a_p_value_is_uniform_enough_where_nothing_differs_and_small_where_much_
         ours = {str(task): float(rng.random() < 0.4) for task in range(60)}
         theirs = {str(task): float(rng.random() < 0.4) for task in range(60)}
         rejected += paired_test(ours, theirs).p <= 0.05
-    assert rejected <= 9  # 3 expected
+    assert 1 <= rejected <= 9  # 3 expected
     ours = {str(task): float(task % 10 < 6) for task in range(60)}
     theirs = {str(task): float(task % 10 < 2) for task in range(60)}
     assert paired_test(ours, theirs).p < 0.01

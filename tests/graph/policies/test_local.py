@@ -211,7 +211,8 @@ async def test_short_answers_are_not_held_up_by_a_long_one(policy: LocalPolicy) 
 async def test_more_callers_than_rows_are_all_served(tiny_model_dir: Path) -> None:
     policy = LocalPolicy(tiny_model_dir, max_batch=4)
     asked = requests(30, seed=2)
-    assert [len(c.token_ids) <= s.max_tokens for (_, s), c in zip(asked, await answer(policy, asked), strict=True)]
+    answers = zip(asked, await answer(policy, asked), strict=True)
+    assert all(1 <= len(done.token_ids) <= sampling.max_tokens for (_, sampling), done in answers)
     policy.close()
 
 
@@ -372,7 +373,8 @@ async def test_an_answer_is_cut_where_the_context_ends(policy: LocalPolicy) -> N
     messages = chat("é" * 2030)
     room = 4096 - await policy.count_tokens(messages)
     completion = await policy.generate(messages, Sampling(max_tokens=500, seed=0))
-    assert len(completion.token_ids) <= room < 500
+    assert (len(completion.token_ids), completion.finish_reason) == (room, "length")
+    assert room < 500
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_tokens": 0}])

@@ -146,7 +146,7 @@ def test_one_policy_serves_sync_callers_and_several_event_loops(vllm_server: Vll
         assert asyncio.run(policy.generate(ACT, sampling)).token_ids == reference
     assert policy.generate_sync(ACT, sampling).token_ids == reference
     # Clients of closed loops are dropped: the kept loop's and at most the last closed one's are left.
-    assert len(policy._http._clients) <= 2
+    assert 1 <= len(policy._http._clients) <= 2
 
 
 # -- servers that misbehave -------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ async def test_a_silent_server_is_reported_with_its_address_within_20_s() -> Non
         started = time.monotonic()
         with pytest.raises(PolicyConnectionError, match=f"{server.url} did not answer within 5 s"):
             await OpenAIPolicy(server.url).connect()
-        assert time.monotonic() - started < 20
+        assert 5 <= time.monotonic() - started < 20
 
 
 async def test_a_call_that_hangs_ends_after_its_timeout() -> None:
@@ -176,7 +176,7 @@ async def test_a_call_that_hangs_ends_after_its_timeout() -> None:
         started = time.monotonic()
         with pytest.raises(PolicyConnectionError, match=f"{server.url} did not answer within 0.3 s"):
             await policy.generate(ACT, Sampling(seed=1))
-        assert time.monotonic() - started < 2
+        assert 0.3 <= time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -468,7 +468,7 @@ def test_trials_that_wait_together_share_one_fsync(tmp_path, monkeypatch):
         monkeypatch.setattr(runlog.os, "fsync", slow_fsync)
         asyncio.run(everything(log))
     assert len(logged(tmp_path)) == 300
-    assert len(fsyncs) < 30
+    assert 1 <= len(fsyncs) < 30
 
 
 def test_a_batch_is_bounded_in_bytes_and_loses_nothing(tmp_path, monkeypatch):

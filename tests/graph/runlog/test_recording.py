@@ -259,6 +259,7 @@ def bytes_of_an_episode(turns: int, record: bool, folder: Path) -> int:
         context = {"recorder": TrialRecorder(log)} if record else {}
         result = agent.invoke({"task": {"seed": 3}}, thread("t"), context=context, durability="sync")
         assert len(result["episodes"][0]["turns"]) == turns
+        assert len(log.trial_ids) == record
         rows = "select sum(length(checkpoint)) + sum(length(metadata)) from checkpoints"
         writes = "select sum(length(value)) from writes"
         return sum(saver.conn.execute(query).fetchone()[0] for query in (rows, writes))

@@ -79,7 +79,7 @@ def test_the_answer_is_given_what_the_prompt_leaves_of_the_context() -> None:
     result = played(policy, sampling=Sampling(max_tokens=100_000))
     assert result.error is None
     for messages, sampling in zip(policy.seen, policy.samplings, strict=True):
-        assert 0 < sampling.max_tokens <= 3_000 - sum(len(m["content"]) for m in messages)
+        assert sampling.max_tokens == 3_000 - sum(len(m["content"]) for m in messages)
 
 
 def test_records_of_a_finished_trial_do_not_pile_up_in_process_memory() -> None:
@@ -135,7 +135,7 @@ def test_a_template_of_any_length_is_counted_before_a_prompt_passes_for_short() 
         granted(policy, ask(1_000, max_tokens=500))
     reply = asyncio.run(calls.call(policy, ask(1_000, max_tokens=500, pieces=10)))
     assert reply.dropped == 4  # 1,900 - 4 * 100 leaves the 500
-    assert policy.length(reply.messages) + policy.samplings[-1].max_tokens <= 2_000
+    assert policy.length(reply.messages) + policy.samplings[-1].max_tokens == 2_000
 
 
 def test_short_prompts_are_counted_once_for_their_template_and_never_again() -> None:

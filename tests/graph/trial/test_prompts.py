@@ -117,8 +117,10 @@ def test_a_history_window_is_stated() -> None:
 def test_trajectory_text_is_bounded_and_drops_whole_turns_oldest_first(limit: int) -> None:
     for style in ("standard", "compact"):
         builder = PromptBuilder(ENV, style=style)  # type: ignore[arg-type]
-        text = builder.trajectory(TURNS, "the end", limit)
+        text, whole = (builder.trajectory(TURNS, "the end", most) for most in (limit, 10_000))
         assert len(text) <= limit
+        assert (text == whole) == (len(whole) <= limit)
+        assert text  # however little room there is
         if "left out" in text or "(+" in text:
             assert "(1, 1)=1" not in text
             assert "board 1" not in text
@@ -128,10 +130,10 @@ def test_trajectory_text_is_bounded_and_drops_whole_turns_oldest_first(limit: in
 def test_what_an_environment_says_is_bounded_and_the_prompt_says_so(style: Any) -> None:
     builder = PromptBuilder(make("alfworld"), style=style)
     text = user(builder, View(1, "o" * 100_000, [Turn("o" * 100_000, "go", "x" * 100_000)]))
-    assert len(text) < 20_000
+    assert 10_000 < len(text) < 20_000
     assert "(99000 characters left out)" in text
     assert "(92000 characters left out)" in text
-    assert len(builder.trajectory([Turn("o", "go", "x" * 100_000)], "end", 1_500)) <= 1_500
+    assert 1 <= len(builder.trajectory([Turn("o", "go", "x" * 100_000)], "end", 1_500)) <= 1_500
 
 
 def test_unknown_styles_and_strategies_are_refused() -> None:

@@ -167,6 +167,7 @@ def test_nothing_passes_for_a_line_of_a_compact_prompt(separator: str, line: str
     assert [each.split()[0] for each in lines[1:3]] == ["Tried", "Note"]
     assert lines[3] == "Episode 2"
     assert lines[-1] == "Act"
+    assert len(lines) > 5
     assert all(each.startswith("> ") for each in lines[4:-1])
 
 

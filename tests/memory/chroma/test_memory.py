@@ -472,7 +472,7 @@ def test_many_concurrent_look_ups_share_few_reads(monkeypatch):
 
     found = asyncio.run(main())
     assert [[entry.record.text for entry in one] for one in found] == [[f"{i} 2", f"{i} 1"] for i in range(100)]
-    assert len(reads) <= 4
+    assert 1 <= len(reads) <= 4
 
     async def crowded():
         return await asyncio.gather(memory.asearch(("crowd",), limit=1000), memory.asearch(("7",)))

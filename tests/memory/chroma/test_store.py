@@ -261,9 +261,11 @@ def test_an_agents_memory_lives_in_the_store_that_its_graph_is_given(store):
     ann = {"configurable": {"user_id": "ann"}}
     results = [agent.invoke({"task": {"seed": seed}}, ann) for seed in range(3)]
     written = [text for result in results for text in result["reflections"]]
-    kept = memory.open().search(("ann",), limit=100)
-    assert written
-    assert sorted(entry.record.text for entry in kept) == sorted(written)
+    bobs = agent.invoke({"task": {"seed": 1}}, {"configurable": {"user_id": "bob"}})["reflections"]
+    for name, texts in (("ann", written), ("bob", bobs)):
+        assert texts
+        kept = memory.open().search((name,), limit=100)
+        assert sorted(entry.record.text for entry in kept) == sorted(texts)
 
 
 # -- manners ----------------------------------------------------------------------------------------------------------

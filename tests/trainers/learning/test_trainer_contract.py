@@ -76,7 +76,7 @@ def test_compute_loss_is_the_loss_of_the_inputs_alone(trainer):
         "ref_per_token_logps",
     }
     only_with_vllm = {"importance_sampling_ratio"}
-    assert read <= packed | only_with_vllm
+    assert {"prompt_ids", "completion_ids", "completion_mask"} <= read <= packed | only_with_vllm
 
 
 def test_the_two_divisors_of_the_loss_are_where_they_were():

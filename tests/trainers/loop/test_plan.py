@@ -42,7 +42,7 @@ def test_a_gpu_preset_fits_on_one_card_of_80_gb(name: str, changes: tuple[str, .
     assert fit.warnings == ()
     assert fit.reserved_gib is not None
     assert fit.device_gib is not None
-    assert fit.server_gib <= fit.reserved_gib
+    assert 0 < fit.server_gib <= fit.reserved_gib
     assert fit.peak_gib == pytest.approx(fit.trainer_gib + fit.reserved_gib)
     assert fit.peak_gib <= fit.device_gib < 80
 

@@ -200,16 +200,20 @@ def test_the_teacher_never_goes_against_its_memory() -> None:
     rng = random.Random(0)
     sweeper = MinesweeperTeacher(make("minesweeper:4x4-3"))
     porter = SokobanTeacher(make("sokoban:6x6-2"))
+    named = warned = 0
     for seed in range(60):
         start = sweeper.env.reset(seed)
         memory, _ = sweeper.drill(start, rng)
         choice = sweeper.choose(Attempt(start, memory, rng.random() < 0.5), rng)
         assert choice.action not in named_mines(memory)
         assert named_mines(memory) <= set(choice.forbidden)
+        named += len(named_mines(memory))
         start = porter.env.reset(seed)
         memory, _ = porter.drill(start, rng)
         choice = porter.choose(Attempt(start, memory, rng.random() < 0.5), rng)
         assert not warned_cells(memory) & porter.pushed_to(start, choice.action.split(", "))
+        warned += len(warned_cells(memory))
+    assert min(named, warned) > 0
 
 
 def test_ties_are_the_cells_that_the_teacher_might_as_well_have_drawn() -> None:

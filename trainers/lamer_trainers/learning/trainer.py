@@ -8,7 +8,7 @@ episodes (`credit`, `advantages`); the batch size varies; an optimiser step is a
 under a token budget; no reward function, no generation, no evaluation inside. The loss itself, PEFT, accelerate,
 checkpoints, callbacks and reporting are TRL's and transformers'.
 
-Private parts of TRL 1.16 that this relies on, each held by a test in tests/test_trainer_contract.py:
+Private parts of TRL 1.16 that this relies on, each held by tests/trainers/learning/test_trainer_contract.py:
 - overridden: `_prepare_inputs`, which asks the source once per update and hands out one mini-batch after the other;
   `_get_per_token_logps_and_entropies`, which runs the model once for rows that are alike (a sure policy's trials of one
   task begin alike), and on the CPU without TRL's fused head: it scores every position there, also the prompts', and
