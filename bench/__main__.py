@@ -3,10 +3,8 @@
 What must stay true: every number is measured in this run, baselines beside what they are compared with, and each
 module runs in a process of its own, so that no benchmark sees the heap or the imports of another.
 
-A module `bench/bench_NAME.py` defines `rows() -> list[dict]`; a row is
-    {"name": str, "value": float, "unit": "x" | "ratio" | "1/s" | .., "target": ">= 0.75" | "<= 1.5" | "", "note": str}
-`target` is what the value is held to ("" for absolute rates shown beside a ratio), `note` is optional. The exit code is
-1 if a target is missed or a module fails.
+A module `bench/bench_NAME.py` defines `rows()`, a list of `bench.row`. The exit code is 1 if a target is missed or a
+module fails.
 """
 
 from __future__ import annotations
@@ -87,7 +85,7 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
         for row in result["rows"]:
             mark = {True: "[green]met[/]", False: "[red]MISSED[/]", None: ""}[row["met"]]
             name = row["name"] if row["target"] else f"  {row['name']}"
-            table.add_row(name, number(row["value"]), row["unit"], row["target"], mark, row.get("note", ""))
+            table.add_row(name, number(row["value"]), row["unit"], row["target"], mark, row["note"])
         if result["error"]:
             table.add_row(result["module"], "", "", "", "[red]FAILED[/]", result["error"])
     console.print(table)

@@ -11,6 +11,7 @@ import random
 import time
 from typing import Any
 
+from bench import row
 from lamer_envs import Env, EnvParameterError, make
 
 ROUNDS = 3
@@ -76,20 +77,15 @@ def textworld_rates() -> tuple[float, float] | None:
 
 def rows() -> list[dict[str, Any]]:
     env = make("alfworld")
+    each = "with the admissible set of each turn"
     table = [
-        {"name": "alfworld resets", "value": resets_per_second(env), "unit": "1/s", "target": ">= 2000", "note": ""},
-        {
-            "name": "alfworld commands",
-            "value": commands_per_second(env),
-            "unit": "1/s",
-            "target": ">= 10000",
-            "note": "with the admissible set of each turn",
-        },
+        row("alfworld resets", resets_per_second(env), "1/s", ">= 2000"),
+        row("alfworld commands", commands_per_second(env), "1/s", ">= 10000", each),
     ]
     if (rates := textworld_rates()) is not None:
         ours, theirs = rates
         table += [
-            {"name": "TextWorld commands", "value": theirs, "unit": "1/s", "target": "", "note": "same episodes"},
-            {"name": "alfworld over TextWorld", "value": ours / theirs, "unit": "x", "target": ">= 500", "note": ""},
+            row("TextWorld commands", theirs, "1/s", note="same episodes"),
+            row("alfworld over TextWorld", ours / theirs, "x", ">= 500"),
         ]
     return table

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from bench import row
 from bench.plain_loop import CONCURRENCY, DELAY, plain
 
 TRIALS = 1_500
@@ -81,14 +82,9 @@ def rows() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         early, late = asyncio.run(memory_growth(Path(folder)))
     return [
-        {"name": "plain asyncio loop (baseline)", "value": plain_rate, "unit": "turns/s", "target": ">= 4000"},
-        {"name": "collect, 128 trials, 20 ms policy", "value": ours_rate, "unit": "turns/s", "target": ""},
-        {"name": "collect / plain loop", "value": ours_rate / plain_rate, "unit": "x", "target": ">= 0.75"},
-        {"name": "collect: CPU per turn above plain", "value": ours_cpu - plain_cpu, "unit": "us", "target": "<= 100"},
-        {"name": "memory, trial 5,000 / trial 1,000", "value": late / early, "unit": "x", "target": "<= 1.10"},
+        row("plain asyncio loop (baseline)", plain_rate, "turns/s", ">= 4000"),
+        row("collect, 128 trials, 20 ms policy", ours_rate, "turns/s"),
+        row("collect / plain loop", ours_rate / plain_rate, "x", ">= 0.75"),
+        row("collect: CPU per turn above plain", ours_cpu - plain_cpu, "us", "<= 100"),
+        row("memory, trial 5,000 / trial 1,000", late / early, "x", "<= 1.10"),
     ]
-
-
-if __name__ == "__main__":
-    for row in rows():
-        print(row)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bench import row
 from lamer_envs import Env, make
 
 ROUNDS = 3
@@ -79,13 +80,8 @@ def levels(env: Env) -> float:
 def rows() -> list[dict[str, Any]]:
     mines, two, five = make("minesweeper"), make("sokoban"), make("sokoban", boxes=5)
     return [
-        {
-            "name": f"{mines.spec}: resets and turns",
-            "value": rate(lambda first: minesweeper(mines, first)),
-            "unit": "1/s",
-            "target": ">= 20000",
-        },
-        {"name": f"{two.spec}: solved levels", "value": levels(two), "unit": "1/s", "target": ">= 1000"},
-        {"name": f"{two.spec}: turns", "value": sokoban_turns(two), "unit": "1/s", "target": ">= 20000"},
-        {"name": f"{five.spec}: solved levels", "value": levels(five), "unit": "1/s", "target": ">= 20"},
+        row(f"{mines.spec}: resets and turns", rate(lambda first: minesweeper(mines, first)), "1/s", ">= 20000"),
+        row(f"{two.spec}: solved levels", levels(two), "1/s", ">= 1000"),
+        row(f"{two.spec}: turns", sokoban_turns(two), "1/s", ">= 20000"),
+        row(f"{five.spec}: solved levels", levels(five), "1/s", ">= 20"),
     ]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench import row
 from bench.bare_graph import bare_agent
 from lamer_envs import make
 from lamer_graph import create_lamer_agent
@@ -73,18 +74,8 @@ def rows() -> list[dict[str, Any]]:
         mine, theirs = spent[name], spent[f"bare {name}"]
         against = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
         out += [
-            {"name": f"LangGraph path, {name}: CPU per turn", "value": min(mine), "unit": "us", "target": "<= 300"},
-            {"name": f"bare nested graph, {name}: CPU per turn", "value": min(theirs), "unit": "us", "target": ""},
-            {
-                "name": f"LangGraph path, {name}, against the bare graph",
-                "value": against,
-                "unit": "x",
-                "target": f"<= {target}",
-            },
+            row(f"LangGraph path, {name}: CPU per turn", min(mine), "us", "<= 300"),
+            row(f"bare nested graph, {name}: CPU per turn", min(theirs), "us"),
+            row(f"LangGraph path, {name}, against the bare graph", against, "x", f"<= {target}"),
         ]
     return out
-
-
-if __name__ == "__main__":
-    for row in rows():
-        print(row)

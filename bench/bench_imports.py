@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import row
+
 ROUNDS = 7
 OURS = "lamer_graph, lamer_memory, lamer_envs"
 BASELINE = "langgraph.graph, openai"
@@ -38,13 +40,8 @@ def rows() -> list[dict[str, Any]]:
         baseline.append(import_time(BASELINE))
         shown.append(help_time())
     return [
-        {
-            "name": "import of our packages / baseline",
-            "value": min(ours) / min(baseline),
-            "unit": "x",
-            "target": "<= 1.5",
-        },
-        {"name": f"import {OURS}", "value": min(ours), "unit": "s", "target": ""},
-        {"name": f"import {BASELINE}", "value": min(baseline), "unit": "s", "target": ""},
-        {"name": "lamer-graph --help", "value": min(shown), "unit": "s", "target": "<= 1"},
+        row("import of our packages / baseline", min(ours) / min(baseline), "x", "<= 1.5"),
+        row(f"import {OURS}", min(ours), "s"),
+        row(f"import {BASELINE}", min(baseline), "s"),
+        row("lamer-graph --help", min(shown), "s", "<= 1"),
     ]

@@ -14,7 +14,6 @@ import random
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
+from bench import row
 from bench.plain_loop import CONCURRENCY, DELAY
 from lamer_memory import ChromaMemory, ChromaProcess, MemoryBackend, MemoryConfig, MemoryRecord, make_record
 from lamer_memory.recall import own_records, similar_records
@@ -101,9 +101,8 @@ def at_size(count: int, targets: dict[str, str]) -> list[dict[str, Any]]:
         memory.close()
     names = {"recall": "a trial's own records", "query": f"{K} of other tasks", "upsert": "upsert of one record"}
     return [
-        {"name": f"Chroma, {count:,} records: {names[key]}", "value": result[key], "unit": "ms", "target": target}
-        for key, target in targets.items()
-    ] + [{"name": f"Chroma: filling {count:,} by 500", "value": rate, "unit": "records/s", "target": ""}]
+        row(f"Chroma, {count:,} records: {names[key]}", result[key], "ms", target) for key, target in targets.items()
+    ] + [row(f"Chroma: filling {count:,} by 500", rate, "records/s")]
 
 
 def stops() -> list[dict[str, Any]]:
@@ -122,23 +121,16 @@ def stops() -> list[dict[str, Any]]:
         await done
         return 1e3 * longest
 
-    rows = []
+    found = []
     for kind, embedder in product((ChromaMemory, ChromaProcess), ("hashing", None)):
         with tempfile.TemporaryDirectory() as folder:
             memory = kind(folder, embedder=embedder)
             memory.put(SHARED, records[:1])
             value = asyncio.run(longest(memory))
             memory.close()
-        rows.append(
-            {
-                "name": f"longest stop of the event loop while {kind.__name__} takes {WRITTEN} records"
-                + ("" if embedder else " without vectors"),
-                "value": value,
-                "unit": "ms",
-                "target": "",
-            }
-        )
-    return rows
+        name = f"longest stop of the event loop while {kind.__name__} takes {WRITTEN} records"
+        found.append(row(name + ("" if embedder else " without vectors"), value, "ms"))
+    return found
 
 
 # -- a collection -----------------------------------------------------------------------------------------------------
@@ -177,7 +169,8 @@ def collection(contents: Literal["reflection", "both"], backend: str) -> float:
 def overhead() -> list[dict[str, Any]]:
     """Collections with records in RAM, in Chroma, and in Chroma without a process of its own, alternating; best of
     ROUNDS. The processor time is that of the process that plays, which other work on the machine hardly touches."""
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    note = f"{TRIALS} trials, {CONCURRENCY} at once, 20 ms policy"
     for contents in ("reflection", "both"):
         walls: dict[str, list[float]] = {"in context": [], "Chroma": [], "Chroma in the run's process": []}
         busy: dict[str, list[float]] = {name: [] for name in walls}
@@ -190,20 +183,12 @@ def overhead() -> list[dict[str, Any]]:
                     busy[name].append(time.process_time() - before)
         for unit, seconds in (("wall", walls), ("CPU", busy)):
             best = {name: min(times) for name, times in seconds.items()}
-            rows += [
-                {
-                    "name": f"collection with {contents}, {name} / in context",
-                    "value": best[name] / best["in context"],
-                    "unit": f"x {unit}",
-                    "target": "<= 1.05" if (unit, name) == ("wall", "Chroma") else "",
-                    "note": f"{TRIALS} trials, {CONCURRENCY} at once, 20 ms policy",
-                }
-                for name in list(best)[1:]
-            ]
-            rows += [
-                {"name": f"the same, {name}", "value": best[name], "unit": f"s {unit}", "target": ""} for name in best
-            ]
-    return rows
+            for name in list(best)[1:]:
+                target = "<= 1.05" if (unit, name) == ("wall", "Chroma") else ""
+                label = f"collection with {contents}, {name} / in context"
+                found.append(row(label, best[name] / best["in context"], f"x {unit}", target, note))
+            found += [row(f"the same, {name}", best[name], f"s {unit}") for name in best]
+    return found
 
 
 # -- a peer -----------------------------------------------------------------------------------------------------------
@@ -248,12 +233,11 @@ def against_mem0(python: str) -> list[dict[str, Any]]:
             "upsert_ms": median_ms(new, lambda one: memory.put(SHARED, [one])),
         }
         memory.close()
-    rows = []
+    found = []
     for key, name in {"recall_ms": "a trial's own records", "query_ms": "search", "upsert_ms": "one write"}.items():
-        rows.append({"name": f"mem0 / ours: {name}", "value": theirs[key] / ours[key], "unit": "x", "target": ""})
-        rows.append({"name": f"mem0: {name}", "value": theirs[key], "unit": "ms", "target": ""})
-        rows.append({"name": f"ours: {name}", "value": ours[key], "unit": "ms", "target": ""})
-    return rows
+        found.append(row(f"mem0 / ours: {name}", theirs[key] / ours[key], "x"))
+        found += [row(f"mem0: {name}", theirs[key], "ms"), row(f"ours: {name}", ours[key], "ms")]
+    return found
 
 
 def rows() -> list[dict[str, Any]]:
@@ -265,8 +249,3 @@ def rows() -> list[dict[str, Any]]:
     if python := os.environ.get("LAMER_BENCH_MEM0"):
         found += against_mem0(python)
     return found
-
-
-if __name__ == "__main__":
-    for row in rows():
-        sys.stdout.write(f"{row}\n")

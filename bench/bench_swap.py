@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import row
 from bench.game_calls import ENV, policy_folder
 
 SWAPS = 12
@@ -109,20 +110,16 @@ def rows() -> list[dict[str, Any]]:
             busy = _swaps(sync, model, 1 + SWAPS)
     note = f"{ENV}, 0.7 M parameters, rank {RANK}, {SWAPS} swaps"
     loaded = f"{note}, {CLIENTS} clients, {sum(traffic.answered.values())} answers of {len(traffic.answered)} versions"
-
-    def row(name: str, value: float, unit: str, target: str = "", text: str = note) -> dict[str, Any]:
-        return {"name": name, "value": value, "unit": unit, "target": target, "note": text}
-
     return [
-        row("adapter swap, median", median(swap.seconds for swap in quiet), "s", "<= 0.25"),
+        row("adapter swap, median", median(swap.seconds for swap in quiet), "s", "<= 0.25", note),
         row("adapter swap under load, failed requests", traffic.failed, "", "<= 0", loaded),
         *(
             row(f"adapter swap, {part}", median(getattr(swap, part) for swap in quiet), "s")
             for part in ("save", "load", "verify")
         ),
-        row("adapter swap under load, median", median(swap.seconds for swap in busy), "s", "", loaded),
+        row("adapter swap under load, median", median(swap.seconds for swap in busy), "s"),
         *(
-            row(f"adapter swap under load, {part}", median(getattr(swap, part) for swap in busy), "s", "", loaded)
+            row(f"adapter swap under load, {part}", median(getattr(swap, part) for swap in busy), "s")
             for part in ("save", "load", "verify")
         ),
         row("adapter swap, largest probe difference", max(swap.error for swap in quiet + busy), "nats"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from bench import row
 from bench.bare_train import Answer, BareTrainer
 from bench.game_calls import ENV, config, policy_folder
 
@@ -118,10 +119,10 @@ def _against_bare(folder: Path) -> list[dict[str, Any]]:
         f"updates in turns, one thread; losses at most {apart:.0e} apart"
     )
     return [
-        _row("training, LamerTrainer / bare PyTorch", median(b[1] / a[1] for a, b in pairs), "x", ">= 0.95", note),
-        _row("training, the same in wall time", median(b[0] / a[0] for a, b in pairs), "x"),
-        _row("training, LamerTrainer", count / median(a[1] for a, _ in pairs), "samples/CPU s"),
-        _row("training, bare PyTorch", count / median(b[1] for _, b in pairs), "samples/CPU s"),
+        row("training, LamerTrainer / bare PyTorch", median(b[1] / a[1] for a, b in pairs), "x", ">= 0.95", note),
+        row("training, the same in wall time", median(b[0] / a[0] for a, b in pairs), "x"),
+        row("training, LamerTrainer", count / median(a[1] for a, _ in pairs), "samples/CPU s"),
+        row("training, bare PyTorch", count / median(b[1] for _, b in pairs), "samples/CPU s"),
     ]
 
 
@@ -141,14 +142,14 @@ def _meta_against_rl(folder: Path, pipeline: int, rounds: int, preset: str = PRE
     )
     name = f"pipeline {pipeline}" if preset == PRESET else f"{preset}, pipeline {pipeline}"
     rows = [
-        _row(f"meta-RL / RL wall time, {name}", seconds[0] / seconds[1], "x", "<= 1.3" if pipeline else "", note),
-        _row(f"meta-RL / RL wall time an episode, {name}", seconds[0] / seconds[1] * played[1] / played[0], "x"),
+        row(f"meta-RL / RL wall time, {name}", seconds[0] / seconds[1], "x", "<= 1.3" if pipeline else "", note),
+        row(f"meta-RL / RL wall time an episode, {name}", seconds[0] / seconds[1] * played[1] / played[0], "x"),
     ]
     if pipeline:
         for arm, lines in (("meta-RL", meta), ("RL", rl)):
             for who in ("sampler", "trainer"):
                 idle = mean(line[f"idle/{who}"] / line["time/update"] for line in lines)
-                rows.append(_row(f"{arm}, {name}, {who} idle", idle, "of the time"))
+                rows.append(row(f"{arm}, {name}, {who} idle", idle, "of the time"))
     return rows
 
 
@@ -166,10 +167,6 @@ def _updates(folder: Path, preset: str, changes: tuple[str, ...], pipeline: int)
         trials = read_trials(folder / "collected" / f"update-{line['update'] - 1:05d}")
         line["episodes"] = sum(len(trial["episodes"]) for trial in trials)
     return lines[1:-1]
-
-
-def _row(name: str, value: float, unit: str, target: str = "", note: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "target": target, "note": note}
 
 
 def rows() -> list[dict[str, Any]]:

@@ -7,40 +7,16 @@ cores, a client's own CPU time is taken from the server, so the ratio shows both
 from __future__ import annotations
 
 import asyncio
-import tempfile
-import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import row
 from bench.bare_openai import bare
-from bench.game_calls import ENV, config, policy_folder, recorded
+from bench.game_calls import ENV, collected, made_again, policy_folder, recorded
 
 CONCURRENCY = 64
 TASKS = 80
 REPEATS = 3
-
-
-async def _policy(policy: Any, calls: list[Any]) -> tuple[float, float]:
-    jobs = iter(calls)
-
-    async def caller() -> None:
-        for messages, sampling, _ in jobs:
-            await policy.generate(messages, sampling)
-
-    started, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    return len(calls) / seconds, cpu / len(calls) * 1e3
-
-
-async def _collect(policy: Any, seed: int) -> float:
-    from lamer_graph.collection.collect import collect
-
-    with tempfile.TemporaryDirectory() as folder:
-        run = config(TASKS).model_copy(update={"seed": seed})
-        done = await collect(run, policy, Path(folder) / "run", concurrency=CONCURRENCY)
-    return done.calls / done.seconds
 
 
 async def _measure(server: Any) -> list[dict[str, Any]]:
@@ -48,22 +24,18 @@ async def _measure(server: Any) -> list[dict[str, Any]]:
     calls = await recorded(policy, TASKS)
     prompts = [messages for messages, _, _ in calls]
     limits = [sampling.max_tokens for _, sampling, _ in calls]
-    theirs, ours, collected = [], [], []
+    theirs, ours, through = [], [], []
     for repeat in range(REPEATS):
         theirs.append(await bare(server.base_url, server.model_name, prompts, limits, CONCURRENCY))
-        ours.append(await _policy(policy, calls))
-        collected.append(await _collect(policy, repeat))
+        ours.append(await made_again(policy, calls, CONCURRENCY))
+        through.append(await collected(policy, TASKS, CONCURRENCY, seed=repeat))
     await policy.aclose()
     base = median(rate for rate, _ in theirs)
     made = median(rate for rate, _ in ours)
-    gathered = median(collected)
+    gathered = median(through)
     note = f"{ENV}, {len(calls)} calls, {CONCURRENCY} at a time"
-
-    def row(name: str, value: float, unit: str, target: str = "") -> dict[str, Any]:
-        return {"name": name, "value": value, "unit": unit, "target": target, "note": note}
-
     return [
-        row("vLLM: OpenAIPolicy / bare AsyncOpenAI", made / base, "ratio", ">= 0.85"),
+        row("vLLM: OpenAIPolicy / bare AsyncOpenAI", made / base, "ratio", ">= 0.85", note),
         row("vLLM: collect / bare AsyncOpenAI", gathered / base, "ratio", ">= 0.85"),
         row("vLLM: bare AsyncOpenAI", base, "1/s"),
         row("vLLM: OpenAIPolicy", made, "1/s"),

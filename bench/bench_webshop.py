@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import row
 from lamer_envs.base import State
 from lamer_envs.webshop.catalogue import Catalogue, GeneratedCatalogue
 from lamer_envs.webshop.env import Webshop
@@ -109,28 +110,12 @@ def rows() -> list[dict[str, Any]]:
     return [
         row("webshop, 1,000 products: steps", rate, "1/s", ">= 3000", "weak player, observations included"),
         row("webshop, 64 concurrent trials, one index", together, "1/s", "", "threads; choosing the actions included"),
-        row("webshop, 100,000 products: steps", large_rate, "1/s", ""),
+        row("webshop, 100,000 products: steps", large_rate, "1/s"),
         row("webshop, 100,000 products: search p50", median(taken), "ms", "<= 1", "words of the instruction, top 50"),
-        row("webshop, 100,000 products: search p99", taken[len(taken) * 99 // 100], "ms", ""),
+        row("webshop, 100,000 products: search p99", taken[len(taken) * 99 // 100], "ms"),
         row("webshop, 100,000 products: build index", indexed, "s", "<= 5", "of products that are in memory"),
-        row("webshop, 100,000 products: generate and index", built, "s", ""),
+        row("webshop, 100,000 products: generate and index", built, "s"),
         row("webshop, 100,000 products: open index", 1e3 * opened, "ms", "", "what every further process does"),
-        row(
-            "webshop, 100,000 products: peak memory",
-            peak,
-            "MB",
-            "<= 1500",
-            "of the process, generating and indexing included",
-        ),
-        row(
-            "webshop, 100,000 products held as data from files are: peak memory",
-            kept_peak,
-            "MB",
-            "<= 1500",
-            "every product in memory, indexing included",
-        ),
+        row("webshop, 100,000 products: peak memory", peak, "MB", "<= 1500", "generating and indexing included"),
+        row("webshop, 100,000 products held as data from files are: peak memory", kept_peak, "MB", "<= 1500"),
     ]
-
-
-def row(name: str, value: float, unit: str, target: str, note: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "target": target, "note": note}

@@ -62,17 +62,22 @@ def healthy(checks: Iterable[Check]) -> bool:
 
 def diagnose(run_folder: Path | None = None, import_timeout_s: float = IMPORT_TIMEOUT_S) -> list[Check]:
     """Every check, in reading order. Takes some seconds: it imports the heavy libraries in child processes."""
+
+    def imported(row: tuple[str, tuple[str, ...], str, str]) -> list[Check]:
+        return _guard(row[0], lambda: [_heavy(*row, import_timeout_s)])
+
     with ThreadPoolExecutor(max_workers=2) as pool:
-        heavy = [pool.submit(_heavy, *row, import_timeout_s) for row in HEAVY]
+        heavy = pool.map(imported, HEAVY)
         light = [
             *_guard("python", _python),
             *_guard("core packages", _core),
             *_guard("plug-ins", _plugins),
             *_guard("machine", _machine),
+            *_guard("gpu", _gpu),
             *_guard("disk", lambda: _disk(run_folder or Path("runs"))),
             *_guard("shipped policies", _policies),
         ]
-        return light + [future.result() for future in heavy]
+        return light + [check for checks in heavy for check in checks]
 
 
 def _guard(name: str, check: Callable[[], list[Check]]) -> list[Check]:
@@ -168,15 +173,21 @@ def _machine() -> list[Check]:
     memory = ""
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB memory"
-    checks = [Check("machine", "ok", f"{platform.system()} {platform.machine()}, {cores} cores{memory}")]
+    return [Check("machine", "ok", f"{platform.system()} {platform.machine()}, {cores} cores{memory}")]
+
+
+def _gpu() -> list[Check]:
     tool = shutil.which("nvidia-smi")
-    query = ["--query-gpu=name,memory.total", "--format=csv,noheader"]
-    found = subprocess.run([tool, *query], capture_output=True, text=True, timeout=60, check=False) if tool else None
-    if found is not None and found.returncode == 0 and found.stdout.strip():
-        checks.append(Check("gpu", "ok", "; ".join(found.stdout.strip().splitlines())))
-    else:
-        checks.append(Check("gpu", "note", "no NVIDIA GPU: policies run on the CPU, which is enough for the tiny ones"))
-    return checks
+    found = ""
+    if tool is not None:
+        command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError) as error:
+            return [Check("gpu", "note", f"{tool} fails ({error}): policies run on the CPU")]
+    if found:
+        return [Check("gpu", "ok", "; ".join(found.splitlines()))]
+    return [Check("gpu", "note", "no NVIDIA GPU: policies run on the CPU, which is enough for the tiny ones")]
 
 
 def _disk(folder: Path) -> list[Check]:
@@ -221,6 +232,7 @@ def _heavy(name: str, distributions: tuple[str, ...], code: str, extra: str, tim
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout_s,
             env=environment,
             stdin=subprocess.DEVNULL,

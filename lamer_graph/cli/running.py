@@ -171,22 +171,14 @@ async def preflight(config: CollectConfig, policy: Policy) -> None:
 
 def one_token(policy: Policy) -> Policy:
     """`policy`, answering with a single token: a probe of everything but the answer."""
-    from lamer_graph.policies.base import Policy
+    from lamer_graph.policies.base import Wrapped
     from lamer_graph.types import Completion, Message, Sampling
 
-    class Probe(Policy):
-        control_tokens = policy.control_tokens
-
-        async def window(self) -> int | None:
-            return await policy.window()
-
+    class Probe(Wrapped):
         async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-            return await policy.generate(messages, replace(sampling, max_tokens=1))
+            return await self.policy.generate(messages, replace(sampling, max_tokens=1))
 
-        async def count_tokens(self, messages: Sequence[Message]) -> int:
-            return await policy.count_tokens(messages)
-
-    return Probe()
+    return Probe(policy)
 
 
 def report_of(folder: Path, summary: CollectSummary) -> Evaluation:

@@ -85,7 +85,7 @@ def register(app: typer.Typer) -> None:
         With --json the document is printed as soon as the server is healthy. The server dies with this process,
         whatever kills it; a server that crashes is restarted, unless it crashes again within ten minutes.
         """
-        from lamer_graph.policies.openai import API_KEY_ENV
+        from lamer_graph.policies.transport import API_KEY_ENV
         from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
 
         folder = Player(policy=policy).folder(env)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lamer_graph.errors import PolicyResponseError
 
-THOUGHTS = ("reasoning", "reasoning_content")
+REASONING_FIELDS = ("reasoning", "reasoning_content")
 """Where a reasoning parser puts what it takes for thoughts: vLLM's field, and its older name that others still use."""
 
 _NO_WORDS = re.compile(r"<[^<>\s]*>|\N{REPLACEMENT CHARACTER}")
@@ -38,8 +38,12 @@ class Answer(NamedTuple):
         )
 
 
-def read_answer(data: dict[str, Any], address: str) -> Answer:
-    """The first choice of a completion. Raises PolicyResponseError, with `address` in it."""
+def read_answer(data: dict[str, Any], address: str, opening: str = "") -> Answer:
+    """The first choice of a completion. Raises PolicyResponseError, with `address` in it.
+
+    `opening` is the mark of the thought that answers begin inside of (`Renderer.opening`). It is put before a text that
+    no parser has freed of its thought.
+    """
     try:
         choice = data["choices"][0]
         message = choice["message"]
@@ -60,12 +64,13 @@ def read_answer(data: dict[str, Any], address: str) -> Answer:
         raise PolicyResponseError(f"{address} gave a malformed completion ({type(error).__name__})") from error
     if not isinstance(answer.text, str):
         raise PolicyResponseError(f"{address} gave a malformed completion (text is {type(answer.text).__name__})")
-    return answer
+    parsed = any(isinstance(message.get(field), str) for field in REASONING_FIELDS)
+    return answer if parsed else answer._replace(text=opening + answer.text)
 
 
 def _elsewhere(message: dict[str, Any], finish: str, said: str, address: str) -> str:
     """The text of an answer without content. Raises PolicyResponseError where a parser has the words."""
-    for field in THOUGHTS:
+    for field in REASONING_FIELDS:
         words = message.get(field)
         if not isinstance(words, str) or not words.strip():
             continue

@@ -2,13 +2,15 @@
 
 What must stay true: `generate` either returns a Completion drawn from `sampling`, but for the fields that `unheeded`
 names, or raises a PolicyError; it never re-tokenises text to invent token ids, and its `policy_version` is the version
-that really answered.
+that really answered. A thought that the chat template opened stands in the completion's text with its opening mark, so
+that the text alone says what is one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from lamer_graph.policies.control import CONTROL_TOKENS
@@ -24,8 +26,6 @@ class Policy(ABC):
     """Prompt plus completion tokens the model can take; None if unknown (prompts are then never trimmed)."""
     control_tokens: frozenset[str] = CONTROL_TOKENS
     """Texts that the tokenizer turns into control tokens: none of them enters a prompt (`trial.quoting`)."""
-    opens_thought: bool = False
-    """True where the chat template opens a thought, so that an answer begins inside one (`trial.answers`)."""
     template_args: Mapping[str, Any] | None = None
     """Arguments of the chat template that prompts are rendered with; None if that is not known here."""
     folds_system: bool | None = None
@@ -81,39 +81,31 @@ class Policy(ABC):
         """Release connections and threads; calling it again does nothing."""
 
 
-class Watched(Policy):
+class Wrapped(Policy):
+    """`policy` itself, whatever is asked of it; a subclass says what it does otherwise, mostly in `generate`."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        return await self.policy.generate(messages, sampling)
+
+
+# Everything that a policy can be asked now or later, so that no wrapper can forget any of it.
+for _name in vars(Policy).keys() - {"generate", "generate_sync"}:
+    if not _name.startswith("_"):
+        setattr(Wrapped, _name, property(attrgetter(f"policy.{_name}")))
+
+
+class Watched(Wrapped):
     """`policy` itself, but for a word to `on_call` after every answer."""
 
     def __init__(self, policy: Policy, on_call: Callable[[], None]) -> None:
-        self._policy, self._on_call = policy, on_call
-        self.context_window, self.control_tokens = policy.context_window, policy.control_tokens
-        self.opens_thought, self.template_args = policy.opens_thought, policy.template_args
-        self.folds_system = policy.folds_system
-
-    async def window(self) -> int | None:
-        return await self._policy.window()
-
-    def as_sent(self, sampling: Sampling) -> dict[str, Any]:
-        return self._policy.as_sent(sampling)
+        super().__init__(policy)
+        self._on_call = on_call
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         try:
-            return await self._policy.generate(messages, sampling)
+            return await self.policy.generate(messages, sampling)
         finally:
             self._on_call()
-
-    async def count_tokens(self, messages: Sequence[Message]) -> int:
-        return await self._policy.count_tokens(messages)
-
-    def unheeded(self, sampling: Sampling) -> list[str]:
-        return self._policy.unheeded(sampling)
-
-    def why_unheeded(self, sampling: Sampling) -> str:
-        return self._policy.why_unheeded(sampling)
-
-    @property
-    def rendering(self) -> Rendered | None:
-        return self._policy.rendering
-
-    def identity(self) -> dict[str, Any] | None:
-        return self._policy.identity()

@@ -6,11 +6,7 @@ tokenizer holds as one token (`(1, 2)`, not special) is none. `trial.quoting` ke
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 _FAMILIES = {
@@ -47,31 +43,13 @@ _MARK = re.compile(r"[<\[◁]\S*[>\]▷]")
 
 
 def control_tokens_of(tokenizer: Any) -> frozenset[str]:
-    """Those of a loaded tokenizer (transformers), the marks that its chat template writes included."""
-    added = [(str(token.content), bool(token.special)) for token in tokenizer.added_tokens_decoder.values()]
-    added += [(str(token), True) for token in tokenizer.all_special_tokens]
-    return _control(added, str(getattr(tokenizer, "chat_template", None) or ""))
-
-
-@lru_cache(maxsize=16)
-def control_tokens_in(folder: Path) -> frozenset[str]:
-    """Those of the tokenizer in a policy's folder, read from its files; the common ones where there are none."""
-    try:
-        listed = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-        added = [(str(token["content"]), bool(token["special"])) for token in listed]
-    except (OSError, ValueError, KeyError, TypeError):
-        return CONTROL_TOKENS
-    texts = [path.read_text() for name in _TEMPLATES if (path := folder / name).is_file()]
-    return _control(added, "".join(texts))
-
-
-_TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
-
-
-def _control(added: Iterable[tuple[str, bool]], template: str) -> frozenset[str]:
-    """Special tokens; of the others the marks that look like some and the template writes; and its marks of text."""
+    """Those of a loaded tokenizer (transformers): special tokens, of the others the marks that look like some and its
+    chat template writes, and the template's marks of text."""
+    template = str(getattr(tokenizer, "chat_template", None) or "")
     found = {token for token in CONTROL_TOKENS if token in template}
-    for token, special in added:
-        if special or (_MARK.fullmatch(token) and (token.startswith("<|") or token in template)):
+    found |= {str(token) for token in tokenizer.all_special_tokens}
+    for added in tokenizer.added_tokens_decoder.values():
+        token = str(added.content)
+        if added.special or (_MARK.fullmatch(token) and (token.startswith("<|") or token in template)):
             found.add(token)
     return frozenset(found)

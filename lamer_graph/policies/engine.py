@@ -144,7 +144,6 @@ class Engine:
         max_rows: int,
         cache_tokens: int,
         lockstep: bool,
-        fused: bool = True,
     ) -> None:
         check_config(model.config)
         config = model.config.get_text_config()

@@ -135,7 +135,7 @@ class LocalPolicy(Policy):
         self._plays = self._make_engine(max_batch, deterministic, first) if plays else None
         self._origin = Origin.of(self, base, added)
         self.control_tokens = control_tokens_of(self._tokenizer)
-        self.opens_thought = self._renderer.opens_thought
+        self._opening = self._renderer.opening
         self._queue: deque[Row] = deque()
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -357,7 +357,7 @@ class LocalPolicy(Policy):
     def _result(self, row: Row) -> Completion | PolicyError:
         if row.finish == BROKEN or row.finish is None:
             return PolicyError(f"'{self.version}' gave logits that are not finite: its weights are broken")
-        text = self.decode(row.tokens)
+        text = self._opening + self.decode(row.tokens)
         return Completion(text, row.prompt, row.tokens, row.logprobs, self.version, row.finish)
 
 

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from lamer_graph.errors import ConfigError, PolicyError, PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.answers import read_answer
 from lamer_graph.policies.base import Policy
+from lamer_graph.policies.control import OPEN_THOUGHT
 from lamer_graph.policies.refusals import (
     NEUTRAL,
     Dialect,
@@ -31,19 +32,12 @@ from lamer_graph.policies.refusals import (
     spare,
 )
 from lamer_graph.policies.rendering import Rendered, check_template_args, fold_system
-from lamer_graph.policies.transport import (
-    API_KEY_ENV as API_KEY_ENV,
-)
-from lamer_graph.policies.transport import (
-    CHAT,
-    CONNECT_TIMEOUT,
-    ContextOverflow,
-    RequestRefused,
-    Transport,
-)
+from lamer_graph.policies.transport import CHAT, CONNECT_TIMEOUT, ContextOverflow, RequestRefused, Transport
 from lamer_graph.text import plain_json
 from lamer_graph.types import Completion, Message, Sampling
 
+TAIL = 32
+"""Tokens at the end of a prompt in which its template may open a thought."""
 TIMEOUT_S, TIMEOUT_S_PER_TOKEN = 60.0, 0.1
 """How long an attempt may take unless it is said: to be answered at all, and for every token that was asked for."""
 
@@ -70,8 +64,9 @@ class OpenAIPolicy(Policy):
     environment variable LAMER_API_KEY; `context_window` to what the server says. `template_args` are sent with every
     request as vLLM's `chat_template_kwargs` (None: what the server renders with is not known here); `fold_system` says
     whether the system's words go into the user's message (None: where the server refuses them, which of a vLLM is known
-    once connected, else once it has refused a call). Raises ConfigError for a malformed address or key, or numbers out
-    of range.
+    once connected, else once it has refused a call). `connect` also learns of a vLLM whether its template opens a
+    thought, with whose mark (`opening`) answers then begin. Raises ConfigError for a malformed address or key, or
+    numbers out of range.
     """
 
     def __init__(
@@ -90,6 +85,8 @@ class OpenAIPolicy(Policy):
     ) -> None:
         if (timeout is not None and timeout <= 0) or max_retries < 0 or outage_s < 0:
             raise ConfigError("policy timeout must be > 0, max_retries >= 0 and outage_s >= 0")
+        if context_window is not None and context_window < 1:
+            raise ConfigError(f"context_window must be at least 1 token, not {context_window}")
         self._http = Transport(base_url, api_key, max_retries=max_retries, outage_s=outage_s)
         self.address = self._http.address
         self.model = model
@@ -99,6 +96,8 @@ class OpenAIPolicy(Policy):
         self.template_args = None if template_args is None else dict(template_args)
         self.folds_system = fold_system
         self._may_fold = fold_system is None
+        self.opening: str | None = None
+        """The mark of the thought that answers begin inside of, '' if with none; None if that is not known here."""
         self.gives_tokens = False
         """Whether the server said that it is a vLLM, which gives exact tokens to who asks; known once connected."""
         self._timeout = timeout
@@ -124,8 +123,11 @@ class OpenAIPolicy(Policy):
         if self._chosen(cards) not in cards:
             raise ConfigError(f"{self.address} does not serve '{self.model}'; it serves {_names(cards)}")
         self._learn(cards)
-        if self.folds_system is None and self.gives_tokens:
-            self.folds_system = await self._refuses_system()
+        if self.gives_tokens:
+            if self.folds_system is None:
+                self.folds_system = await self._refuses_system()
+            if self.opening is None:
+                self.opening = await self._opens_with()
         return self
 
     async def _refuses_system(self) -> bool | None:
@@ -143,6 +145,20 @@ class OpenAIPolicy(Policy):
         if together == alone:
             _warn_of_lost_rules(str(self.model), self.address)
         return False
+
+    async def _opens_with(self) -> str | None:
+        """`opening`, by the end of a prompt as the server renders it; None where it does not show that."""
+        try:
+            ids = (await self._tokenized([Message(role="user", content="?")], folded=False)).get("tokens")
+            if not isinstance(ids, list):
+                return None
+            end = {"model": self.model, "tokens": ids[-TAIL:]}
+            said = (await self._http.post("/detokenize", end, timeout=self._limit(0), root=True)).get("prompt")
+        except PolicyError:
+            return None
+        mark = OPEN_THOUGHT.search(str(said))
+        # Mistral's marks are special tokens, which leave no text: nobody could see where the thought ends.
+        return mark[0] if mark and not mark[0].startswith("[") else ""
 
     async def window(self) -> int | None:
         """The context window; None where the server (then none that is trained on) does not say. Raises as `connect`
@@ -305,11 +321,14 @@ class OpenAIPolicy(Policy):
         return await self._count(messages, folded=True)
 
     async def _count(self, messages: Sequence[Message], folded: bool) -> int:
-        body = {"model": self.model, **self._prompt(messages, folded), "add_generation_prompt": True}
-        count = (await self._http.post("/tokenize", body, timeout=self._limit(0), root=True)).get("count")
+        count = (await self._tokenized(messages, folded)).get("count")
         if not isinstance(count, int):
             raise PolicyResponseError(f"{self.address}/tokenize gave no token count: is this a vLLM server?")
         return count
+
+    async def _tokenized(self, messages: Sequence[Message], folded: bool) -> dict[str, Any]:
+        body = {"model": self.model, **self._prompt(messages, folded), "add_generation_prompt": True}
+        return await self._http.post("/tokenize", body, timeout=self._limit(0), root=True)
 
     async def aclose(self) -> None:
         """Close the connections: those of this loop and of idle ones at once, of running ones by themselves."""
@@ -353,7 +372,7 @@ class OpenAIPolicy(Policy):
             raise PolicyResponseError(
                 f"asked {self.address} for model '{self.model}' but '{self._http.clean(answered)}' answered"
             )
-        answer = read_answer(data, self.address)
+        answer = read_answer(data, self.address, self.opening or "")
         version = answered if isinstance(answered, str) and answered else str(self.model)
         if answer.exact:
             return Completion(

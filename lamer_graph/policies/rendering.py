@@ -78,9 +78,14 @@ class Renderer:
         return Renderer(self.tokenizer, self.template_args, fold_system=False, name=self.name)
 
     @property
-    def opens_thought(self) -> bool:
-        """Whether an answer begins inside a thought: the rendered prompt ends with its opening mark."""
-        return OPEN_THOUGHT.search(self.text([Message(role="user", content="?")])) is not None
+    def opening(self) -> str:
+        """The mark of the thought that an answer begins inside of, because the prompt ends with it; '' if with none.
+
+        It is as `decode` shows it: where marks of thoughts are left out of texts, nobody could see the thought's end.
+        """
+        mark = OPEN_THOUGHT.search(self.text([Message(role="user", content="?")]))
+        shown = "" if mark is None else self.decode(self.plain_ids(mark[0]))
+        return shown if OPEN_THOUGHT.search(shown) else ""
 
     def text(self, messages: Sequence[Message], when: datetime | None = None) -> str:
         """The prompt, generation prefix included, as of `when` (None: now). Raises PolicyResponseError."""

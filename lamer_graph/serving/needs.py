@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lamer_graph.errors import ConfigError, ServeError
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -35,11 +36,16 @@ def check_architecture(name: str) -> None:
 
     In a process of its own, for some 20 s: only for what is rarely served. A library that it lacks shows so.
     """
-    asked = subprocess.run([sys.executable, "-c", _LOADS, name], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", _LOADS, name]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:  # nothing is known: the server itself will tell
+        return
     if asked.returncode == UNLOADABLE:
         raise ConfigError(f"this vLLM cannot serve {name}: {asked.stdout.strip()[-300:]}")
 
 
+LOAD_TIMEOUT_S = 180.0
 UNLOADABLE = 3
 _LOADS = f"""
 import os, sys
@@ -73,6 +79,12 @@ def find_model(model: str | Path) -> tuple[Path | str, dict[str, Any]]:
     if isinstance(model, str) and _HUB_ID.fullmatch(model) and not folder.parent.exists():
         return model, {}
     raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format or a hub id like org/name")
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises ConfigError if a model or adapter (`what`) cannot be served under that name."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{what} name {name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
 
 
 def claim_port(host: str, port: int) -> int:

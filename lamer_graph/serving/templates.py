@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lamer_graph.errors import ConfigError
-from lamer_graph.policies.rendering import check_template_args, shown, template_text
+from lamer_graph.policies.rendering import Renderer, check_template_args, shown, template_text
 from lamer_graph.policies.shipped import taught_template
 
 
@@ -37,10 +37,10 @@ def check_taught(folder: Path, args: Mapping[str, Any]) -> None:
         )
 
 
-def folds_system(model: Path | str, args: Mapping[str, Any]) -> bool | None:
-    """Whether the system's words go into the user's message, as in this process; None where no tokenizer is here."""
+def local_renderer(model: Path | str, args: Mapping[str, Any]) -> Renderer | None:
+    """What renders as the server does, in this process; None where no tokenizer is here."""
     if template_text(Path(model)) is None:
         return None
     from lamer_graph.policies.loading import renderer_of  # loads transformers
 
-    return renderer_of(model, args).folds_system
+    return renderer_of(model, args)

@@ -18,7 +18,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -33,14 +32,15 @@ import httpx2
 
 from lamer_graph.errors import ConfigError, ServeError
 from lamer_graph.policies.address import is_loopback
-from lamer_graph.policies.control import control_tokens_in
+from lamer_graph.policies.control import control_tokens_of
 from lamer_graph.policies.fingerprint import base_fingerprint, check_adapter
 from lamer_graph.policies.openai import OpenAIPolicy
+from lamer_graph.policies.rendering import Renderer
 from lamer_graph.serving import supervisor
 from lamer_graph.serving.lines import log_tail, one_line
-from lamer_graph.serving.needs import claim_port, find_model
+from lamer_graph.serving.needs import check_name, claim_port, find_model
 from lamer_graph.serving.needs import vllm_flavour as vllm_flavour
-from lamer_graph.serving.templates import check_taught, folds_system, served_template
+from lamer_graph.serving.templates import check_taught, local_renderer, served_template
 
 INSTALL_HINT = (
     "vLLM is not installed: run `make setup`, or `pip install 'lamer-graph[serve]'` on a GPU machine; "
@@ -58,7 +58,6 @@ SETTLED_S = 600.0
 """A server that has answered for this long since its last start is sound: its earlier deaths are forgiven."""
 READY_POLL_S = 0.5
 STOP_TIMEOUT = 20.0
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
 class VllmServer:
@@ -96,8 +95,7 @@ class VllmServer:
     ) -> None:
         self.model, self._config = find_model(model)
         self.model_name = model_name or (self.model.name if isinstance(self.model, Path) else self.model)
-        if not _NAME.fullmatch(self.model_name):
-            raise ConfigError(f"model name {self.model_name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
+        check_name("model", self.model_name)
         if not is_loopback(host) and not api_key:
             raise ConfigError(f"serving on {host} needs an API key: others could use the model and load adapters")
         if can_sleep and not is_loopback(host):
@@ -106,6 +104,8 @@ class VllmServer:
             raise ConfigError("max_lora_rank is for adapters, and max_adapters=0 switches them off")
         if max_adapters < 0 or not 0 <= port < 65536 or start_timeout <= 0:
             raise ConfigError("max_adapters must be >= 0, port 0 to 65535 and start_timeout > 0")
+        if max_lora_rank < 1 or (max_model_len is not None and max_model_len < 1):
+            raise ConfigError("max_lora_rank and max_model_len must be at least 1")
         folders = [Path(folder).expanduser() for folder in (adapters or {}).values()]
         self.template_args = served_template(self.model, folders, template_args)
         self._decided = template_args is not None
@@ -126,6 +126,11 @@ class VllmServer:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._clock: Callable[[], float] = time.monotonic
+        self._flavour: Literal["cpu", "gpu"] = "cpu"
+        self._deaths = 0
+        """Since the server was last sound."""
+        self._ready: tuple[int, float] | None = None
+        """Number of the latest start that has answered (`restarts` at the time), and since when."""
         self.restarts = 0
         """How often the server died and was started again."""
         self._dead: str | None = None
@@ -145,7 +150,7 @@ class VllmServer:
         self._port = claim_port(self._host, self._port)
         self._flavour = flavour
         self._dead = None
-        self._deaths = 0
+        self.restarts = self._deaths = 0
         self._ready = None
         self._supervisor = subprocess.Popen(
             [sys.executable, "-I", supervisor.__file__],
@@ -172,11 +177,12 @@ class VllmServer:
         with httpx2.Client(timeout=2.0, trust_env=False) as client:
             while True:
                 # A server that never became healthy is not tried again: the second attempt would fail the same way.
-                if self._supervisor is None or self._dead is not None or (self.restarts and not self._was_ready):
+                if self._supervisor is None or self._dead is not None or (self.restarts and self._ready is None):
                     raise ServeError(f"vLLM {self._dead or 'died'} {log_tail(self.log_path, self._api_key)}")
+                start = self.restarts
                 with contextlib.suppress(httpx2.HTTPError):
                     if client.get(f"{self._root}/health").status_code == 200:
-                        self._was_ready = True
+                        self._ready = (start, self._clock())
                         return
                 waited = time.monotonic() - begun
                 if waited > timeout:
@@ -187,13 +193,6 @@ class VllmServer:
                     told = int(waited)
                     self._on_progress(f"starting vLLM for {self.model_name} on {self._root}: {told} s")
                 time.sleep(0.2)
-
-    _was_ready = False
-    _deaths = 0
-    """Since the server was last sound."""
-    _ready: tuple[int, float] | None = None
-    """Number of the latest start that has answered (`restarts` at the time), and since when."""
-    _flavour: Literal["cpu", "gpu"] = "cpu"
 
     def stop(self) -> None:
         """End the server and everything it started; doing it again does nothing."""
@@ -259,15 +258,20 @@ class VllmServer:
     def policy(self, model: str | None = None, **options: Any) -> OpenAIPolicy:
         """An OpenAIPolicy for this server (`model`: an adapter's name): of exact tokens, and it outwaits the restart of
         a dead server."""
-        template = {"template_args": self.template_args, "fold_system": self._folds_system}
-        options = {"outage_s": 180.0, "training": True, **template, **options}
-        policy = OpenAIPolicy(self.base_url, model or self.model_name, api_key=self._api_key, **options)
-        policy.control_tokens = control_tokens_in(Path(self.model))
+        renderer = self._renderer
+        usual = {"outage_s": 180.0, "training": True, "template_args": self.template_args}
+        if renderer is not None:
+            usual["fold_system"] = renderer.folds_system
+        policy = OpenAIPolicy(self.base_url, model or self.model_name, api_key=self._api_key, **{**usual, **options})
+        if renderer is not None:
+            policy.control_tokens = control_tokens_of(renderer.tokenizer)
+            if policy.template_args == self.template_args:
+                policy.opening = renderer.opening
         return policy
 
     @functools.cached_property
-    def _folds_system(self) -> bool | None:
-        return folds_system(self.model, self.template_args)
+    def _renderer(self) -> Renderer | None:
+        return local_renderer(self.model, self.template_args)
 
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Serve the PEFT adapter in `path` as model `name`, from now on and after a restart.
@@ -316,8 +320,7 @@ class VllmServer:
     def _adapter(self, name: str, path: str | Path) -> Path:
         """The adapter's folder, if it can be served under that name on this model. Raises ConfigError."""
         folder = Path(path).expanduser().resolve()
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"adapter name {name[:100]!r} must be letters, digits, '.', '_', '-', '/'")
+        check_name("adapter", name)
         if not (folder / "adapter_config.json").is_file():
             raise ConfigError(f"no adapter at {folder}: adapter_config.json is missing")
         if isinstance(self.model, Path):

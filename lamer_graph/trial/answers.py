@@ -15,7 +15,7 @@ from lamer_graph.policies.control import THOUGHTS
 ACTION_TAG = "action"
 REMARK_TAG = "remark"
 MAX_REMARK_CHARS = 2_000
-"""Default bound of a reflection."""
+"""Longest reflection."""
 
 ParseFailure = Literal["no_tag", "unclosed", "empty"]
 
@@ -34,21 +34,21 @@ _THOUGHT = re.compile(
 _TAGS = {tag: re.compile(rf"<{_SPACE}(/?){_SPACE}{tag}{_SPACE}>", re.IGNORECASE) for tag in (ACTION_TAG, REMARK_TAG)}
 
 
-def conclusion(answer: str, *, thinking: bool = False) -> str:
+def conclusion(answer: str) -> str:
     """The answer without its thoughts.
 
     A thought ends at the first closing mark of its kind, or, where none follows, with the answer. A closing mark that
-    comes before any other ends a thought that began before the answer (templates open them); `thinking` says that the
-    template did, so that without a closing mark there is no conclusion. Of nested marks the outermost pair counts.
+    comes before any other ends a thought that began before the answer (templates open them, and not every policy knows
+    that its template does). Of nested marks the outermost pair counts.
     """
     thoughts: list[tuple[int, int]] = []
     owed: list[tuple[int, str]] = []  # thoughts in which another one began: a further closing mark ends them later
-    begun: int | None = 0 if thinking else None
+    begun: int | None = None
     kind = ""
     for mark in _THOUGHT.finditer(answer):
         name = mark[mark.lastindex or 0].lower() + mark[0][0]
         closing = bool(mark[(mark.lastindex or 0) - 1])
-        if not kind and (closing or begun is not None):
+        if not kind and closing:
             begun, kind = 0, name
         if begun is not None:
             if name == kind and closing:
@@ -75,14 +75,14 @@ def _without(answer: str, spans: list[tuple[int, int]]) -> str:
     return " ".join([*pieces, answer[end:]])
 
 
-def extract(answer: str, tag: str, *, thinking: bool = False) -> Tagged:
+def extract(answer: str, tag: str) -> Tagged:
     """The first complete `<tag>..</tag>` after the thoughts, any case, white space around names and text tolerated.
 
     What stands before it may speak of the tags as long as it closes none ("I answer between <action> tags: ..", the
     reasoning of strategy `react` in particular): the text is that behind the last opening tag before the first closing
-    one. `thinking`: see `conclusion`.
+    one.
     """
-    return _first(conclusion(answer, thinking=thinking), tag)[0]
+    return _first(conclusion(answer), tag)[0]
 
 
 def _first(said: str, tag: str) -> tuple[Tagged, int]:
@@ -97,19 +97,17 @@ def _first(said: str, tag: str) -> tuple[Tagged, int]:
     return Tagged(None, "no_tag" if begin < 0 else "unclosed"), begin
 
 
-def extract_remark(
-    answer: str, max_chars: int = MAX_REMARK_CHARS, *, thinking: bool = False
-) -> tuple[str, ParseFailure | None]:
+def extract_remark(answer: str) -> tuple[str, ParseFailure | None]:
     """A reflection's text, bounded, and what was wrong with its form.
 
     A policy that forgot its tags has still said something: an unclosed tag gives what follows it, no tag the whole
     conclusion, so that an untrained model's reflection is not lost; the failure is reported for the log. Thoughts are
     never remembered: without a conclusion the text is empty.
     """
-    said = conclusion(answer, thinking=thinking)
+    said = conclusion(answer)
     (text, failure), begin = _first(said, REMARK_TAG)
     if failure == "unclosed":
         text = said[begin:].strip()
     elif failure == "no_tag":
         text = said.strip()
-    return (text or "")[:max_chars], failure
+    return (text or "")[:MAX_REMARK_CHARS], failure

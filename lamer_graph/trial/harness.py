@@ -11,7 +11,6 @@ from typing import Literal
 from lamer_envs.base import Env
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.answers import MAX_REMARK_CHARS
 from lamer_graph.trial.prompts import PromptBuilder
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryBackend, MemoryConfig
@@ -30,7 +29,6 @@ class Harness:
     sampling: Sampling
     max_episodes: int
     max_turns: int
-    max_remark_chars: int = MAX_REMARK_CHARS
 
     @property
     def reflects(self) -> bool:

@@ -205,7 +205,7 @@ def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeSta
     """The update of one turn: the answer is read, played, and the episode ended if it is over."""
     before = s["env_state"]
     text = plain(reply.completion.text)
-    inside = extract(text, ACTION_TAG, thinking=h.policy.opens_thought).text
+    inside = extract(text, ACTION_TAG).text
     answer = "" if inside is None else inside[:MAX_ACTION_CHARS]
     action = h.env.parse(answer) if answer else None
     step = h.env.step(before, answer if action is None else action)
@@ -286,7 +286,7 @@ def ask_reflection(h: Harness, s: TrialState) -> Ask:
 def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:
     """The update that holds the reflection until it is remembered."""
     answer = plain(reply.completion.text)
-    text, failure = extract_remark(answer, h.max_remark_chars, thinking=h.policy.opens_thought)
+    text, failure = extract_remark(answer)
     update: Json = {"reflection": text}
     if record:
         call = {"episode": len(s["episodes"]) - 1, "text": text, "valid": failure is None, "call": reply.to_json()}

@@ -43,6 +43,7 @@ def test_this_machine_is_healthy_and_every_finding_says_something(light: None, t
         ("import no_such_module_of_ours", "no_such_module_of_ours"),
         ("raise RuntimeError('operator torchvision::nms does not exist')", "torchvision::nms"),
         ("import os; os.abort()", "exit code -6"),
+        (r"import sys; sys.stderr.buffer.write(b'no library \xff'); sys.exit(1)", "no library"),
         ("import time; time.sleep(60)", "more than 1 s"),
     ],
 )
@@ -103,6 +104,22 @@ def test_a_check_that_fails_is_itself_a_finding(light: None, monkeypatch: pytest
         raise OSError("no such sensor")
 
     monkeypatch.setattr(doctor, "_machine", explode)
-    check = named(diagnose())["machine"]
-    assert check.status == "broken"
-    assert "no such sensor" in check.detail
+    monkeypatch.setattr(doctor, "_heavy", lambda *row: explode())
+    monkeypatch.setattr(doctor, "HEAVY", (("rich", ("rich",), "pass", "train"),))
+    found = named(diagnose())
+    for name in ("machine", "rich"):
+        assert found[name].status == "broken"
+        assert "no such sensor" in found[name].detail
+
+
+def test_a_tool_for_gpus_that_does_not_answer_is_a_note(
+    light: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: str(tool))
+    found = named(diagnose())
+    assert found["gpu"].status == "note"
+    assert "nvidia-smi fails" in found["gpu"].detail
+    assert found["machine"].status == "ok"

@@ -56,6 +56,8 @@ class FakeServer(ThreadingHTTPServer):
         self.asked: dict[str, Any] = {}
         self.player: Answer = random_player
         self.answer: str | None = None
+        self.prompt_end: str | None = "<|im_start|>assistant\n"
+        """What its template writes before an answer; None: it has no `/detokenize`."""
         self.root = "/models/fake"
         self.adapters: set[str] = set()
         self.asleep = False
@@ -160,12 +162,16 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self._broken(chat=True):
             return
+        if self.path == "/detokenize":
+            end = self.server.prompt_end
+            self._send({"prompt": end} if end is not None else {"detail": "Not Found"}, 404 if end is None else 200)
+            return
         if "messages" not in body:
             self._send(self._told(self.path, body))
             return
         prompt = sum(len(message["content"]) for message in body["messages"]) // WORD_TOKENS
         if self.path == "/tokenize":
-            self._send({"count": prompt})
+            self._send({"count": prompt, "max_model_len": self.server.context, "tokens": [7] * prompt})
             return
         if self._refused(body, prompt):
             return

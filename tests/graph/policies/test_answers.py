@@ -8,12 +8,14 @@ import pytest
 
 from lamer_graph.errors import PolicyResponseError
 from lamer_graph.policies.answers import Answer, read_answer
+from lamer_graph.trial.answers import extract
 
 
-def answer_of(message: dict[str, Any], finish: str = "stop", said: tuple[str, ...] = ()) -> Answer:
+def answer_of(message: dict[str, Any], finish: str = "stop", said: tuple[str, ...] = (), opening: str = "") -> Answer:
     entries = [{"token": token, "logprob": -0.5} for token in said]
     choice = {"message": message, "finish_reason": finish, "logprobs": {"content": entries}}
-    return read_answer({"choices": [{**choice, "token_ids": [7] * len(said)}], "prompt_token_ids": [1]}, "http://h")
+    data = {"choices": [{**choice, "token_ids": [7] * len(said)}], "prompt_token_ids": [1]}
+    return read_answer(data, "http://h", opening)
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
@@ -37,6 +39,25 @@ def test_a_thought_that_ran_out_of_tokens_is_the_thought_as_without_a_parser() -
 
 def test_thoughts_beside_an_answer_are_left_out() -> None:
     assert answer_of({"content": "(1, 2)", "reasoning": "Maybe (3, 4)"}).text == "(1, 2)"
+
+
+@pytest.mark.parametrize("finish", ["length", "stop"])
+@pytest.mark.parametrize("reasoning", [{}, {"reasoning": None}])
+def test_a_thought_that_the_template_opened_stands_in_the_text_with_its_mark(
+    finish: str, reasoning: dict[str, Any]
+) -> None:
+    cut = {"content": "maybe <action>(1, 1)</action> but", **reasoning}
+    assert extract(answer_of(cut, finish).text, "action").text == "(1, 1)"
+    assert extract(answer_of(cut, finish, opening="<think>\n").text, "action") == (None, "no_tag")
+    told = {"content": "maybe <action>(1, 1)</action></think><action>b</action>", **reasoning}
+    assert extract(answer_of(told, finish, opening="<think>\n").text, "action").text == "b"
+    again = {"content": "<think>maybe</think><action>b</action>", **reasoning}
+    assert extract(answer_of(again, finish, opening="<think>\n").text, "action").text == "b"
+
+
+@pytest.mark.parametrize("reasoning", ["Maybe (3, 4)", ""])
+def test_a_text_that_a_parser_has_freed_of_its_thought_begins_in_none(reasoning: str) -> None:
+    assert answer_of({"content": "(1, 2)", "reasoning": reasoning}, opening="<think>\n").text == "(1, 2)"
 
 
 def test_tokens_with_words_but_no_text_are_an_error() -> None:

@@ -23,7 +23,7 @@ from lamer_graph.errors import (
     PolicyResponseError,
     PromptTooLongError,
 )
-from lamer_graph.policies.control import control_tokens_in, control_tokens_of
+from lamer_graph.policies.control import control_tokens_of
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving.vllm import VllmServer
@@ -102,7 +102,7 @@ async def test_text_from_outside_reaches_the_server_without_control_tokens(
 ) -> None:
     policy = vllm_server.policy()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    assert policy.control_tokens == control_tokens_in(tiny_model_dir) == control_tokens_of(tokenizer)
+    assert policy.control_tokens == control_tokens_of(tokenizer)
     control = sorted(policy.control_tokens)
     ids = set(tokenizer.convert_tokens_to_ids(control))
     builder = PromptBuilder(make("minesweeper:4x4-3"), style="compact", control=policy.control_tokens)
@@ -304,6 +304,12 @@ async def test_every_number_that_bends_the_distribution_is_sent_and_tokens_are_a
 def test_malformed_addresses_are_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="must look like http://host:port/v1"):
         OpenAIPolicy(address)
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_without_a_token_is_refused(window: int) -> None:
+    with pytest.raises(ConfigError, match=f"context_window must be at least 1 token, not {window}"):
+        OpenAIPolicy("http://host", "m", context_window=window)
 
 
 async def test_a_key_with_a_line_break_at_its_end_is_the_key_and_what_is_none_is_refused_untold() -> None:

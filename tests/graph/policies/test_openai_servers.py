@@ -323,6 +323,22 @@ async def test_words_that_a_reasoning_parser_took_are_never_an_empty_answer(trai
         await OpenAIPolicy(address, "m", training=training).generate(ACT, Sampling())
 
 
+@pytest.mark.parametrize(
+    ("prompt", "opening"),
+    [("<|im_start|>assistant\n<think>\n", "<think>\n"), ("assistant\n", ""), ("[THINK]", ""), (None, "")],
+)
+async def test_a_thought_that_a_servers_template_opens_stands_in_the_text_once_connected(
+    prompt: str | None, opening: str
+) -> None:
+    with fake_server() as server:
+        server.prompt_end = prompt
+        server.answer = "maybe <action>(1, 1)</action> but"
+        policy = await OpenAIPolicy(server.url).connect()
+        done = await policy.generate(ACT, Sampling(seed=1))
+        assert done.text == opening + server.answer
+        await policy.aclose()
+
+
 async def test_half_a_surrogate_pair_in_an_answer_or_a_prompt_is_escaped_and_costs_no_call() -> None:
     answer = (
         b'{"model": "m", "prompt_token_ids": [1], "choices": [{"message": {"content": "a\\ud83db"}, "token_ids": [5], '

@@ -185,3 +185,20 @@ def test_a_template_that_prints_the_date_is_rendered_as_of_a_day(moved: Callable
     assert renderer.dated
     assert renderer.text(ASKED, datetime(2024, 2, 29)).startswith("29 Feb 2024\n")
     assert renderer.text(ASKED).startswith(f"{datetime.now():%d %b %Y}\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "opening"),
+    [("", ""), ("<think>\n", "<think>\n"), ("[THINK]", "[THINK]"), ("<think>\n\n</think>\n\n", "")],
+)
+async def test_a_thought_that_the_template_opens_stands_in_the_text(
+    moved: Callable[..., Path], end: str, opening: str
+) -> None:
+    policy = LocalPolicy(moved(CHAT_TEMPLATE + "{% if add_generation_prompt %}" + end + "{% endif %}"))
+    tokenizer = policy.tokenizer
+    done = await policy.generate(ASKED, Sampling(max_tokens=4, seed=1))
+    assert done.text == opening + policy.decode(done.token_ids)
+    policy.close()
+    # Where texts show no marks of thoughts, nobody could see the thought's end: then it has no beginning, either.
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "[THINK]", "[/THINK]"]})
+    assert Renderer(tokenizer).opening == ""

@@ -25,7 +25,7 @@ from peft import LoraConfig, get_peft_model
 from lamer_graph.errors import ConfigError, ServeError
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.openai import OpenAIPolicy
-from lamer_graph.serving import supervisor
+from lamer_graph.serving import needs, supervisor
 from lamer_graph.serving import vllm as serve
 from lamer_graph.serving.vllm import VllmServer
 from lamer_graph.trial.calls import call
@@ -238,6 +238,22 @@ def test_a_server_that_has_answered_for_long_may_die_again(cheap: Cheap) -> None
     assert not cheap.alive
 
 
+def test_a_server_that_is_started_again_has_a_new_life(cheap: Cheap) -> None:
+    cheap.die(at=5_000)
+    wait_for(cheap.ready, 20)
+    cheap.stop()
+    cheap.start()
+    assert (cheap.restarts, cheap.alive) == (0, True)
+    cheap.die(at=5_001)
+    assert (cheap.restarts, cheap.alive) == (1, True)
+
+
+def test_a_model_class_that_takes_too_long_to_load_is_left_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_LOADS", "import time; time.sleep(60)")
+    monkeypatch.setattr(needs, "LOAD_TIMEOUT_S", 0.2)
+    needs.check_architecture("SlowForCausalLM")
+
+
 def test_a_restart_that_never_answered_forgives_nothing_however_long_it_took(cheap: Cheap) -> None:
     cheap.deaf.touch()
     cheap.die(at=5_000)
@@ -382,6 +398,8 @@ def test_the_key_is_in_the_environment_and_nowhere_on_the_command_line(tiny_mode
         ({"adapters": {"a": "."}}, r"adapter_config\.json is missing"),
         ({"port": 70_000}, "port 0 to 65535"),
         ({"max_adapters": -1}, "max_adapters must be >= 0"),
+        ({"max_lora_rank": 0}, "max_lora_rank and max_model_len must be at least 1"),
+        ({"max_model_len": 0}, "max_lora_rank and max_model_len must be at least 1"),
     ],
 )
 def test_what_cannot_be_served_is_refused_before_anything_starts(

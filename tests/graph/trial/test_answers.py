@@ -35,11 +35,11 @@ def test_the_first_complete_tag_is_found_whatever_follows_it(before: str, inside
         assert extract(f"{before}<action>{inside}</action>{after}", "action") == (inside.strip(), None)
 
 
-@given(st.text(), st.booleans())
-def test_any_text_is_read_without_an_exception(text: str, thinking: bool) -> None:
-    found = extract(text, "action", thinking=thinking)
+@given(st.text())
+def test_any_text_is_read_without_an_exception(text: str) -> None:
+    found = extract(text, "action")
     assert (found.text is None) != (found.failure is None)
-    remark, _ = extract_remark(text, thinking=thinking)
+    remark, _ = extract_remark(text)
     assert len(remark) <= MAX_REMARK_CHARS
 
 
@@ -115,15 +115,6 @@ def test_nothing_inside_a_thought_counts(opening: str, closing: str) -> None:
         (f"<action>(2, {opening}{inside}{closing} 2)</action>", "(2,   2)"),
     ):
         assert extract(answer, "action").text == action, answer
-
-
-def test_a_template_that_opens_the_thought_leaves_no_action_without_a_conclusion() -> None:
-    cut = "maybe <action>(1, 1)</action> but"
-    assert extract(cut, "action").text == "(1, 1)"
-    assert extract(cut, "action", thinking=True) == (None, "no_tag")
-    assert extract(f"{cut}</think><action>b</action>", "action", thinking=True).text == "b"
-    assert extract(f"<think>{cut}</think><action>b</action>", "action", thinking=True).text == "b"
-    assert extract_remark("only thoughts", thinking=True) == ("", "no_tag")
 
 
 def test_marks_of_another_kind_neither_open_nor_close_a_thought() -> None:

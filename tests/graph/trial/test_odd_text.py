@@ -184,18 +184,7 @@ async def test_policies_take_a_prompt_with_half_a_pair(tiny_model_dir: Path) -> 
     assert policy.encode(messages) == policy.encode([{"role": "user", "content": r"half \ud83d"}])
     assert supports(policy.model)
     assert (await policy.generate(messages, Sampling(max_tokens=2))).token_ids
-    assert not policy.opens_thought
     policy.close()
-
-
-async def test_a_template_that_opens_a_thought_is_noticed(tiny_model_dir: Path) -> None:
-    plain_policy = LocalPolicy(tiny_model_dir)
-    tokenizer = plain_policy.tokenizer
-    template = tokenizer.chat_template
-    tokenizer.chat_template = template + "{%- if add_generation_prompt -%}<think>\n{%- endif -%}"
-    assert LocalPolicy(plain_policy.model, tokenizer).opens_thought
-    tokenizer.chat_template = template + "{%- if add_generation_prompt -%}<think>\n\n</think>\n\n{%- endif -%}"
-    assert not LocalPolicy(plain_policy.model, tokenizer).opens_thought
 
 
 async def test_servers_are_sent_and_may_send_half_a_pair() -> None:

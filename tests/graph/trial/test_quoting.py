@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from chat_tokenizers import FAMILIES, chat_tokenizer
 from lamer_envs import make
-from lamer_graph.policies.control import CONTROL_TOKENS, control_tokens_in, control_tokens_of
+from lamer_graph.policies.control import CONTROL_TOKENS, control_tokens_of
+from lamer_graph.policies.loading import load_tokenizer
 from lamer_graph.policies.shipped import shipped_policies
 from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
 from lamer_graph.trial.quoting import BREAKS, held, marked, neutral, one_line, quote, restore
@@ -43,11 +44,10 @@ def test_a_tokenizers_control_tokens_are_known(family: str, tmp_path: Path) -> N
     if family == "qwen":
         assert {"<think>", "</think>", "<|fim_prefix|>"} <= found
     tokenizer.save_pretrained(tmp_path)
-    assert control_tokens_in(tmp_path) >= found - {"<tool_call>", "</tool_call>"}
+    assert control_tokens_of(load_tokenizer(tmp_path)) == found
 
 
-def test_a_folder_without_a_tokenizer_has_the_common_ones(tmp_path: Path) -> None:
-    assert control_tokens_in(tmp_path) == CONTROL_TOKENS
+def test_a_server_with_an_unknown_tokenizer_is_kept_from_the_common_ones() -> None:
     for tokens in FAMILIES.values():
         assert tokens[3] in CONTROL_TOKENS
 
@@ -176,7 +176,7 @@ def test_the_shipped_policies_see_what_they_saw(spec: str) -> None:
     import random
 
     env = make(spec)
-    control = frozenset().union(*(control_tokens_in(folder) for folder in shipped_policies().values()))
+    control = frozenset().union(*(control_tokens_of(load_tokenizer(folder)) for folder in shipped_policies().values()))
     assert control == {"<|pad|>", "<|end|>", "<|user|>", "<|answer|>"}
     for seed in range(20):
         rng, state = random.Random(seed), env.reset(seed)
