@@ -43,6 +43,7 @@ async def test_a_completion_has_the_exact_tokens_of_the_server(vllm_server: Vllm
     assert (policy.model, policy.context_window) == (vllm_server.model_name, 2048)
     done = await policy.generate(ACT, Sampling(max_tokens=12, seed=4))
     assert policy.gives_tokens
+    assert policy.opening == ""  # known, by /detokenize
     assert done.trainable
     assert done.policy_version == vllm_server.model_name
     assert len(done.token_ids) == 12
