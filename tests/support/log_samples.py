@@ -1,5 +1,11 @@
 """Trials in the form of the run log, for tests of the log and of what reads it."""
 
+from pathlib import Path
+
+from lamer_graph.runlog import RunLog, read_trials
+
+CONFIG = {"env": "minesweeper:6x6-3", "episodes": 3, "sampling": {"temperature": 1.0, "top_k": 0}}
+
 
 def a_call(tokens=(5, 6, 2), texts=(0, 1), version="policy-v0001"):
     return {
@@ -47,3 +53,23 @@ def a_trial(task="minesweeper:6x6-3#7", index=0, note=""):
         "timings": {"started": "2026-11-03T10:00:00.000+00:00", "seconds": 1.5, "policy_seconds": 1.2},
         "error": None,
     }
+
+
+def logged(folder):
+    return [(trial["task"]["id"], trial["trial"]) for trial in read_trials(folder)]
+
+
+def a_named(task, index):
+    """The least that a line must say."""
+    return {"trial_id": f"{task}#{index}", "task": {"id": task}, "trial": index}
+
+
+def lines_of(folder):
+    return (Path(folder) / "trials.jsonl").read_bytes()
+
+
+def filled(folder, count=3):
+    with RunLog.create(folder, CONFIG) as log:
+        for index in range(count):
+            log.append(a_trial(index=index))
+    return folder
