@@ -32,7 +32,7 @@ from lamer_graph.agent import invocation
 from lamer_graph.agent.episode import EpisodeGraph, EpisodeRun
 from lamer_graph.agent.invocation import LamerContext
 from lamer_graph.agent.node import Node
-from lamer_graph.agent.stops import Agent
+from lamer_graph.agent.stops import Agent, kept
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
@@ -101,7 +101,7 @@ def create_lamer_agent(
     {"reflection": text})`, then `invoke(None, config)`. With a blank text no reflection on this episode is remembered;
     with None the policy writes it (before "reflect"), or none is remembered (before "remember"). As a node of another
     graph the trial's config is `get_state(config, subgraphs=True).tasks[0].state.config`. To stop takes a checkpointer,
-    the agent's or that graph's.
+    the agent's or that graph's; so does an `interrupt()` of the policy.
 
     `store` is a LangGraph store that keeps what is remembered from trial to trial: a memory that is given by its
     contents alone is then of scope "tasks", under which records of other tasks are recalled, never those of another
@@ -381,7 +381,8 @@ class _Nodes:
     def _logged(self, reached: _Reached) -> Iterator[_Reached]:
         """Log what had been played of the trial if an error ends it; a resume then logs the whole."""
         try:
-            yield reached
+            with kept():
+                yield reached
         except Exception as error:
             if (recorder := self._recording()) is not None and _ends_the_trial(error):
                 recorder.record(self.h, reached.state, *reached.cut_short(error))
@@ -392,7 +393,8 @@ class _Nodes:
     async def _alogged(self, reached: _Reached) -> AsyncIterator[_Reached]:
         """`_logged`, async."""
         try:
-            yield reached
+            with kept():
+                yield reached
         except Exception as error:
             if (recorder := self._recording()) is not None and _ends_the_trial(error):
                 await recorder.arecord(self.h, reached.state, *reached.cut_short(error))

@@ -123,7 +123,7 @@ def unique(owner: Namespace) -> tuple[str, bool]:
     if given is not None and not (isinstance(given, str) and given.strip()):
         raise ConfigError(f"context's unique must be a text that is not empty, not {given!r}")
     name = _configurable().get("thread_id") if given is None else given
-    if not name:
+    if name in (None, ""):
         return uuid4().hex, True
     step = str(_configurable().get("checkpoint_ns", "")).rpartition("|")[0]  # without the node that is asking
     if not owner and not step:

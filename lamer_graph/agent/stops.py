@@ -6,16 +6,22 @@ what it returns reads like a trial that was lost.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from langchain_core.runnables.config import ensure_config
 from langgraph.config import get_config
+from langgraph.constants import CONFIG_KEY_CHECKPOINTER
+from langgraph.errors import GraphInterrupt
 from langgraph.graph.state import CompiledStateGraph
 
 from lamer_graph.errors import ConfigError
 
-PARENTS_CHECKPOINTER = "__pregel_checkpointer"
-"""Where LangGraph's configuration of a nested run holds the checkpointer of the graph around it."""
+UNKEPT = (
+    "stops a trial that nothing keeps, so that it could not go on: give a checkpointer to the agent "
+    "(checkpointer=InMemorySaver()) or to the graph that it is a node of"
+)
 
 
 class Agent(CompiledStateGraph[Any, Any, Any, Any]):
@@ -36,19 +42,26 @@ class Agent(CompiledStateGraph[Any, Any, Any, Any]):
         if not (before or after) or self.checkpointer not in (None, True, False):
             return
         if self.checkpointer is False or not _of_parent(config):
-            raise ConfigError(
-                f"{'interrupt_before' if before else 'interrupt_after'} stops a trial that nothing keeps, so that it "
-                "could not go on: give a checkpointer to the agent (checkpointer=InMemorySaver()) or to the graph that "
-                "it is a node of"
-            )
+            raise ConfigError(f"{'interrupt_before' if before else 'interrupt_after'} {UNKEPT}")
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """For a node, whose policy may ask for an `interrupt()`. Raises ConfigError where no checkpointer would know."""
+    try:
+        yield
+    except GraphInterrupt as stop:
+        if not _of_parent(None):
+            raise ConfigError(f"an interrupt() {UNKEPT}") from stop
+        raise
 
 
 def _of_parent(config: Any) -> Any:
-    """The checkpointer of the graph around this run, if there is one."""
+    """The checkpointer of the graph around this run, or around this node, if there is one."""
     given = ensure_config(config).get("configurable", {})
-    if given.get(PARENTS_CHECKPOINTER):
-        return given[PARENTS_CHECKPOINTER]
+    if given.get(CONFIG_KEY_CHECKPOINTER):
+        return given[CONFIG_KEY_CHECKPOINTER]
     try:
-        return get_config().get("configurable", {}).get(PARENTS_CHECKPOINTER)
+        return get_config().get("configurable", {}).get(CONFIG_KEY_CHECKPOINTER)
     except RuntimeError:  # no graph runs around this one
         return None

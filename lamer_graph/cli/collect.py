@@ -10,7 +10,7 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
-from lamer_graph.cli.options import RUN, Effort, Game, Player
+from lamer_graph.cli.options import RUN, Effort, Game, Player, ResumeOption
 from lamer_graph.cli.running import note_fresh, report_loss, run_trials
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 OutOption = Annotated[
     Path,
     typer.Option("--out", "--run", metavar="DIR", rich_help_panel=RUN, show_default=False, help="The run's folder."),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what the run in --out still misses.")
 ]
 
 

@@ -7,25 +7,26 @@ inside --out, so a comparison that was cut short resumes, and one more configura
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from lamer_graph.cli.checks import check_new, run_folder
 from lamer_graph.cli.compare_train import Training, starts, trained, trainings
-from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.memory_options import Backend, Store
-from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, Setting
+from lamer_graph.cli.memory_options import Backend, Store, WarmOption
+from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, ResumeOption, Setting
 from lamer_graph.cli.running import WARM, check_player, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 from lamer_memory import Contents, Scope
 
 if TYPE_CHECKING:
     from lamer_graph.collection.config import CollectConfig
-    from lamer_graph.evaluation.compare import Comparison
+    from lamer_graph.evaluation.compare import Comparison, Configuration
 
 CONTENTS, BACKENDS, SCOPES = get_args(Contents), get_args(Backend), get_args(Scope)
 ALL = ",".join(CONTENTS)
@@ -38,16 +39,6 @@ BackendOption = Annotated[
 ]
 ScopeOption = Annotated[
     str, typer.Option("--scope", metavar="LIST", rich_help_panel=MEMORY, help=f"Of: {', '.join(SCOPES)}.")
-]
-WarmOption = Annotated[
-    int,
-    typer.Option(
-        "--warm",
-        metavar="N",
-        min=0,
-        rich_help_panel=MEMORY,
-        help="With scope tasks: each memory is filled by playing N tasks of the train split first.",
-    ),
 ]
 ReferenceOption = Annotated[
     str | None,
@@ -69,9 +60,27 @@ OutOption = Annotated[
         help="Folder for the runs, tables and charts. Default: a new one under runs/.",
     ),
 ]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what the runs in --out still miss, then compare.")
-]
+
+
+@options
+@dataclass(frozen=True, kw_only=True)
+class Memories(Store):
+    """Every combination of some contents, backends and scopes."""
+
+    memory: MemoryOption = ALL
+    backend: BackendOption = "in-context"
+    scope: ScopeOption = "trial"
+    warm: WarmOption = 0
+
+    def configurations(self) -> list[Configuration]:
+        """Raises ConfigError for what is no choice, for options that would do nothing, and for less than two."""
+        from lamer_graph.evaluation.compare import configurations
+
+        contents = _listed("--memory", self.memory, CONTENTS)
+        backends = _listed("--backend", self.backend, BACKENDS)
+        scopes = _listed("--scope", self.scope, SCOPES)
+        self.check(backends, scopes, filled=self.warm > 0)
+        return configurations(contents, backends, scopes)
 
 
 def register(app: typer.Typer) -> None:
@@ -98,13 +107,9 @@ def register(app: typer.Typer) -> None:
         ui: Ui,
         player: Player,
         setting: Setting,
-        store: Store,
+        memories: Memories,
         effort: Effort,
         training: Training,
-        memory: MemoryOption = ALL,
-        backend: BackendOption = "in-context",
-        scope: ScopeOption = "trial",
-        warm: WarmOption = 0,
         reference: ReferenceOption = None,
         out: OutOption = None,
         resume: ResumeOption = False,
@@ -118,21 +123,21 @@ def register(app: typer.Typer) -> None:
         With --train each configuration first trains a policy of its own with its memory, all from the same start for
         the same number of updates, and plays with that.
         """
+        from rich.markup import escape
+
         from lamer_graph.cli.compare_tables import tables, write_files
         from lamer_graph.evaluation.compare import check_reference
         from lamer_graph.evaluation.compare import compare as compared
 
-        if resume and out is None:
-            raise ConfigError("--resume needs --out DIR, the folder of the runs to go on with")
+        folder = run_folder(out, "compare", resume)
         run = training.load(ui, player, setting)
         if run is not None:
             player, setting = starts(run, player, setting)
-        planned = _planned(ui, player, setting, store, effort, (memory, backend, scope), warm)
+        planned = _planned(ui, player, setting, memories, effort)
         check_reference(list(planned), reference)
-        folder = out or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S}"
-        if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"--out {folder} exists already; choose another folder, or go on there with --resume")
-        folders = {name: folder / _folder_of(name) for name in planned}
+        if not resume:
+            check_new(folder, "choose another folder, or go on there with --resume")
+        folders = {name: folder / name.replace("/", "-") for name in planned}
         if resume and run is None:
             every = [place for folder in folders.values() for place in (folder / WARM, folder)]
             asyncio.run(check_player(ui, player, next(iter(planned.values())).env, every))
@@ -152,40 +157,27 @@ def register(app: typer.Typer) -> None:
                 training=None,
                 write_behind=False,
             )
-            if not _played(ui, job, warm, name):
+            if not _played(ui, job, memories.warm, name):
                 return {"run": str(folder), "interrupted": True}
         comparison = compared(folders, reference, trained=run is not None)
         ui.print(*tables(comparison))
         files = [*write_files(comparison, folder), *_chart(ui, comparison, folder)]
-        ui.print(f"also as {', '.join(path.name for path in files)} in {folder}")
+        ui.print(escape(f"also as {', '.join(path.name for path in files)} in {folder}"))
         document = {"run": str(folder), **comparison.to_json(), "files": [str(path) for path in files]}
         return {**document, "training": learned} if learned else document
 
 
-def _planned(
-    ui: Ui,
-    player: Player,
-    setting: Setting,
-    store: Store,
-    effort: Effort,
-    lists: tuple[str, str, str],
-    warm: int,
-) -> dict[str, CollectConfig]:
+def _planned(ui: Ui, player: Player, setting: Setting, memories: Memories, effort: Effort) -> dict[str, CollectConfig]:
     """The runs by name, checked as far as they can be without playing. Raises ConfigError and the memory's errors."""
     from lamer_graph.collection.config import check_memory
     from lamer_graph.collection.run_memory import probe_memory
-    from lamer_graph.evaluation.compare import configurations
 
-    contents = _listed("--memory", lists[0], CONTENTS)
-    backends = _listed("--backend", lists[1], BACKENDS)
-    scopes = _listed("--scope", lists[2], SCOPES)
-    store.check(backends, scopes, filled=warm > 0)
     planned = {}
-    for made in configurations(contents, backends, scopes):
-        memory = {"contents": made.contents, **store.settings(made.backend, made.scope)}
+    for made in memories.configurations():
+        memory = {"contents": made.contents, **memories.settings(made.backend, made.scope)}
         config = setting.config(ui, player, tasks=effort.tasks, trials=effort.trials, **memory)
         check_memory(config, effort.workers)
-        planned[made.name] = filled_by(config) if warm and made.scope == "tasks" else config
+        planned[made.name] = filled_by(config) if memories.warm and made.scope == "tasks" else config
     for config in {(config.backend, config.embedder): config for config in planned.values()}.values():
         probe_memory(config)
     return planned
@@ -202,17 +194,10 @@ def _listed(option: str, value: str, choices: tuple[str, ...]) -> list[str]:
     return parts
 
 
-def _folder_of(name: str) -> str:
-    return name.replace("/", "-")
-
-
 def _played(ui: Ui, job: Job, warm: int, name: str) -> bool:
     """Play what the configuration's run misses; False where it was interrupted, or its memory could not be filled."""
-    if job.config.store == WARM:
-        filling = run_warm(ui, job, warm)
-        if filling.missing:  # half a memory is another memory
-            report_loss(ui, job.folder / WARM, filling)
-            return False
+    if job.config.store == WARM and not run_warm(ui, job, warm):
+        return False
     _, done = run_trials(ui, job, name)
     report_loss(ui, job.folder, done)
     return not done.interrupted

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lamer_graph.evaluation.compare import Comparison
 from lamer_graph.evaluation.stats import Difference, Estimate
+from lamer_graph.runlog import replacing
 
 FIRST, LAST, GREY = "#9db4c0", "#1f5673", "#777777"
 """Colours of the first and the last episode's numbers, and of what is beside them."""
@@ -71,7 +72,8 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
         fontsize=10,
     )
     paths = [folder / "compare.svg", folder / "compare.png"]
-    with matplotlib.rc_context({"svg.hashsalt": "lamer-graph", "svg.fonttype": "none"}):
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1], dpi=150)
+    styled = matplotlib.rc_context({"svg.hashsalt": "lamer-graph", "svg.fonttype": "none"})
+    with styled, replacing(paths[0]) as svg, replacing(paths[1]) as png:
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(png, format="png", dpi=150)
     return paths

@@ -19,6 +19,7 @@ from rich.table import Table
 from lamer_graph.cli.render import across_tasks, sampled
 from lamer_graph.evaluation.compare import Comparison, Row
 from lamer_graph.evaluation.stats import Difference, Estimate
+from lamer_graph.runlog import write_atomic
 
 Cells = list[str]
 
@@ -81,7 +82,7 @@ def markdown(comparison: Comparison) -> str:
     parts.append(_markdown_table(COST_NAMES, [_costs(row) for row in comparison.rows]))
     names = ["difference", *(f"pass@{k}" for k in range(1, comparison.episodes + 1))]
     others = [
-        [f"{row.name} - {comparison.reference}", *(_difference(one) for one in row.differences)]
+        [f"{row.name} - {comparison.reference}", *(f"{_cell(one, '+.3f')}, p {_p(one)}" for one in row.differences)]
         for row in comparison.rows
         if row.differences is not None
     ]
@@ -101,11 +102,11 @@ def _success_names(comparison: Comparison) -> Cells:
 
 
 def _success(row: Row, comparison: Comparison) -> Cells:
-    cells = [row.name, *(_estimate(one) for one in row.summary.pass_at)]
+    cells = [row.name, *(_cell(one, ".3f") for one in row.summary.pass_at)]
     if row.differences is None:
         return [*cells, "reference", ""]
     last = row.differences[-1]
-    return [*cells, f"{last.value:+.3f} ({last.low:+.3f} {last.high:+.3f})", _p(last)]
+    return [*cells, _cell(last, "+.3f"), _p(last)]
 
 
 COST_NAMES = ["memory", "prompt tokens per call", "read p50", "read p95", "tokens per solved", "s per solved"]
@@ -123,12 +124,8 @@ def _costs(row: Row) -> Cells:
     ]
 
 
-def _estimate(one: Estimate) -> str:
-    return f"{one.value:.3f} ({one.low:.3f} {one.high:.3f})"
-
-
-def _difference(one: Difference) -> str:
-    return f"{one.value:+.3f} ({one.low:+.3f} {one.high:+.3f}), p {_p(one)}"
+def _cell(one: Estimate | Difference, form: str) -> str:
+    return f"{one.value:{form}} ({one.low:{form}} {one.high:{form}})"
 
 
 def _p(one: Difference) -> str:
@@ -191,5 +188,5 @@ def write_files(comparison: Comparison, folder: Path) -> list[Path]:
         "compare.json": json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_atomic(folder / name, text.encode())
     return [folder / name for name in texts]

@@ -7,7 +7,6 @@ cannot be trained is refused by name before anything is played; each lies in its
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed
 from lamer_graph.cli.frame import Json, Ui, options
 from lamer_graph.cli.options import Player, Setting
 from lamer_graph.cli.running import WARM
@@ -78,9 +78,7 @@ class Training:
             raise ConfigError("--train needs a run file: --preset NAME or --run FILE, one of the two")
         if player.base_url is not None:
             raise ConfigError("--train trains policies in folders, and --base-url is a server: leave one of them out")
-        for module in ("torch", "transformers", "trl", "peft"):
-            if importlib.util.find_spec(module) is None:
-                raise ConfigError(f"--train needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
+        check_installed("--train", TRAINING_NEEDS)
         from lamer_envs import make
         from lamer_trainers.runfile import load_run
 

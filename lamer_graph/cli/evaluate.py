@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lamer_graph.cli.checks import run_folder
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.memory_options import Place
-from lamer_graph.cli.options import MEMORY, RUN, Effort, Game, Player
+from lamer_graph.cli.memory_options import Place, WarmOption
+from lamer_graph.cli.options import RUN, Effort, Game, OutOption, Player, ResumeOption
 from lamer_graph.cli.running import filled_by, note_fresh, report_loss, report_of, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 
@@ -22,30 +21,6 @@ ShuffleOption = Annotated[
         rich_help_panel=RUN,
         help="Ablation: every trial gets another trial's reflection. What is lost then was memory at work.",
     ),
-]
-WarmOption = Annotated[
-    int,
-    typer.Option(
-        "--warm",
-        metavar="N",
-        min=0,
-        rich_help_panel=MEMORY,
-        help="With scope tasks: first play N tasks of the train split, whose memory the evaluation begins with.",
-    ),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "--run",
-        metavar="DIR",
-        rich_help_panel=RUN,
-        show_default=False,
-        help="The run's folder. Default: a new one under runs/.",
-    ),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what the run in --out still misses, then evaluate.")
 ]
 
 
@@ -91,20 +66,15 @@ def register(app: typer.Typer) -> None:
             shuffle_reflections=shuffle_reflections,
             **place.chosen(filled=warm > 0),
         )
-        if resume and out is None:
-            raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
         if shuffle_reflections and effort.concurrency != Effort.concurrency:
             raise ConfigError("--concurrency and --shuffle-reflections exclude each other: all trials are open at once")
-        folder = out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S-%f}"
+        folder = run_folder(out, "eval", resume)
         note_fresh(ui, folder, resume)
         if warm:
             config = filled_by(config)
         job = Job(player=player, config=config, effort=effort, folder=folder, resume=resume, training=False)
-        if warm:
-            filling = run_warm(ui, job, warm)
-            if filling.interrupted or filling.failed:  # half a memory is another memory
-                report_loss(ui, folder, filling)
-                return {"run": str(folder), "warm": filling.to_json()}
+        if warm and not run_warm(ui, job, warm):
+            return {"run": str(folder), "interrupted": True}
         _, summary = run_trials(ui, job)
         evaluation = report_of(folder, summary)
         name = f"{game.contents}, shuffled" if shuffle_reflections else game.contents

@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hi
 
 import typer
 
+from lamer_graph.cli.shown import one_line
 from lamer_graph.errors import LamerError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 DONE, FAILED, REFUSED = 0, 1, 2
-
-MAX_LINE_CHARS = 600
 
 Json = dict[str, Any]
 Command = Callable[..., "Json | None"]
@@ -122,7 +121,7 @@ class Ui:
             sys.stderr.write(one_line(line) + "\n")
 
     def code_of(self, error: BaseException) -> int:
-        return FAILED if self._working else REFUSED if is_refusal(error) else FAILED
+        return REFUSED if is_refusal(error) and not self._working else FAILED
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -150,12 +149,6 @@ def describe(error: BaseException) -> str:
     if is_refusal(error):
         return one_line(str(error))
     return one_line(f"unexpected {type(error).__name__}: {error} (run again with --debug to see where)")
-
-
-def one_line(text: str) -> str:
-    """`text` on one line, bounded: some libraries put whole tables into their messages."""
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] + " .."
 
 
 def warn(line: str) -> None:
@@ -212,12 +205,12 @@ def command(app: typer.Typer, name: str, *, examples: Iterable[tuple[str, str]])
                 values[group] = cls(**{field.name: values.pop(field.name) for field in fields(cls)})
             try:
                 document = function(ui, **values)
+                if document is not None:
+                    ui.emit(document)
             except typer.Exit:
                 raise
             except (Exception, KeyboardInterrupt) as error:
                 fail(error, ui.code_of(error), as_json=ui.json, debug=ui.debug)
-            if document is not None:
-                ui.emit(document)
             raise typer.Exit(ui.exit_code)
 
         run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]

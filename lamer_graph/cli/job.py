@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`training` as in `Player.open`; `through_graph` plays through the LangGraph agent instead of the
-    bulk driver, in one process; `write_behind` as in `collect`."""
+    """`training` as in `Player.open`; `through_graph` and `write_behind` as in `collect`."""
 
     player: Player
     config: CollectConfig

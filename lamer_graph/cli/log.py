@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from lamer_graph.cli.checks import check_installed
 from lamer_graph.cli.frame import FAILED, Json, Ui, command, warn
+from lamer_graph.cli.shown import one_line
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)]
 ParquetOption = Annotated[
@@ -56,12 +58,12 @@ def register(app: typer.Typer) -> None:
         for name, value in rows.items():
             table.add_row(name, f"{value:,}")
         for version, count in sorted(report.policy_versions.items()):
-            table.add_row(f"calls answered by {escape(version)}", f"{count:,}")
+            table.add_row(f"calls answered by {escape(one_line(version))}", f"{count:,}")
         ui.print(table)
         for line, message in report.errors:
-            ui.print(f"[red]line {line}[/]: {escape(message)}")
+            ui.print(f"[red]line {line}[/]: {escape(one_line(message))}")
         for line, name in report.duplicates:
-            ui.print(f"[red]line {line}[/]: trial {escape(name)} was already logged")
+            ui.print(f"[red]line {line}[/]: trial {escape(one_line(name))} was already logged")
         if report.ok and not report.tokens:
             ui.print("[green]the log is valid[/]; nothing in it can be trained on: no tokens were logged")
         elif report.ok:
@@ -86,10 +88,13 @@ def register(app: typer.Typer) -> None:
 
         Read it with [bold]datasets.load_dataset("parquet", data_files=FILE)[/].
         """
+        from rich.markup import escape
+
         from lamer_graph.runlog import TRIALS_FILE, export_parquet, open_trials
 
         path = run / "calls.parquet" if out is None else out
+        check_installed("log export", ("datasets", "pyarrow"))
         open_trials(run / TRIALS_FILE).close()  # a missing run is said before the output is opened beside it
         rows = export_parquet(run, path)
-        ui.print(f"{rows:,} policy calls written to {path}")
+        ui.print(escape(f"{rows:,} policy calls written to {path}"))
         return {"run": str(run), "out": str(path), "rows": rows}

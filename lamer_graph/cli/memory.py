@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.frame import Json, Ui, command, options
+from lamer_graph.cli.shown import one_line
 
 if TYPE_CHECKING:
     from lamer_memory import MemoryBackend
@@ -63,6 +65,53 @@ DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would go; c
 DEFAULT_COLLECTION = "lamer-memory"
 
 
+@options
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A store, and which of its namespaces are looked at."""
+
+    store: StoreArgument
+    namespace: NamespaceOption = None
+    embedder: EmbedderOption = None
+    collection: CollectionOption = DEFAULT_COLLECTION
+
+    @property
+    def labels(self) -> Namespace:
+        return tuple(self.namespace.split("/")) if self.namespace else ()
+
+    def namespaces(self, backend: MemoryBackend) -> list[Namespace]:
+        from lamer_memory.hygiene import all_namespaces
+
+        return all_namespaces(backend, self.labels)
+
+    @contextmanager
+    def opened(self, *, make: bool = False, read_only: bool = False) -> Iterator[MemoryBackend]:
+        """Its backend; a directory without one is refused unless `make`, and untouched if `read_only`."""
+        from lamer_graph.errors import ConfigError
+
+        store, embedder = self.store, self.embedder
+        if store.startswith(("postgresql://", "postgres://")):
+            from lamer_memory.store import StoreMemory
+
+            if self.collection != DEFAULT_COLLECTION:
+                raise ConfigError("--collection is Chroma's: a LangGraph store has none")
+            backend: MemoryBackend = StoreMemory(store, embedder=embedder, read_only=read_only)
+        else:
+            from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, is_url
+            from lamer_memory.chroma.memory import ChromaMemory
+
+            known = is_url(store) or (Path(store) / DATABASE_FILE).exists() or (Path(store) / MARK_FILE).exists()
+            if not known and not make:
+                raise ConfigError(f"{store} holds no memory: there is no {DATABASE_FILE}")
+            if is_url(store) or not known:
+                embedder = embedder or "hashing"
+            backend = ChromaMemory(store, embedder=embedder, collection=self.collection, retry_s=3, read_only=read_only)
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+
 def register(app: typer.Typer) -> None:
     memory = typer.Typer(help="Look into a memory store and keep it useful.", rich_markup_mode="rich")
     app.add_typer(memory, name="memory")
@@ -72,29 +121,23 @@ def register(app: typer.Typer) -> None:
 
 def _reading(memory: typer.Typer) -> None:
     @command(memory, "stats", examples=[("lamer-graph memory stats runs/memory", "What each namespace holds.")])
-    def stats(
-        ui: Ui,
-        store: StoreArgument,
-        namespace: NamespaceOption = None,
-        embedder: EmbedderOption = None,
-        collection: CollectionOption = DEFAULT_COLLECTION,
-    ) -> Json:
+    def stats(ui: Ui, target: Target) -> Json:
         """How many records each namespace holds, of which kind, from how many tasks, how many of them successful."""
         from rich.markup import escape
         from rich.table import Table
 
         from lamer_memory import hygiene
 
-        with _opened(store, embedder, collection, read_only=True) as backend:
+        with target.opened(read_only=True) as backend:
             ui.working()
-            found = [hygiene.stats(backend, name) for name in hygiene.all_namespaces(backend, _labels(namespace))]
+            found = [hygiene.stats(backend, name) for name in target.namespaces(backend)]
         table = Table("namespace", "records", "reflections", "trajectories", "successful", "tasks", "characters")
         for one in found:
             numbers = (one.records, one.reflections, one.trajectories, one.successes, one.tasks, one.chars)
             table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
         ui.print(table)
         return {
-            "store": store,
+            "store": target.store,
             "records": sum(one.records for one in found),
             "namespaces": [one.to_json() for one in found],
         }
@@ -104,24 +147,14 @@ def _reading(memory: typer.Typer) -> None:
         "search",
         examples=[("lamer-graph memory search runs/memory 'box in a corner'", "The most similar records.")],
     )
-    def search(
-        ui: Ui,
-        store: StoreArgument,
-        text: QueryArgument,
-        namespace: NamespaceOption = None,
-        limit: LimitOption = 5,
-        embedder: EmbedderOption = None,
-        collection: CollectionOption = DEFAULT_COLLECTION,
-    ) -> Json:
+    def search(ui: Ui, target: Target, text: QueryArgument, limit: LimitOption = 5) -> Json:
         """The records most similar to a text, in each namespace."""
         from rich.markup import escape
 
-        from lamer_memory import hygiene
-
         found = []
-        with _opened(store, embedder, collection, read_only=True) as backend:
+        with target.opened(read_only=True) as backend:
             ui.working()
-            for name in hygiene.all_namespaces(backend, _labels(namespace)):
+            for name in target.namespaces(backend):
                 for record, score in backend.search(name, query=text, limit=limit):
                     found.append({"namespace": list(name), "score": score, "record": record.to_json()})
                     mark = "" if score is None else f" {score:.2f}"
@@ -130,38 +163,32 @@ def _reading(memory: typer.Typer) -> None:
         ui.print(f"{len(found)} records")
         if found and all(one["score"] is None for one in found):
             ui.print("the newest, not the nearest: this store keeps no vectors (see: lamer-graph memory reindex)")
-        return {"store": store, "query": text, "found": found}
+        return {"store": target.store, "query": text, "found": found}
 
     @command(
         memory,
         "export",
         examples=[("lamer-graph memory export runs/memory --out memory.jsonl", "All records as JSON lines.")],
     )
-    def export(
-        ui: Ui,
-        store: StoreArgument,
-        out: OutOption = STDIO,
-        namespace: NamespaceOption = None,
-        embedder: EmbedderOption = None,
-        collection: CollectionOption = DEFAULT_COLLECTION,
-    ) -> Json | None:
+    def export(ui: Ui, target: Target, out: OutOption = STDIO) -> Json | None:
         """Write records as JSON lines, oldest first in each namespace; `import` reads them back.
 
         To stdout the lines are the document, with and without --json.
         """
+        from lamer_graph.runlog import replacing
         from lamer_memory import hygiene
 
-        with _opened(store, embedder, collection, read_only=True) as backend:
-            names = hygiene.all_namespaces(backend, _labels(namespace))
+        with target.opened(read_only=True) as backend:
+            names = target.namespaces(backend)
             if out == STDIO:
                 ui.working()
                 hygiene.export_records(backend, names, sys.stdout)
                 return None
-            with out.open("w", encoding="ascii") as file:
+            with replacing(out) as fresh, fresh.open("w", encoding="ascii") as file:
                 ui.working()
                 count = hygiene.export_records(backend, names, file)
         ui.print(f"{count:,} records written to {out}")
-        return {"store": store, "out": str(out), "records": count}
+        return {"store": target.store, "out": str(out), "records": count}
 
 
 def _writing(memory: typer.Typer) -> None:
@@ -170,14 +197,7 @@ def _writing(memory: typer.Typer) -> None:
         "import",
         examples=[("lamer-graph memory import http://localhost:8000 memory.jsonl", "Move records to a server.")],
     )
-    def import_(
-        ui: Ui,
-        store: StoreArgument,
-        file: InArgument,
-        namespace: NamespaceOption = None,
-        embedder: EmbedderOption = None,
-        collection: CollectionOption = DEFAULT_COLLECTION,
-    ) -> Json:
+    def import_(ui: Ui, target: Target, file: InArgument) -> Json:
         """Write the records of an export into a store, which is made if there is none; the same key replaces.
 
         With --namespace they are placed below it.
@@ -186,9 +206,9 @@ def _writing(memory: typer.Typer) -> None:
         from lamer_memory import MemoryImportError, hygiene
 
         def read(lines: IO[str]) -> int:
-            with _opened(store, embedder, collection, make=True) as backend:
+            with target.opened(make=True) as backend:
                 ui.working()
-                return hygiene.import_records(backend, lines, under=_labels(namespace))
+                return hygiene.import_records(backend, lines, under=target.labels)
 
         try:
             if file == STDIO:
@@ -199,7 +219,7 @@ def _writing(memory: typer.Typer) -> None:
         except (MemoryImportError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: {error}") from None
         ui.print(f"{count:,} records read from {file}")
-        return {"store": store, "file": str(file), "records": count}
+        return {"store": target.store, "file": str(file), "records": count}
 
     @command(
         memory,
@@ -214,13 +234,10 @@ def _writing(memory: typer.Typer) -> None:
     )
     def prune(
         ui: Ui,
-        store: StoreArgument,
+        target: Target,
         max_records: BudgetOption = None,
         near: NearOption = 0.9,
-        namespace: NamespaceOption = None,
         dry_run: DryOption = False,
-        embedder: EmbedderOption = None,
-        collection: CollectionOption = DEFAULT_COLLECTION,
     ) -> Json:
         """Forget duplicates and near-duplicates, then what exceeds the budget: the oldest unsuccessful first.
 
@@ -231,11 +248,11 @@ def _writing(memory: typer.Typer) -> None:
 
         from lamer_memory import hygiene
 
-        with _opened(store, embedder, collection, read_only=dry_run) as backend:
+        with target.opened(read_only=dry_run) as backend:
             ui.working()
             pruned = [
                 hygiene.prune(backend, name, budget=max_records, near=near or None, dry_run=dry_run)
-                for name in hygiene.all_namespaces(backend, _labels(namespace))
+                for name in target.namespaces(backend)
             ]
         table = Table("namespace", "duplicates", "near-duplicates", "over budget", "kept")
         for one in pruned:
@@ -245,7 +262,7 @@ def _writing(memory: typer.Typer) -> None:
         gone = sum(len(one.keys) for one in pruned)
         ui.print(f"{gone:,} records {'would go' if dry_run else 'forgotten'}")
         return {
-            "store": store,
+            "store": target.store,
             "dry_run": dry_run,
             "forgotten": gone,
             "namespaces": [
@@ -284,45 +301,10 @@ def _writing(memory: typer.Typer) -> None:
         return {"store": store, "embedder": embedder, "records": count}
 
 
-@contextmanager
-def _opened(
-    store: str, embedder: str | None, collection: str, *, make: bool = False, read_only: bool = False
-) -> Iterator[MemoryBackend]:
-    """The store's backend; a directory without one is refused unless `make`, and untouched if `read_only`."""
-    from lamer_graph.errors import ConfigError
-
-    if store.startswith(("postgresql://", "postgres://")):
-        from lamer_memory.store import StoreMemory
-
-        if collection != DEFAULT_COLLECTION:
-            raise ConfigError("--collection is Chroma's: a LangGraph store has none")
-        backend: MemoryBackend = StoreMemory(store, embedder=embedder, read_only=read_only)
-    else:
-        from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, is_url
-        from lamer_memory.chroma.memory import ChromaMemory
-
-        known = is_url(store) or (Path(store) / DATABASE_FILE).exists() or (Path(store) / MARK_FILE).exists()
-        if not known and not make:
-            raise ConfigError(f"{store} holds no memory: there is no {DATABASE_FILE}")
-        if is_url(store) or not known:
-            embedder = embedder or "hashing"
-        backend = ChromaMemory(store, embedder=embedder, collection=collection, retry_s=3, read_only=read_only)
-    try:
-        yield backend
-    finally:
-        backend.close()
-
-
-def _labels(namespace: str | None) -> Namespace:
-    return tuple(namespace.split("/")) if namespace else ()
-
-
 def _shown(namespace: Namespace) -> str:
     return _plain("/".join(namespace)) or "(root)"
 
 
 def _plain(text: str) -> str:
-    """Remembered text on one line, bounded, without what would steer a terminal."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * SHOWN_CHARS])
-    line = " ".join(line.split())
-    return line if len(line) <= SHOWN_CHARS else f"{line[:SHOWN_CHARS]} .."
+    """Remembered text as a table or a list shows it."""
+    return one_line(text, SHOWN_CHARS)

@@ -28,6 +28,17 @@ MemoryUrlOption = Annotated[
     ),
 ]
 
+WarmOption = Annotated[
+    int,
+    typer.Option(
+        "--warm",
+        metavar="N",
+        min=0,
+        rich_help_panel=MEMORY,
+        help="With scope tasks: first play N tasks of the train split, whose memory the run begins with.",
+    ),
+]
+
 Backend = Literal["in-context", "chroma", "store"]
 
 

@@ -43,6 +43,23 @@ TemplateOption = Annotated[
         help="Argument of the chat template, e.g. enable_thinking=false; may be repeated. Default: as the card says.",
     ),
 ]
+HostOption = Annotated[
+    str,
+    typer.Option("--host", metavar="ADDRESS", help="Where to listen; beyond this machine only with LAMER_API_KEY set."),
+]
+PortOption = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "--run",
+        metavar="DIR",
+        rich_help_panel=RUN,
+        show_default=False,
+        help="Folder for all of it. Default: a new one under runs/.",
+    ),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what is missing in --out.")]
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="S", rich_help_panel=GAME, help="Seeds the sampling of every policy call.")
 ]

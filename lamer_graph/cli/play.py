@@ -61,9 +61,12 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
         async for mode, event in stream:
             if mode == "custom":
                 ui.print(render.event(env, event))
-            elif mode == "updates" and "recall" in event:
-                reads.append(event["recall"]["memory"])
-                ui.print(*render.episode_start(env, env.reset(seed), reads[-1], len(reads), config))
+            elif mode == "updates":
+                # Every episode begins with what it remembers, which without memory the one before says: nothing.
+                for update in event.values():
+                    if "memory" in update:
+                        reads.append(update["memory"])
+                        ui.print(*render.episode_start(env, env.reset(seed), reads[-1], len(reads), config))
             elif mode == "values":
                 state = event
         ui.print(render.ending(state))

@@ -11,18 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lamer_graph.cli.checks import check_new, run_folder
 from lamer_graph.cli.frame import FAILED, Json, Ui, command
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.options import DEFAULT_ENV, RUN, Effort, EnvOption, Game, Player, SeedOption
+from lamer_graph.cli.options import DEFAULT_ENV, RUN, Effort, EnvOption, Game, OutOption, Player, SeedOption
 from lamer_graph.cli.play import watch
 from lamer_graph.cli.running import report_of, run_trials
-from lamer_graph.errors import ConfigError, LamerError
+from lamer_graph.errors import LamerError
 from lamer_memory import Contents
 
 if TYPE_CHECKING:
@@ -62,17 +62,6 @@ ScratchOption = Annotated[
 LocalOption = Annotated[
     bool, typer.Option("--local", rich_help_panel=RUN, help="Run the policy in this process, even if vLLM is there.")
 ]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "--run",
-        metavar="DIR",
-        rich_help_panel=RUN,
-        show_default=False,
-        help="Folder for everything. Default: a new one under runs/.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -101,9 +90,8 @@ def register(app: typer.Typer) -> None:
         load it into the running server and play the tasks again. Logs, metrics and a plot are left behind.
         """
         started = time.monotonic()
-        folder = out or Path("runs") / f"quickstart-{datetime.now():%Y%m%d-%H%M%S}"
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"--out {folder} exists already; choose another folder")
+        folder = run_folder(out, "quickstart")
+        check_new(folder)
         player = Player()
         if from_scratch:
             player = Player(policy=_made(ui, env, folder / "policy", seed))
@@ -206,9 +194,9 @@ def _evaluated(
         # Through the LangGraph agent, as an application would; only shuffling needs the bulk driver.
         job = Job(player=player, config=config, effort=effort, folder=run, resume=False, training=True)
         _, summary = run_trials(ui, replace(job, through_graph=not shuffled), name)
-        rows[name] = report_of(run, summary)
         if summary.interrupted:
             raise KeyboardInterrupt
+        rows[name] = report_of(run, summary)
     return rows
 
 

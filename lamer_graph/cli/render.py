@@ -1,7 +1,7 @@
 """How trials and tables look in a terminal: pure functions from data to rich renderables.
 
-What must stay true: text that a policy wrote passes through `_said`, so that no answer can pass for our own markup or
-steer the terminal.
+What must stay true: text that a policy wrote, or a server's name for it, passes through `_said`, so that nothing can
+pass for our own markup or steer the terminal.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from lamer_graph.cli.shown import shown
+
 if TYPE_CHECKING:
     from lamer_envs import Env
     from lamer_graph.collection.config import CollectConfig
     from lamer_graph.evaluation.evaluate import Evaluation
     from lamer_graph.evaluation.stats import Estimate
-
-MAX_SHOWN_CHARS = 600
-"""Of an answer that is not a plain action; the log has all of it."""
 
 
 class RateColumn(ProgressColumn):
@@ -55,7 +54,7 @@ def opening(env: Env, config: CollectConfig, seed: int, sampling: Mapping[str, A
     about = (
         f"[bold]{env.spec}[/], task {seed} of split {config.split}, up to {config.max_episodes} episodes of "
         f"{config.max_turns or env.max_turns} turns\n"
-        f"policy {escape(config.policy)}, memory {config.contents}, prompt style {config.prompt_style}, "
+        f"policy {_said(config.policy)}, memory {config.contents}, prompt style {config.prompt_style}, "
         f"{sampled(sampling)}"
     )
     return Panel(about, title="trial", title_align="left")
@@ -108,9 +107,8 @@ def ending(result: Mapping[str, Any]) -> RenderableType:
 
 
 def _said(text: str) -> str:
-    """A policy's words, bounded, without control characters (a terminal obeys some), and with markup escaped."""
-    shown = text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + " .."
-    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in shown))
+    """Words of a policy or a server, bounded (the log has all of them), and with markup escaped."""
+    return escape(shown(text))
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -144,22 +142,21 @@ def interval(estimate: Estimate) -> str:
 
 
 def conditions(evaluation: Evaluation) -> str:
-    """Under what an evaluation was made, in one line."""
+    """Under what an evaluation was made, in one line of markup."""
     config, found = evaluation.config, evaluation.summary
     diversity = ", diversity in nats" if found.trials > found.tasks else ""
     return (
-        f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy {config.policy}; "
-        f"{sampled(evaluation.sampling)}; "
-        f"{across_tasks(config)}95 % intervals over {found.instances} instances; turns per episode, invalid actions "
-        f"per turn{diversity}"
+        f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy "
+        f"{_said(config.policy)}; {sampled(evaluation.sampling)}; {escape(across_tasks(config))}95 % intervals over "
+        f"{found.instances} instances; turns per episode, invalid actions per turn{diversity}"
     )
 
 
 def sampled(sampling: Mapping[str, Any]) -> str:
     """The numbers that answers were drawn with; "unknown" for None: the server's or chat model's own."""
     always = ("temperature", "top_p", "top_k", "seed")
-    shown = [*always, *(name for name, value in sampling.items() if value is None and name not in always)]
-    return ", ".join(f"{name.replace('_', '-')} {_number(sampling[name])}" for name in shown)
+    names = [*always, *(name for name, value in sampling.items() if value is None and name not in always)]
+    return ", ".join(f"{name.replace('_', '-')} {_number(sampling[name])}" for name in names)
 
 
 def _number(value: float | None) -> str:

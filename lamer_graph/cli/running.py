@@ -68,15 +68,18 @@ def filled_by(config: CollectConfig) -> CollectConfig:
     return config.model_copy(update={"store": WARM})
 
 
-def run_warm(ui: Ui, job: Job, warm: int) -> CollectSummary:
+def run_warm(ui: Ui, job: Job, warm: int) -> bool:
     """Play `warm` tasks of the train split into `folder`/warm, with the memory that `job`'s run then begins with.
 
-    Its trials see nothing of each other.
+    Its trials see nothing of each other. False where it was interrupted or trials are missing, which is then said: half
+    a memory is another memory.
     """
     changes = {"split": "train", "tasks": warm, "trials": 1, "skip": 0, "store": "", "visible": "frozen"}
     before = job.config.model_copy(update={**changes, "shuffle_reflections": False})
     filling = replace(job, config=before, folder=job.folder / WARM, training=False, write_behind=True)
-    return run_trials(ui, filling, f"filling the memory, {warm} tasks")[1]
+    _, done = run_trials(ui, filling, f"filling the memory, {warm} tasks")
+    report_loss(ui, filling.folder, done)
+    return not (done.interrupted or done.missing)
 
 
 async def _run(ui: Ui, job: Job, advance: Callable[[int], None], pace: Pace) -> tuple[Job, CollectSummary | int]:
@@ -185,7 +188,9 @@ def report_of(folder: Path, summary: CollectSummary) -> Evaluation:
     """The evaluation of a run. Raises LamerError where not one trial was finished, with what went wrong."""
     from lamer_graph.evaluation.evaluate import report
 
-    if summary.failed and not summary.finished + summary.already:
+    if not summary.finished + summary.already:
+        if summary.interrupted:
+            raise LamerError("interrupted before a trial was finished; --resume plays them")
         raise LamerError(f"all {summary.failed} trials ended in an error, {first_error(folder)}")
     return report(folder)
 

@@ -14,7 +14,16 @@ from typing import Annotated, Any
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, Player, TemplateOption, template_of
+from lamer_graph.cli.options import (
+    DEFAULT_ENV,
+    EnvOption,
+    HostOption,
+    Player,
+    PortOption,
+    TemplateOption,
+    template_of,
+)
+from lamer_graph.cli.shown import one_line
 from lamer_graph.errors import ConfigError, ServeError
 from lamer_graph.policies.shipped import card, taught_style
 
@@ -35,11 +44,6 @@ AdapterOption = Annotated[
     list[str] | None,
     typer.Option("--adapter", metavar="NAME=DIR", show_default=False, help="A trained LoRA adapter; may be repeated."),
 ]
-HostOption = Annotated[
-    str,
-    typer.Option("--host", metavar="ADDRESS", help="Where to listen; beyond this machine only with LAMER_API_KEY set."),
-]
-PortOption = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")]
 ContextOption = Annotated[
     int | None,
     typer.Option(
@@ -85,6 +89,8 @@ def register(app: typer.Typer) -> None:
         With --json the document is printed as soon as the server is healthy. The server dies with this process,
         whatever kills it; a server that crashes is restarted, unless it crashes again within ten minutes.
         """
+        from rich.text import Text
+
         from lamer_graph.policies.transport import API_KEY_ENV
         from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
 
@@ -118,7 +124,7 @@ def register(app: typer.Typer) -> None:
                 ui.print(f"[green]{server.model_name}[/] is served at {server.base_url}, log {server.log_path}")
                 served = server.model_name, server.adapters, server.template_args
                 for line in play_lines(env, server.base_url, folder, *served):
-                    ui.print(line)
+                    ui.print(Text(line), soft_wrap=True)
                 ui.print("Ctrl-C stops it")
                 while server.alive:
                     time.sleep(0.5)
@@ -140,14 +146,14 @@ def play_lines(
     what it renders them with, which a log should say."""
     for name, place in {model: folder, **adapters}.items():
         about = card(place)
-        words = ["lamer-graph play --env", about.get("env", env), "--base-url", base_url]
+        words = ["lamer-graph", "play", "--env", str(about.get("env", env)), "--base-url", base_url]
         if adapters:
             words += ["--model", name]
         if taught_style(place) == "compact":
-            words += ["--prompt-style compact"]
+            words += ["--prompt-style", "compact"]
         for key, value in (template_args or {}).items():
-            words += ["--template", shlex.quote(f"{key}={json.dumps(value)}")]
-        yield "play with it: " + " ".join(map(str, words))
+            words += ["--template", f"{key}={json.dumps(value)}"]
+        yield "play with it: " + one_line(shlex.join(words))
 
 
 def _adapters(given: list[str]) -> dict[str, Path]:

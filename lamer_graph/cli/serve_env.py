@@ -8,22 +8,14 @@ from typing import Annotated
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import DEFAULT_ENV, EnvOption
+from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, HostOption, PortOption
 from lamer_graph.errors import ConfigError
 
-API_KEY_ENV = "LAMER_API_KEY"
 INSTALL_HINT = (
     "OpenEnv is not installed: pip install 'lamer-graph[openenv]' in an environment of its own "
     "(it needs version 1 of mcp, vLLM needs version 2)"
 )
 
-HostOption = Annotated[
-    str,
-    typer.Option(
-        "--host", metavar="ADDRESS", help=f"Where to listen; beyond this machine only with {API_KEY_ENV} set."
-    ),
-]
-PortOption = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes a free one.")]
 TurnsOption = Annotated[
     int | None,
     typer.Option("--max-turns", metavar="N", min=1, show_default=False, help="Turn budget. Default: --env's own."),
@@ -56,6 +48,8 @@ def register(app: typer.Typer) -> None:
 
         With --json the document is printed as soon as the server listens. Every connection is a session of its own.
         """
+        from lamer_graph.policies.transport import API_KEY_ENV
+
         try:
             from lamer_envs.openenv import EnvServer
         except ModuleNotFoundError as error:

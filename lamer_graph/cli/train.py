@@ -6,12 +6,12 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed, run_folder
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.errors import ConfigError
 
@@ -125,9 +125,7 @@ def register(app: typer.Typer) -> None:
         the policy (`policy/`, or `adapter/` where lora is set). A run that was killed goes on with --resume.
         A model that thinks aloud is told not to by template.enable_thinking=false.
         """
-        for module in ("torch", "transformers", "trl", "peft"):
-            if importlib.util.find_spec(module) is None:
-                raise ConfigError(f"train needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
+        check_installed("train", TRAINING_NEEDS)
         from lamer_trainers.presets import PRESETS
 
         if presets:
@@ -140,10 +138,7 @@ def register(app: typer.Typer) -> None:
             return _show_plan(ui, run, device)
         if device is not None:
             raise ConfigError("--device is what --dry-run estimates for; a run trains on the device that is here")
-        if resume and out is None:
-            raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
-        folder = out or Path("runs") / f"train-{preset or 'run'}-{datetime.now():%Y%m%d-%H%M%S}"
-        return train_run(ui, run, folder, resume=resume)
+        return train_run(ui, run, run_folder(out, f"train-{preset or 'run'}", resume), resume=resume)
 
 
 def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str]) -> RunFile:
@@ -164,6 +159,8 @@ def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str])
 
 def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     """Train, with a line per update and a plot at the end; the document that `--json` prints."""
+    from rich.markup import escape
+
     from lamer_trainers.loop.curves import draw, read_metrics
     from lamer_trainers.loop.run_folder import METRICS
     from lamer_trainers.loop.train import check, train
@@ -171,14 +168,15 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     check(run, folder, resume=resume)
     missed = _missed_gates(ui, run)
     ui.working()
+    at = escape(str(folder))
     what = f"x {run.collect.trials} trials x up to {run.collect.max_episodes} episodes, memory {run.collect.contents}"
     if run.collect.scope == "tasks":
         what += f" and {run.collect.k} records of other tasks"
     if run.logs:
-        what = f"as logged in {', '.join(run.logs)}"
+        what = escape(f"as logged in {', '.join(run.logs)}")
     ui.print(
-        f"[bold]{_short(run.policy)}[/] learns {run.collect.env}: {run.optimise.updates} updates of "
-        f"{run.collect.tasks} tasks {what}, {run.optimise.algorithm}, in {folder}"
+        f"[bold]{escape(_short(run.policy))}[/] learns {run.collect.env}: {run.optimise.updates} updates of "
+        f"{run.collect.tasks} tasks {what}, {run.optimise.algorithm}, in {at}"
     )
     with _lines(ui, run.optimise.updates) as show:
         done = train(run, folder, resume=resume, progress=show)
@@ -187,15 +185,16 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     if importlib.util.find_spec("matplotlib") is not None:
         plots = draw({run.collect.env: metrics}, folder / "curves")
     best = "" if done.best is None else f", best validation pass@N {done.best:.3f} at update {done.best_update}"
-    ui.print(f"done: {done.folder} after {done.updates} updates{best}")
+    made = escape(str(done.folder))
+    ui.print(f"done: {made} after {done.updates} updates{best}")
     if plots:
-        ui.print(f"plot: {', '.join(str(path) for path in plots)}")
+        ui.print(escape(f"plot: {', '.join(str(path) for path in plots)}"))
     else:
-        ui.print(f"no plot of {folder / METRICS}: it needs matplotlib, pip install 'lamer-graph\\[viewer]'")
-    ui.print(f"next: lamer-graph eval --policy {done.folder} --env {run.collect.env} --tasks 500", soft_wrap=True)
+        ui.print(f"no plot of {at}/{METRICS}: it needs matplotlib, pip install 'lamer-graph\\[viewer]'")
+    ui.print(f"next: lamer-graph eval --policy {made} --env {run.collect.env} --tasks 500", soft_wrap=True)
     if run.lora is not None:
-        base = _short(run.policy)
-        ui.print(f"or:   lamer-graph serve --policy {base} --adapter trained={done.folder}", soft_wrap=True)
+        base = escape(_short(run.policy))
+        ui.print(f"or:   lamer-graph serve --policy {base} --adapter trained={made}", soft_wrap=True)
     return {
         "out": str(folder),
         "policy": str(done.folder),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lamer_graph.cli.checks import check_installed, check_new
 from lamer_graph.cli.frame import FAILED, Json, Ui, command
 from lamer_graph.cli.options import DEFAULT_ENV, EnvOption
-from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
     from lamer_trainers.warmstart.warmup import WarmupReport
@@ -62,11 +61,8 @@ def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float | None
     from lamer_graph.cli.render import interval
 
     spec = make(env).spec
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists already; choose another folder, so that no policy is overwritten")
-    for module in ("torch", "transformers", "trl"):
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"warmup needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
+    check_new(out, "choose another folder, so that no policy is overwritten")
+    check_installed("warmup", ("torch", "transformers", "trl"))
     from lamer_trainers.warmstart.warmup import run_warmup
 
     ui.working()

@@ -13,11 +13,13 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
+from lamer_graph.cli.frame import describe, quiet_libraries
 from lamer_graph.cli.job import Job
 from lamer_graph.collection.collect import CollectSummary, Shard, collect
 from lamer_graph.errors import LamerError
@@ -27,6 +29,13 @@ Json = dict[str, Any]
 
 class WorkerError(LamerError):
     """A worker process failed or died; the message is its own."""
+
+
+class _Failure(NamedTuple):
+    """A worker's last word: what went wrong, and where for --debug."""
+
+    line: str
+    trace: str
 
 
 class _Trial(NamedTuple):
@@ -47,21 +56,23 @@ def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int], None
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     processes: dict[Connection, multiprocessing.process.BaseProcess] = {}
-    for index in range(job.effort.workers):
-        ours, theirs = context.Pipe(duplex=False)
-        shard = Shard(index, job.effort.workers)
-        process = context.Process(target=_work, args=(job, shard, theirs), name=f"lamer-worker-{index}")
-        process.start()
-        theirs.close()
-        processes[ours] = process
 
     def stop() -> None:
         for process in processes.values():
             process.terminate()
 
     trials: list[_Trial] = []
-    failure = ""
+    failure: WorkerError | None = None
     with _forwarded(stop) as stopped:
+        for index in range(job.effort.workers):
+            if stopped():
+                break
+            ours, theirs = context.Pipe(duplex=False)
+            shard = Shard(index, job.effort.workers)
+            process = context.Process(target=_work, args=(job, shard, theirs), name=f"lamer-worker-{index}")
+            process.start()
+            theirs.close()
+            processes[ours] = process
         waiting = set(processes)
         while waiting:
             for ready in wait(list(waiting)):
@@ -72,18 +83,21 @@ def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int], None
                     waiting.discard(ready)
                     processes[ready].join()
                     code = processes[ready].exitcode
-                    if code and not stopped() and not failure:
-                        failure = f"a worker process died (exit code {code}); --resume goes on from the log"
+                    if code and not stopped() and failure is None:
+                        failure = WorkerError(
+                            f"a worker process died (exit code {code}); --resume goes on from the log"
+                        )
                         stop()
                     continue
                 if isinstance(message, _Trial):
                     trials.append(message)
                     on_trial(message.turns + message.reflections)
-                elif not failure:
-                    failure = str(message)
+                elif failure is None:
+                    failure = WorkerError(message.line)
+                    failure.add_note(message.trace)
                     stop()
-    if failure:
-        raise WorkerError(failure)
+    if failure is not None:
+        raise failure
     return CollectSummary(
         requested=job.config.tasks * job.config.trials,
         already=already,
@@ -121,11 +135,12 @@ def _forwarded(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 def _work(job: Job, shard: Shard, out: Connection) -> None:
     os.setsid()  # a Ctrl-C is the parent's, which passes it on
     threading.Thread(target=_die_with_parent, name="lamer-parent", daemon=True).start()
+    quiet_libraries()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // shard.count)))
     try:
         asyncio.run(_collect(job, shard, out))
-    except LamerError as error:
-        out.send(str(error))
+    except Exception as error:  # a traceback of its own would be a second error
+        out.send(_Failure(describe(error), traceback.format_exc()))
 
 
 async def _collect(job: Job, shard: Shard, out: Connection) -> None:
@@ -134,9 +149,16 @@ async def _collect(job: Job, shard: Shard, out: Connection) -> None:
         out.send(_Trial(line["error"] is not None, turns, len(line["reflections"])))
 
     async with job.player.open(job.config.env, training=job.training) as policy:
-        concurrency = job.effort.concurrency
         await collect(
-            job.config, policy, job.folder, concurrency=concurrency, resume=True, shard=shard, on_trial=logged
+            job.config,
+            policy,
+            job.folder,
+            concurrency=job.effort.concurrency,
+            resume=True,
+            shard=shard,
+            through_graph=job.through_graph,
+            write_behind=job.write_behind,
+            on_trial=logged,
         )
 
 

@@ -56,7 +56,7 @@ class CollectSummary(NamedTuple):
         return {**self._asdict(), "missing": self.missing}
 
 
-COUNTED = ("requested", "already", "finished", "failed", "turns", "calls")
+COUNTED = ("already", "finished", "failed", "turns", "calls")
 HELD = 4
 """How many played trials a worker may have waiting for the memory and the log while it plays on."""
 
@@ -144,7 +144,7 @@ class _Run:
 
     async def play(self, concurrency: int, through_graph: bool) -> CollectSummary:
         """Play what is missing, `concurrency` trials at a time."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), len(self.log.trial_ids)
         recorder = TrialRecorder(self.log, self.config.split, self._logged)
         tasks, exchange, behind = self._missing(), None, None
         if self.config.shuffle_reflections:
@@ -168,16 +168,20 @@ class _Run:
             finally:
                 if behind is not None:
                     await behind.aclose()
-        for _ in tasks:  # an interrupted run still says how much was asked for
-            pass
-        seconds, ended = time.perf_counter() - started, interrupted()
-        return CollectSummary(**{name: self.counted[name] for name in COUNTED}, seconds=seconds, interrupted=ended)
+        if self.shard == WHOLE:  # said without drawing the tasks that an interrupted run did not come to
+            self.counted["already"] = before
+        asked = range(self.shard.index, self.config.tasks * self.config.trials, self.shard.count)
+        return CollectSummary(
+            requested=len(asked),
+            **{name: self.counted[name] for name in COUNTED},
+            seconds=time.perf_counter() - started,
+            interrupted=interrupted(),
+        )
 
     def _missing(self) -> Iterator[Json]:
         """The shard's trials that are not in the log; those that are are counted on the way."""
         for number, task in enumerate(requested_trials(self.config, self.h)):
             if number % self.shard.count == self.shard.index:
-                self.counted["requested"] += 1
                 if trial_id_of(task_id_of(self.h.env, task), task["trial"]) in self.log.trial_ids:
                     self.counted["already"] += 1
                 else:

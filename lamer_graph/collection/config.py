@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -125,6 +125,7 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
     check_backend(config.backend)
     memory_config(config)
     name, _, place = config.backend.partition(":")
+    address, compared_at = _address(place), _address(config.embedder)
     if config.scope == "tasks" and name == "in-context":
         raise ConfigError(
             "backend 'in-context' and scope 'tasks' exclude each other: it ends with its process and cannot tell which "
@@ -137,7 +138,7 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
                 f"embedder '{config.embedder}' and backend '{config.backend}' exclude each other: it does not rank by "
                 "vectors; use backend 'chroma' or 'store'"
             )
-        if urlsplit(config.embedder).password:
+        if compared_at.password:
             raise ConfigError("the address of an embedder may not hold a password, it would be logged")
     if config.scope == "trial":
         for given, what in (
@@ -149,13 +150,22 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
                 raise ConfigError(f"{what} and scope 'trial' exclude each other: other tasks are not seen; use 'tasks'")
     if name == "store" and not place:
         raise ConfigError("backend 'store' needs an address, e.g. 'store:postgresql://user@host/database'")
-    if urlsplit(place).password or "password=" in urlsplit(place).query:
+    if address.password or "password=" in address.query:
         raise ConfigError("the address of a memory may not hold a password, it would be logged: set PGPASSWORD instead")
     if workers > 1 and name == "chroma" and not is_served(config.backend):
         raise ConfigError(
             f"{workers} workers and a Chroma folder exclude each other: a folder belongs to one process; start a "
             "server with `chroma run` and give its address, or use one worker"
         )
+
+
+def _address(text: str) -> SplitResult:
+    """The parts of an address. Raises ConfigError for what is none."""
+    try:
+        return urlsplit(text)
+    except ValueError as error:
+        # Not the text itself, which may hold a password.
+        raise ConfigError(f"a malformed address ({error}): write it as scheme://host:port") from None
 
 
 def check_idle(config: CollectConfig) -> None:
@@ -179,4 +189,4 @@ def is_shared(backend: str) -> bool:
 
 def is_served(backend: str) -> bool:
     """Whether several processes may use the memory at once, because a server keeps it."""
-    return bool(urlsplit(backend.partition(":")[2]).netloc)
+    return bool(_address(backend.partition(":")[2]).netloc)

@@ -46,8 +46,6 @@ BEFORE = "before"
 """Label below a run's namespace of what it inherited."""
 COPY_BATCH = 200
 PROBE_SECONDS = 3.0
-RANKING = ("chroma", "store")
-"""Backends that take an embedder."""
 
 
 class RunMemory(NamedTuple):
@@ -142,22 +140,14 @@ def drop_run_memory(config: CollectConfig, folder: Path) -> None:
 
 
 def _open(config: CollectConfig, folder: Path) -> MemoryBackend:
-    place = f"chroma:{folder / MEMORY_FOLDER}" if config.backend == "chroma" else config.backend
-    if place == config.backend and place.partition(":")[0] != "chroma":
-        note = _read_note(folder)
-        # A run of before such a store had an index goes on as it began: with the newest records.
-        older = note is not None and "embedder" not in note
-        return open_backend(place) if older else open_backend(place, **_ranking(config))
     if config.scope == "trial" and config.backend == "chroma":
         # Only their own trial reads these records, so no vectors; and the loop that plays does not wait for a write.
         return ChromaProcess(folder / MEMORY_FOLDER, embedder=None)
-    return open_backend(place, **_ranking(config))
-
-
-def _ranking(config: CollectConfig) -> dict[str, Any]:
-    """What the backend is told of embedding."""
+    place = f"chroma:{folder / MEMORY_FOLDER}" if config.backend == "chroma" else config.backend
     embedder = _embedder_of(config)
-    return {} if embedder is None else {"embedder": embedder}
+    if config.backend.startswith("store") and "embedder" not in (_read_note(folder) or {"embedder": ""}):
+        embedder = None  # a run of before such a store had an index goes on as it began: with the newest records
+    return open_backend(place) if embedder is None else open_backend(place, embedder=embedder)
 
 
 def _embedder_of(config: CollectConfig) -> Embedder | None:
@@ -234,14 +224,6 @@ def check_source(source: Path) -> tuple[str, Namespace]:
     return name, prefix
 
 
-def _open_source(source: Path) -> tuple[MemoryBackend, Namespace]:
-    """The store at `source`, to be read whole and left untouched, and the namespace that counts there."""
-    name, prefix = check_source(source)
-    kind = name.partition(":")[0]
-    options = {"read_only": True, "embedder": None} if kind in RANKING else {}
-    return open_backend(name, **options), prefix
-
-
 class _Stored(NamedTuple):
     """What a store holds, the oldest first: what a run there had inherited, and what was written since."""
 
@@ -254,10 +236,11 @@ class _Stored(NamedTuple):
 
 
 def _read_store(source: Path) -> _Stored:
-    """All that the store at `source` holds. Raises ConfigError and what opening it raises."""
-    backend, prefix = _open_source(source)
+    """All that the store at `source` holds; it is left untouched. Raises ConfigError and what opening it raises."""
+    name, prefix = check_source(source)
+    options = {"read_only": True, "embedder": None} if name.partition(":")[0] in ("chroma", "store") else {}
     found = _Stored([], [])
-    with closing(backend):
+    with closing(open_backend(name, **options)) as backend:
         for space in all_namespaces(backend, prefix):
             part = found.before if space == (*prefix, BEFORE) else found.own
             part += read_all(backend, space)[::-1]

@@ -24,18 +24,23 @@ RENDERED = "rendered"
 
 def sampled_by(folder: str | Path) -> list[dict[str, Any]]:
     """`Policy.identity` of everyone who is known to have played the run in `folder`; older logs name none."""
-    noted: list[dict[str, Any]] = orjson.loads((Path(folder) / RUN_FILE).read_bytes()).get(SAMPLED_BY, [])
+    noted: list[dict[str, Any]] = _about(folder).get(SAMPLED_BY, [])
     return noted
 
 
 def rendered(folder: str | Path) -> Rendered | None:
     """How the run's prompts were rendered; None where that was not known or not noted yet, or no run can be read."""
     try:
-        about: dict[str, Any] = orjson.loads((Path(folder) / RUN_FILE).read_bytes())
+        noted: Rendered | None = _about(folder).get(RENDERED)
     except (OSError, ValueError):
         return None
-    noted: Rendered | None = about.get(RENDERED)
     return noted
+
+
+def _about(folder: str | Path) -> dict[str, Any]:
+    """The whole of `run.json`. Raises OSError and ValueError."""
+    about: dict[str, Any] = orjson.loads((Path(folder) / RUN_FILE).read_bytes())
+    return about
 
 
 def check_sampler(folder: Path, policy: Policy) -> bool:
@@ -78,7 +83,7 @@ def note_sampler(folder: Path, policy: Policy) -> None:
         news[RENDERED] = policy.rendering
     if not news:
         return
-    about = {**orjson.loads(path.read_bytes()), **news}
+    about = {**_about(folder), **news}
     try:
         write_atomic(path, orjson.dumps(about, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:

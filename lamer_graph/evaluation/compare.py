@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from lamer_graph.collection.config import MEMORY_FIELDS, CollectConfig
 from lamer_graph.collection.run_memory import copied_of
-from lamer_graph.errors import ConfigError, RunLogError
+from lamer_graph.errors import ConfigError
 from lamer_graph.evaluation.evaluate import report
 from lamer_graph.evaluation.stats import (
     Difference,
@@ -31,7 +31,7 @@ from lamer_graph.evaluation.stats import (
     ratio,
     task_success,
 )
-from lamer_graph.runlog import read_trials
+from lamer_graph.runlog import read_trials, well_formed
 from lamer_graph.trial.states import Json
 
 
@@ -199,12 +199,10 @@ def _read(name: str, folder: Path) -> _Read:
     evaluation = report(folder)
     copied = copied_of(folder)
     run = _Read(name, evaluation.config, copied, evaluation.sampling, evaluation.summary, evaluation.instances)
-    try:
+    with well_formed(folder):
         for trial in read_trials(folder):
             if trial["error"] is None:
                 _add(run, trial)
-    except (KeyError, TypeError) as error:
-        raise RunLogError(f"{folder} holds a malformed trial ({error!r}); see `lamer-graph log check`") from error
     return run
 
 
@@ -229,7 +227,7 @@ def _add(run: _Read, trial: Json) -> None:
 
 def _check_same(ours: CollectConfig, theirs: CollectConfig, whose: str, but: Set[str]) -> None:
     mine, other = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
-    for key in mine.keys() | other.keys():
+    for key in sorted(mine.keys() | other.keys()):
         if key not in MEMORY_FIELDS | but and mine.get(key) != other.get(key):
             raise ConfigError(
                 f"{whose} differ in more than memory: {key} is {mine.get(key)!r} in one and {other.get(key)!r} in the "

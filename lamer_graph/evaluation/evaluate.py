@@ -6,18 +6,20 @@ sampling that produced them is part of the report, because a success rate withou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lamer_envs import make
+from pydantic import ValidationError
+
+from lamer_envs import Env, make
 from lamer_graph.collection.collect import CollectSummary, collect
 from lamer_graph.collection.config import SAMPLING_FIELDS, CollectConfig
 from lamer_graph.collection.run_memory import Heritage
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.evaluation.stats import Instances, Summary, summarise
 from lamer_graph.policies.base import Policy
-from lamer_graph.runlog import read_config, read_trials
+from lamer_graph.runlog import read_config, read_trials, well_formed
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.tasks import start_of
 
@@ -57,34 +59,35 @@ async def evaluate(
 
 
 def report(folder: str | Path) -> Evaluation:
-    """The evaluation of a run that is on disk. Raises RunLogError for an unreadable one or one without a trial."""
-    config = CollectConfig.model_validate(read_config(folder))
-    instances = instances_of(config, folder)
+    """The evaluation of a run that is on disk, which is read once.
+
+    Raises RunLogError for one that `collect` did not make, a malformed one and one without a finished trial, EnvError
+    if the environment is not installed here.
+    """
     try:
-        summary = summarise(read_trials(folder), config.max_episodes, instances)
+        config = CollectConfig.model_validate(read_config(folder))
+    except ValidationError as error:
+        raise RunLogError(f"{folder} is no run of `collect` or `eval`: {error.errors()[0]['msg']}") from None
+    env = make(config.env)
+    instances: dict[str, str] = {}
+    sampling: Json = {name: getattr(config, name) for name in SAMPLING_FIELDS}
+
+    def noted() -> Iterator[Json]:
+        for trial in read_trials(folder):
+            note_instance(env, trial["task"], instances)
+            sampling.update({name: None for name, value in trial["sampling"].items() if value is None})
+            yield trial
+
+    try:
+        with well_formed(folder):
+            summary = summarise(noted(), config.max_episodes, instances)
     except ConfigError as error:
         raise RunLogError(f"{folder}: {error}") from None
-    return Evaluation(config, summary, instances, sampling_of(config, folder))
+    return Evaluation(config, summary, instances, sampling)
 
 
-def sampling_of(config: CollectConfig, folder: str | Path) -> Json:
-    """How a run's trials were sampled: as configured, with None for what did not reach the model in any of them."""
-    unknown = {
-        name: None for trial in read_trials(folder) for name, value in trial["sampling"].items() if value is None
-    }
-    return {**{name: getattr(config, name) for name in SAMPLING_FIELDS}, **unknown}
-
-
-def instances_of(config: CollectConfig, folder: str | Path) -> Instances:
-    """The instance behind each task of a run: boards that differ only in where they were opened are one, for example.
-
-    Raises EnvError if the environment is not installed here.
-    """
-    env = make(config.env)
-    found: dict[str, str] = {}
-    for trial in read_trials(folder):
-        task = trial["task"]
-        # A path, in old logs: text opens no file, so the task stands for itself.
-        if task["id"] not in found and not isinstance(task.get("instance"), str):
-            found[task["id"]] = env.instance(start_of(env, task))
-    return found
+def note_instance(env: Env, task: Json, instances: dict[str, str]) -> None:
+    """Add the instance behind a task: boards that differ only in where they were opened are one, for example."""
+    # A path, in old logs: text opens no file, so the task stands for itself.
+    if task["id"] not in instances and not isinstance(task.get("instance"), str):
+        instances[task["id"]] = env.instance(start_of(env, task))

@@ -40,9 +40,6 @@ class Estimate(NamedTuple):
     high: float
     tasks: int
 
-    def to_json(self) -> dict[str, Any]:
-        return self._asdict()
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -60,20 +57,16 @@ class Summary:
     diversity: Estimate
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "trials": self.trials,
-            "tasks": self.tasks,
-            "instances": self.instances,
-            "failed_trials": self.failed_trials,
-            "pass_at": [estimate.to_json() for estimate in self.pass_at],
-            "turns_per_episode": self.turns_per_episode.to_json(),
-            "invalid_rate": self.invalid_rate.to_json(),
-            "diversity": self.diversity.to_json(),
-        }
+        named = ("turns_per_episode", "invalid_rate", "diversity")
+        pass_at = [estimate._asdict() for estimate in self.pass_at]
+        return {**vars(self), "pass_at": pass_at, **{name: getattr(self, name)._asdict() for name in named}}
 
 
 def summarise(trials: Iterable[Mapping[str, Any]], n: int, instances: Instances = _EACH_ITS_OWN) -> Summary:
-    """All statistics of run log trials of up to `n` episodes. Raises ConfigError if no trial finished."""
+    """All statistics of run log trials of up to `n` episodes. Raises ConfigError if no trial finished.
+
+    `instances` may still be filled while the trials are read.
+    """
     finished: list[Mapping[str, Any]] = []
     failed: set[tuple[str, int]] = set()
     for trial in trials:
@@ -95,7 +88,7 @@ def summarise(trials: Iterable[Mapping[str, Any]], n: int, instances: Instances 
         pass_at=pass_at_k(finished, n, instances),
         turns_per_episode=turns_per_episode(finished, instances),
         invalid_rate=invalid_rate(finished, instances),
-        diversity=trajectory_diversity(finished, instances=instances),
+        diversity=trajectory_diversity(finished, instances),
     )
 
 
@@ -153,20 +146,17 @@ def invalid_rate(trials: Iterable[Mapping[str, Any]], instances: Instances = _EA
     )
 
 
-def trajectory_diversity(
-    trials: Iterable[Mapping[str, Any]], whole_trial: bool = False, instances: Instances = _EACH_ITS_OWN
-) -> Estimate:
+def trajectory_diversity(trials: Iterable[Mapping[str, Any]], instances: Instances = _EACH_ITS_OWN) -> Estimate:
     """Entropy in nats of the empirical distribution of distinct action sequences, as a mean over tasks.
 
-    For each task, its M sampled trials give M action sequences: of the first episode, or with `whole_trial` of all
-    episodes, borders included. H = -sum_j p_j ln p_j, p_j the share of sequence j; between 0 (always the same) and
-    ln M (never the same), so compare runs of equal M only. Paper: arXiv 2512.16848, figure 3. Actions that could not
-    be read are one symbol. Raises ConfigError without trials.
+    For each task, its M sampled trials give M action sequences, of the first episode each. H = -sum_j p_j ln p_j, p_j
+    the share of sequence j; between 0 (always the same) and ln M (never the same), so compare runs of equal M only.
+    Paper: arXiv 2512.16848, figure 3. Actions that could not be read are one symbol. Raises ConfigError without trials.
     """
     sequences: dict[str, Counter[object]] = defaultdict(Counter)
     for trial in trials:
-        episodes = [tuple(turn["action"] for turn in episode["turns"]) for episode in trial["episodes"]]
-        sequences[trial["task"]["id"]][tuple(episodes if whole_trial else episodes[:1])] += 1
+        first = trial["episodes"][0]["turns"] if trial["episodes"] else ()
+        sequences[trial["task"]["id"]][tuple(turn["action"] for turn in first)] += 1
     return _mean({task: entropy(counts.values()) for task, counts in sequences.items()}, instances)
 
 
@@ -201,9 +191,6 @@ class Difference(NamedTuple):
     high: float
     tasks: int
     p: float
-
-    def to_json(self) -> dict[str, Any]:
-        return self._asdict()
 
 
 def paired_test(

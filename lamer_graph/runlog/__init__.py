@@ -9,18 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamer_graph.runlog.files import write_atomic
+from lamer_graph.runlog.files import replacing, write_atomic
 from lamer_graph.runlog.lines import (
     RUN_FILE,
     SCHEMA_VERSION,
     TRIALS_FILE,
-    LogLine,
     config_hash,
     open_trials,
     read_config,
     read_trials,
     scan,
     trial_of,
+    well_formed,
 )
 from lamer_graph.runlog.log import RunLog
 
@@ -31,7 +31,6 @@ __all__ = [
     "RUN_FILE",
     "SCHEMA_VERSION",
     "TRIALS_FILE",
-    "LogLine",
     "RunLog",
     "check",
     "config_hash",
@@ -39,8 +38,10 @@ __all__ = [
     "open_trials",
     "read_config",
     "read_trials",
+    "replacing",
     "scan",
     "trial_of",
+    "well_formed",
     "write_atomic",
 ]
 

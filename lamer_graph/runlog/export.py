@@ -6,7 +6,6 @@ appears whole or not at all. Turns that no policy was called for have no row. Me
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
 from lamer_graph.errors import RunLogError
-from lamer_graph.runlog.lines import read_trials
+from lamer_graph.runlog.files import reason_of, replacing
+from lamer_graph.runlog.lines import read_trials, well_formed
 
 CHUNK = 1000
 """Rows that are in memory at once."""
@@ -81,23 +81,22 @@ def export_parquet(folder: str | Path, out: str | Path) -> int:
     """
     out = Path(out)
     rows, count = call_rows(folder), 0
-    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer:
+        with well_formed(folder), replacing(out) as partial, pq.ParquetWriter(partial, FEATURES.arrow_schema) as writer:
             while chunk := list(islice(rows, CHUNK)):
-                table = Dataset.from_list(chunk, features=FEATURES).data.table
-                writer.write_table(table.select(FEATURES.arrow_schema.names))
+                writer.write_table(_table(chunk))
                 count += len(chunk)
-        partial.replace(out)
     except OSError as error:
-        raise RunLogError(f"cannot write {out} ({error.strerror or error}); choose another file") from error
-    except (KeyError, TypeError, IndexError, pa.ArrowException) as error:
-        raise RunLogError(
-            f"{folder} holds a malformed trial ({error!r}); `lamer-graph log check` says where"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise RunLogError(f"cannot write {out} ({reason_of(error)}); choose another file") from error
     return count
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Raises TypeError for a value that is not of its column's type."""
+    try:
+        return Dataset.from_list(rows, features=FEATURES).data.table.select(FEATURES.arrow_schema.names)
+    except pa.ArrowException as error:
+        raise TypeError(str(error)) from error
 
 
 def _row(trial: dict[str, Any], episode: int, call: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -55,6 +56,17 @@ def read_trials(folder: str | Path) -> Iterator[dict[str, Any]]:
         for line in scan(file):
             if not line.torn:
                 yield trial_of(line, path)
+
+
+@contextmanager
+def well_formed(folder: str | Path) -> Iterator[None]:
+    """While the trials of a run are read for what they hold: a field that is not as it should be is a RunLogError."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise RunLogError(
+            f"{folder} holds a malformed trial ({error!r}); `lamer-graph log check` says where"
+        ) from error
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

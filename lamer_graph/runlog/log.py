@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from lamer_graph.errors import RunLogError
-from lamer_graph.runlog.files import reason_of, sync_folder, write_atomic
+from lamer_graph.runlog.files import reason_of, sync, write_atomic
 from lamer_graph.runlog.lines import (
     RUN_FILE,
     SCHEMA_VERSION,
@@ -324,7 +324,7 @@ def _claim(folder: Path, fd: int, wanted: dict[str, Any], resume: bool) -> None:
         if os.fstat(fd).st_size:
             raise RunLogError(f"{folder} holds {TRIALS_FILE} but no {RUN_FILE}; choose another folder")
         write_atomic(path, orjson.dumps({"schema_version": SCHEMA_VERSION, "config": wanted}, option=_PRETTY))
-        sync_folder(folder.parent)
+        sync(folder.parent)
         return
     differing = list(_differences(read_config(folder), wanted))
     if differing:

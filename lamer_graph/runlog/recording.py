@@ -2,8 +2,8 @@
 
 What must stay true: the state is logged as it is, with the tokens its calls really used, once per trial; the run log
 itself skips a trial that it already holds, so recording again after a crash is harmless, and another trial of the same
-id gets one of its own, told by when they began. A field of a line is added
-here, in `schema` (with a default, for the logs of before) and in `export`; a user's own are in `extra`.
+id gets one of its own, told by when they began. A field of a line is added here, in `schema` (with a default, for the
+logs of before) and in `export`; a user's own are in `extra`.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class TrialRecorder:
     ) -> None:
         self.log = log
         self.split = split
-        self.extra = checked_extra(extra or {})
+        self.extra = checked_extra({} if extra is None else extra)
         self._on_line = on_line
 
     def with_extra(self, extra: Mapping[str, Any]) -> TrialRecorder:
         """A recorder into the same log, whose lines hold these fields too. Raises RunLogError for what is no JSON."""
-        return TrialRecorder(self.log, self.split, self._on_line, {**self.extra, **extra})
+        return TrialRecorder(self.log, self.split, self._on_line, {**self.extra, **checked_extra(extra)})
 
     def record(
         self, h: Harness, s: TrialState, error: Json | None = None, unfinished: EpisodeState | None = None

@@ -10,6 +10,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
+from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from lamer_envs import make
@@ -230,6 +231,33 @@ def test_a_stop_that_no_checkpointer_would_keep_is_refused_before_any_call(async
         assert "\n" not in str(caught.value)
     assert policy.seen == []
     assert play(plain)
+
+
+class Asking(ScriptedPolicy):
+    """Asks a person before its first answer."""
+
+    def __init__(self) -> None:
+        super().__init__(random_player)
+
+    async def generate(self, *asked: Any) -> Any:
+        if not self.seen:
+            interrupt("go on?")
+        return await super().generate(*asked)
+
+
+async def test_an_interrupt_of_the_policy_that_nothing_would_keep_is_an_error(tmp_path: Path) -> None:
+    with RunLog.create(tmp_path, {}) as log:
+        agent = create_lamer_agent(Asking(), ENV, recorder=TrialRecorder(log))
+        for lost in (agent, parent_of(agent, None)):
+            with pytest.raises(ConfigError, match=r"an interrupt\(\) stops a trial that nothing keeps"):
+                await lost.ainvoke(TASK)
+    assert [trial["error"]["type"] for trial in read_trials(tmp_path)] == ["ConfigError"] * 2
+    for kept in (
+        create_lamer_agent(Asking(), ENV, checkpointer=InMemorySaver()),
+        parent_of(create_lamer_agent(Asking(), ENV), InMemorySaver()),
+    ):
+        assert (await kept.ainvoke(TASK, THREAD))["__interrupt__"]
+        assert "__interrupt__" not in await kept.ainvoke(Command(resume="yes"), THREAD)
 
 
 def test_a_stop_that_the_parents_checkpointer_keeps_is_taken() -> None:

@@ -101,6 +101,10 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "a store without an address": (("compare", "--backend", "store", *SERVER), "--memory-url postgresql://"),
     "an address for nothing": (("eval", "--memory-url", DEAD, *SERVER), "in-context memory has none"),
     "not a server": (("eval", "--backend", "chroma", "--memory-url", "localhost:8000", *SERVER), "http://"),
+    "a malformed address": (
+        ("eval", "--backend", "chroma", "--memory-url", "http://me:secret@[::1", *SERVER),
+        "a malformed address",
+    ),
     "a password": (
         ("eval", "--backend", "store", "--memory-url", "postgresql://me:secret@host/db", *SERVER),
         "PGPASSWORD",
@@ -170,6 +174,24 @@ def test_eval_across_tasks_begins_with_what_training_tasks_left_and_says_so(
         assert len(first) == 2
         assert {key.rsplit("/", 2)[0] for key in first} <= warmed
     assert cli(*arguments, "--resume", "--json").document["config"]["visible"] == "frozen"
+
+
+def test_a_filling_that_fails_is_said_and_nothing_is_evaluated(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
+    def lose() -> None:
+        while server.calls < 1:
+            time.sleep(0.001)
+        server.fault = "401"
+
+    server.delay = 0.1
+    thread = threading.Thread(target=lose, daemon=True)
+    thread.start()
+    few = ("--tasks", "3", "--base-url", server.url, "--out", "e", "--json")
+    outcome = cli("eval", "--backend", "chroma", "--scope", "tasks", "--warm", "3", *few)
+    thread.join()
+    assert outcome.code == 1
+    assert "3 of 3 trials ended in an error" in outcome.error_line
+    assert outcome.document == {"run": "e", "interrupted": True}
+    assert [path.name for path in (tmp_path / "e").iterdir()] == ["warm"]
 
 
 def test_a_plain_server_is_compared_without_counts_of_tokens(cli: Cli, server: FakeServer) -> None:

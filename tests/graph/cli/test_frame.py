@@ -37,6 +37,13 @@ def test_play_shows_board_action_reflection_and_memory(cli: Cli, server: FakeSer
     assert document["memory_reads"][1] == document["reflections"][:1]
 
 
+def test_play_without_memory_shows_every_episode_too(cli: Cli, server: FakeServer) -> None:
+    game = ("play", "--base-url", server.url, "--memory", "none", "--max-turns", "1", "--episodes", "3")
+    outcome = cli(*game)
+    assert [number for number in (1, 2, 3) if f"episode {number} of 3" in outcome.out] == [1, 2, 3]
+    assert cli(*game, "--json").document["memory_reads"] == [[], [], []]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_text_that_a_terminal_cannot_show_is_escaped(tmp_path: Path, encoding: str) -> None:
     with RunLog.create(tmp_path / "r\udcff\u00e9", {"a": 1}) as log:

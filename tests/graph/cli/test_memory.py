@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lamer_memory import make_record
+from lamer_memory import hygiene, make_record
 from lamer_memory.chroma.memory import ChromaMemory
 from read_only import read_only
 
@@ -65,6 +65,22 @@ def test_two_runs_are_given_one_directory(cli, tmp_path, monkeypatch):
     filled = ("eval", "--env", "minesweeper:4x4-3", "--tasks", 1, "--backend", "chroma", "--scope", "tasks")
     document = cli(*filled, "--store", "../one", "--out", "three", "--json").document
     assert document["pass_at"], document
+
+
+def test_an_export_that_fails_leaves_the_one_before(cli, store, tmp_path, monkeypatch):
+    assert cli("memory", "export", store, "--out", "all.jsonl").code == 0
+    before = (tmp_path / "all.jsonl").read_bytes()
+
+    def full(backend, names, file):
+        file.write("half a li")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hygiene, "export_records", full)
+    failed = cli("memory", "export", store, "--out", "all.jsonl")
+    assert failed.code == 1
+    assert "No space left" in failed.error_line
+    assert (tmp_path / "all.jsonl").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"all.jsonl", "memory"}
 
 
 def test_export_and_import(cli, store, tmp_path):

@@ -25,6 +25,13 @@ def test_each_served_model_is_played_with_the_prompts_that_it_was_taught(tmp_pat
     ]
 
 
+def test_what_a_card_says_is_one_word_of_the_line_to_copy(tmp_path: Path) -> None:
+    odd = taught(tmp_path / "odd", "sokoban; rm -rf ~ \x1b[2J", "standard")
+    assert list(play_lines("minesweeper", URL, odd, "odd", {})) == [
+        f"play with it: lamer-graph play --env 'sokoban; rm -rf ~ \N{REPLACEMENT CHARACTER}[2J' --base-url {URL}"
+    ]
+
+
 def test_a_model_without_a_card_is_played_with_as_the_command_line_says(tmp_path: Path) -> None:
     assert list(play_lines("minesweeper", URL, tmp_path, "any", {})) == [
         f"play with it: lamer-graph play --env minesweeper --base-url {URL}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pydantic import ValidationError
 
 from collect_run import CONFIG
 from lamer_envs.minesweeper import Minesweeper
+from lamer_graph.collection import collect as collection
 from lamer_graph.collection.collect import Shard, collect
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import ConfigError, PolicyConnectionError, RunLogError
@@ -50,6 +53,29 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _timeless(v) for k, v in value.items() if k != "seconds"}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+def test_an_interrupted_run_ends_without_looking_for_the_tasks_that_it_did_not_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = 0
+    tasks_of = collection.requested_trials
+
+    def counted(*given: Any) -> Iterator[Any]:
+        nonlocal drawn
+        for task in tasks_of(*given):
+            drawn += 1
+            yield task
+
+    def stopping(messages: Any, sampling: Any) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return random_player(messages, sampling)
+
+    monkeypatch.setattr(collection, "requested_trials", counted)
+    done = run(config(tasks=500), tmp_path / "more", ScriptedPolicy(stopping), concurrency=2)
+    assert done.interrupted
+    assert (done.requested, done.already, done.missing) == (500, 0, 500 - done.finished)
+    assert drawn < 20
 
 
 def test_a_run_holds_exactly_the_requested_trials_and_passes_the_check(tmp_path: Path) -> None:

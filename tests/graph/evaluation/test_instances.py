@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import pytest
-
-from lamer_graph.collection.config import CollectConfig
-from lamer_graph.evaluation import evaluate
+from lamer_envs import make
+from lamer_graph.evaluation.evaluate import note_instance
 
 
-def test_an_old_log_that_names_a_path_as_its_instance_is_read_without_opening_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_log_that_names_a_path_as_its_instance_is_read_without_opening_it(tmp_path: Path) -> None:
     board = {"size": 4, "mines": [[2, 3]]}
-    tasks = [
+    tasks: list[Any] = [
         {"id": "a", "seed": None, "instance": board},
         {"id": "b", "seed": None, "instance": str(tmp_path / "board.json")},
         {"id": "c", "seed": 7, "instance": None},
     ]
-    monkeypatch.setattr(evaluate, "read_trials", lambda _folder: [{"task": task} for task in tasks])
-    found = evaluate.instances_of(CollectConfig(env="minesweeper:4x4-3", policy="any", tasks=3), tmp_path)
+    found: dict[str, str] = {}
+    for task in tasks:
+        note_instance(make("minesweeper:4x4-3"), task, found)
     assert found.keys() == {"a", "c"}

@@ -135,12 +135,6 @@ def test_diversity_is_the_mean_entropy_of_first_episodes():
     )
     three_to_one = scipy_entropy([3, 1])
     assert trajectory_diversity(trials).value == pytest.approx((0 + np.log(4) + three_to_one) / 3)
-    assert trajectory_diversity(trials, whole_trial=True).value == pytest.approx((2 * np.log(4) + three_to_one) / 3)
-
-
-def test_where_one_episode_ends_matters_to_the_whole_trial():
-    trials = [a_trial("a", (False, ["x", "y"]), (False, ["z"])), a_trial("a", (False, ["x"]), (False, ["y", "z"]))]
-    assert trajectory_diversity(trials, whole_trial=True).value == pytest.approx(np.log(2))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1))

@@ -78,7 +78,7 @@ class Reading:
             "forbidden": self.forbidden,
             "true_remarks": self.true_remarks,
             "same_end": self.same_end,
-            "pass_at": {name: [estimate.to_json() for estimate in row] for name, row in self.pass_at.items()},
+            "pass_at": {name: [estimate._asdict() for estimate in row] for name, row in self.pass_at.items()},
         }
 
 
