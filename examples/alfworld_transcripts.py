@@ -13,7 +13,7 @@ import argparse
 
 from lamer_envs import Env, State, make
 from lamer_envs.alfworld.experts import Explorer
-from lamer_envs.alfworld.world import KINDS, house
+from lamer_envs.alfworld.house import KINDS, house
 
 MAX_COMMANDS = 100
 

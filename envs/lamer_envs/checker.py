@@ -16,6 +16,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -356,15 +357,21 @@ def _check_processes(env: Env, seeds: Sequence[int]) -> None:
     here = _transcript(env, seeds)
     for hash_seed in ("0", "4242"):
         variables = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        child = subprocess.run(
-            [*command, *map(str, seeds)],
-            env=variables,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=_CHILD_TIMEOUT,
-            check=False,
-        )
+        try:
+            child = subprocess.run(
+                [*command, *map(str, seeds)],
+                env=variables,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                timeout=_CHILD_TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise EnvCheckError(
+                f"{env.name}: another process had not played {len(seeds)} tasks after {_CHILD_TIMEOUT} s; check fewer "
+                "tasks (tasks=), or pass processes=False"
+            ) from None
         if child.returncode:
             reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
             raise EnvCheckError(f"{env.name}: another process could not play {env.spec!r}: {reason}")
@@ -408,11 +415,13 @@ def _is_json(value: object) -> bool:
 
 
 def _main(module: str, qualname: str, spec: str, *seeds: str) -> None:
-    cls: Any = import_module(module)
-    for part in qualname.split("."):
-        cls = getattr(cls, part)
-    env: Env = cls.from_spec(spec.partition(":")[2])
-    sys.stdout.write(json.dumps(_transcript(env, [int(seed) for seed in seeds])))
+    with redirect_stdout(sys.stderr):  # what an environment prints must not get between what is answered
+        cls: Any = import_module(module)
+        for part in qualname.split("."):
+            cls = getattr(cls, part)
+        env: Env = cls.from_spec(spec.partition(":")[2])
+        seen = _transcript(env, [int(seed) for seed in seeds])
+    sys.stdout.write(json.dumps(seen))
 
 
 if __name__ == "__main__":

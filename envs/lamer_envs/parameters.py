@@ -92,7 +92,7 @@ def _value(name: str, key: str, parameter: Parameter, text: str) -> Any:
     default, annotation = parameter.default, parameter.annotation
     if default is None or default is Parameter.empty:
         said = annotation if isinstance(annotation, str) else formatannotation(annotation)
-        kind = said.partition("|")[0].strip()
+        kind = next((word for word in re.findall(r"\w+", said) if word in ("str", "bool", "int", "float")), "str")
     else:
         kind = type(default).__name__
     if kind == "bool" and text in ("True", "False"):

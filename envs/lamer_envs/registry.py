@@ -15,7 +15,7 @@ from typing import Any
 
 from lamer_envs.base import Env
 from lamer_envs.errors import EnvParameterError, UnknownEnvError
-from lamer_envs.parameters import nearest
+from lamer_envs.parameters import known_parameters, nearest
 
 GROUP = "lamer_graph.envs"
 
@@ -74,7 +74,7 @@ def make(spec: str, /, **params: Any) -> Env:
     cls = env_class(name.strip())
     if params and colon:
         raise EnvParameterError(f"'{spec[:60]}' already holds parameters; give the others there or all as keywords")
-    known = dict(inspect.signature(cls).parameters)
+    known = known_parameters(cls)
     for key in params:
         if key not in known:
             raise EnvParameterError(f"{name} has no parameter '{key}'{nearest(key, known)}")

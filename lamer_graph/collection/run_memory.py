@@ -127,16 +127,17 @@ def copied_of(folder: Path) -> int:
 
 
 def drop_run_memory(config: CollectConfig, folder: Path) -> None:
-    """Forget all that the run in `folder` remembers, if it is there; the run's log stays. It is not to be played on."""
+    """Forget all that the run in `folder` remembers, if it is there; the run's log stays. It is not to be played on.
+
+    The note, which alone says what is the run's in a place that others have too, goes last.
+    """
     note = _read_note(folder)
-    if note is None:
-        return
-    (folder / NOTE_FILE).unlink()
-    if is_shared(config.backend):
+    if not is_shared(config.backend):
+        shutil.rmtree(folder / MEMORY_FOLDER, ignore_errors=True)
+    elif note is not None:
         with closing(_open(config, folder)) as backend:
             forget(backend, tuple(note["namespace"]), known=[BEFORE])
-    else:
-        shutil.rmtree(folder / MEMORY_FOLDER, ignore_errors=True)
+    (folder / NOTE_FILE).unlink(missing_ok=True)
 
 
 def _open(config: CollectConfig, folder: Path) -> MemoryBackend:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -19,6 +19,11 @@ Namespace = tuple[str, ...]
 Kind = Literal["trajectory", "reflection"]
 MetadataValue = str | int | float | bool | None
 T = TypeVar("T")
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+EVERYTHING = 1_000_000_000
+"""A limit that no namespace reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +152,31 @@ Asking = Generator[Search, list[ScoredRecord], T]
 
 def ask(backend: MemoryBackend, asking: Asking[T]) -> T:
     """What `asking` returns once `backend` has answered its searches."""
+    return drive(asking, lambda search: backend.search(*search))
+
+
+async def aask(backend: MemoryBackend, asking: Asking[T]) -> T:
+    """`ask`, async."""
+    return await adrive(asking, lambda search: backend.asearch(*search))
+
+
+def drive(asking: Generator[Question, Answer, T], answer: Callable[[Question], Answer]) -> T:
+    """What `asking` returns once each question that it yields has been answered."""
     try:
-        search = next(asking)
+        question = next(asking)
         while True:
-            search = asking.send(backend.search(*search))
+            question = asking.send(answer(question))
     except StopIteration as done:
         result: T = done.value
         return result
 
 
-async def aask(backend: MemoryBackend, asking: Asking[T]) -> T:
-    """`ask`, async."""
+async def adrive(asking: Generator[Question, Answer, T], answer: Callable[[Question], Awaitable[Answer]]) -> T:
+    """`drive`, async."""
     try:
-        search = next(asking)
+        question = next(asking)
         while True:
-            search = asking.send(await backend.asearch(*search))
+            question = asking.send(await answer(question))
     except StopIteration as done:
         result: T = done.value
         return result

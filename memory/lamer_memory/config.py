@@ -28,7 +28,7 @@ MIN_CHARS = 16
 
 _BUILT_IN = {
     "in-context": "lamer_memory.in_context:InContextMemory",
-    "chroma": "lamer_memory.chroma:ChromaMemory",
+    "chroma": "lamer_memory.chroma.memory:ChromaMemory",
     "store": "lamer_memory.store:StoreMemory",
 }
 

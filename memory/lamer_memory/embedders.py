@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
 from lamer_memory.errors import EmbedderError, MemoryConfigError
-from lamer_memory.proxies import is_loopback
+from lamer_memory.proxies import is_loopback, server_at
 
 MAX_EMBED_CHARS = 20_000
 WORDS_AND_SYMBOLS = r"(?u)\w+|[^\w\s]"
@@ -166,7 +166,7 @@ class EndpointEmbedder:
         timeout_s: float = 30.0,
         retry_s: float = 60.0,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
+        if not base_url.startswith(("http://", "https://")) or server_at(base_url) is None:
             raise MemoryConfigError(f"an embeddings server is a URL such as http://localhost:8000/v1, not {base_url!r}")
         if not model:
             raise MemoryConfigError(f"name the embeddings model of {base_url}, e.g. {base_url}#MODEL")
@@ -213,7 +213,7 @@ class EndpointEmbedder:
             else:
                 if response.status_code == 200:
                     return self._vectors(response, len(texts))
-                problem = f"HTTP {response.status_code}: {response.text[:300]}"
+                problem = f"HTTP {response.status_code}: {' '.join(response.text[:300].split())}"
                 again = response.status_code == 429 or response.status_code >= 500
             if not again or time.monotonic() + pause > deadline:
                 raise EmbedderError(f"embeddings server {url}, model '{self.model}': {problem}")

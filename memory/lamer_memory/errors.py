@@ -3,6 +3,11 @@
 from lamer_errors import LamerError
 
 
+def one_line(error: BaseException) -> str:
+    """What another library's error says, bounded and on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class MemoryBackendError(LamerError):
     """A backend could not do what was asked; the message names the backend and the fix."""
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lamer_memory.base import (
+    EVERYTHING,
     Asking,
     MemoryBackend,
     MemoryRecord,
@@ -32,7 +33,7 @@ from lamer_memory.base import (
 from lamer_memory.embedders import Embedder
 from lamer_memory.encoding import about, digest, encode, storable
 from lamer_memory.errors import MemoryClosedError
-from lamer_memory.hygiene import EVERYTHING, all_namespaces, read_all
+from lamer_memory.hygiene import all_namespaces, read_all
 from lamer_memory.in_context import matches
 from lamer_memory.recall import TRIAL_KEY
 

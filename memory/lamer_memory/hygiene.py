@@ -20,11 +20,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Protocol, cast, get_args
 
-from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.base import EVERYTHING, Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
 from lamer_memory.errors import MemoryBackendError, MemoryConfigError, MemoryImportError
 from lamer_memory.recall import ABOUT_KEY
 
-EVERYTHING = 1_000_000_000
 IMPORT_BATCH = 200
 MAX_LINE_CHARS = 64_000_000
 """Longest line that an import reads: some times the longest text that anything here writes."""

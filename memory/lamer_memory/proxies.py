@@ -7,10 +7,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
 
 _environment = threading.Lock()
+
+
+def server_at(url: str) -> SplitResult | None:
+    """The parts of an address, None where it has no host, or a port that there cannot be."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if parts.hostname else None
 
 
 def is_loopback(url: str) -> bool:

@@ -11,13 +11,23 @@ an index, `text` is embedded (`about` where the record says what it is about), a
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.base import (
+    EVERYTHING,
+    MemoryBackend,
+    MemoryRecord,
+    MetadataValue,
+    Namespace,
+    ScoredRecord,
+    adrive,
+    drive,
+)
 from lamer_memory.embedders import Embedder, embedder_of, open_embedder
 from lamer_memory.encoding import (
     WriteOrder,
@@ -31,7 +41,7 @@ from lamer_memory.encoding import (
     record_digest,
     storable,
 )
-from lamer_memory.errors import MemoryBackendError, MemoryClosedError, MemoryConfigError
+from lamer_memory.errors import MemoryBackendError, MemoryClosedError, MemoryConfigError, one_line
 from lamer_memory.in_context import matches
 
 if TYPE_CHECKING:
@@ -45,11 +55,18 @@ END = "="
 """Last label of each of our namespaces; an escaped label never looks like it."""
 NOTE = ("lamer-memory-note",)
 """Where a database notes what its texts are embedded with."""
-EVERYTHING = 1_000_000_000
 LABEL_CHARS = 120
 PATH_CHARS = 2_600
 """PostgreSQL's indexes take some 2,700 bytes."""
 SEQ_DIGITS = 20
+PATIENCE = {
+    "connect_timeout": 15,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""How soon a server that cannot be reached, or has gone, is noticed (seconds; the last milliseconds)."""
 NAMESPACES_PAGE = 1_000
 
 
@@ -100,7 +117,7 @@ class StoreMemory(MemoryBackend):
 
         def opened(stack: ExitStack, embedder: Embedder | None) -> BaseStore:
             index = None if embedder is None else _exact_index(embedder)
-            store = stack.enter_context(PostgresStore.from_conn_string(uri, index=index))
+            store = stack.enter_context(PostgresStore.from_conn_string(_patient(uri), index=index))
             if not self.read_only:
                 store.setup()
             return store
@@ -114,7 +131,7 @@ class StoreMemory(MemoryBackend):
             raise
         except Exception as error:  # psycopg's and LangGraph's own
             self._owned.close()
-            raise MemoryBackendError(f"PostgresStore cannot be opened: {_line(error)}{_hint(error)}") from error
+            raise MemoryBackendError(f"PostgresStore cannot be opened: {one_line(error)}{_hint(error)}") from error
 
     def _filled_by(self, store: BaseStore, embedder: Embedder | None) -> Embedder | None:
         """What the store's texts are embedded with: `embedder`, which is noted there, else what the note says."""
@@ -135,13 +152,13 @@ class StoreMemory(MemoryBackend):
 
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         self._check_writable()
-        self._do(self._put(namespace, records))
+        drive(self._put(namespace, records), self._run)
 
     async def aput(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
         if self._lock is not None:
             return await super().aput(namespace, records)
         self._check_writable()
-        await self._ado(self._put(namespace, records))
+        await adrive(self._put(namespace, records), self._arun)
 
     def search(
         self,
@@ -151,7 +168,7 @@ class StoreMemory(MemoryBackend):
         limit: int = 10,
     ) -> list[ScoredRecord]:
         self._check_open()
-        return self._do(self._find(namespace, query, filter, limit))
+        return drive(self._find(namespace, query, filter, limit), self._run)
 
     async def asearch(
         self,
@@ -163,17 +180,17 @@ class StoreMemory(MemoryBackend):
         if self._lock is not None:
             return await super().asearch(namespace, query, filter, limit)
         self._check_open()
-        return await self._ado(self._find(namespace, query, filter, limit))
+        return await adrive(self._find(namespace, query, filter, limit), self._arun)
 
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         self._check_writable()
-        self._do(self._delete(namespace, keys))
+        drive(self._delete(namespace, keys), self._run)
 
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         if self._lock is not None:
             return await super().adelete(namespace, keys)
         self._check_writable()
-        await self._ado(self._delete(namespace, keys))
+        await adrive(self._delete(namespace, keys), self._arun)
 
     def close(self) -> None:
         if not self._closed:
@@ -233,24 +250,6 @@ class StoreMemory(MemoryBackend):
         else:
             yield self._delete_ops(namespace, [record_digest(namespace, key) for key in keys])
 
-    def _do(self, doing: Doing[T]) -> T:
-        try:
-            ops = next(doing)
-            while True:
-                ops = doing.send(self._run(ops))
-        except StopIteration as done:
-            result: T = done.value
-            return result
-
-    async def _ado(self, doing: Doing[T]) -> T:
-        try:
-            ops = next(doing)
-            while True:
-                ops = doing.send(await self._arun(ops))
-        except StopIteration as done:
-            result: T = done.value
-            return result
-
     def _put_ops(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> list[Op]:
         from langgraph.store.base import PutOp
 
@@ -303,7 +302,7 @@ class StoreMemory(MemoryBackend):
                 # One by one: an indexed InMemoryStore fails on two equal texts in one batch.
                 return [result for op in ops for result in self._store.batch([op])]
         except Exception as error:  # any store's own
-            raise MemoryBackendError(f"{self._name}: {_line(error)}") from error
+            raise MemoryBackendError(f"{self._name}: {one_line(error)}") from error
 
     async def _arun(self, ops: Sequence[Op]) -> list[Any]:
         if not ops:
@@ -311,7 +310,7 @@ class StoreMemory(MemoryBackend):
         try:
             return await self._store.abatch(ops)
         except Exception as error:  # any store's own
-            raise MemoryBackendError(f"{self._name}: {_line(error)}") from error
+            raise MemoryBackendError(f"{self._name}: {one_line(error)}") from error
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -354,6 +353,15 @@ def _label(label: str) -> str:
     return escaped if len(escaped) <= LABEL_CHARS else f"~~{digest('label', label)}"
 
 
+def _patient(uri: str) -> str:
+    """The address with bounds on how long a server may be silent, where neither it nor libpq's environment says."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    told = conninfo_to_dict(uri)
+    unsaid = [name for name in PATIENCE if told.get(name) is None and f"PG{name.upper()}" not in os.environ]
+    return make_conninfo(uri, **{name: PATIENCE[name] for name in unsaid})
+
+
 def _exact_index(embedder: Embedder) -> Any:
     """An index of ours as LangGraph's: every vector of a namespace is compared, because an approximate index looks
     through the nearest of all namespaces and finds too few of a small one."""
@@ -369,7 +377,3 @@ def _exact_index(embedder: Embedder) -> Any:
 def _hint(error: BaseException) -> str:
     missing = "extension" in str(error) and "vector" in str(error)
     return "; ranking by similarity needs pgvector there: install it, or use backend 'chroma'" if missing else ""
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

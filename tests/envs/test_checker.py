@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lamer_envs import EnvCheckError, State, Step, check_env, make
+from lamer_envs import EnvCheckError, State, Step, check_env, checker, make
 from lamer_envs.minesweeper.env import Minesweeper
 
 
@@ -141,4 +141,24 @@ def test_a_broken_environment_is_named_with_its_broken_promise(
     with pytest.raises(EnvCheckError) as caught:
         check_env(cls(**params), tasks=6)
     assert re.search(says, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+class Talks(Minesweeper):
+    def observe(self, state: State) -> str:
+        print("looking")
+        return super().observe(state)
+
+
+def test_what_an_environment_prints_does_not_get_between_what_another_process_answers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check_env(Talks(), tasks=2)
+    assert "looking" in capsys.readouterr().out
+
+
+def test_another_process_that_takes_too_long_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checker, "_CHILD_TIMEOUT", 0.01)
+    with pytest.raises(EnvCheckError, match=r"had not played 2 tasks after 0.01 s; check fewer tasks") as caught:
+        check_env(Minesweeper(), tasks=2)
     assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ import re
 from importlib.metadata import EntryPoint
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from hypothesis import given
@@ -79,6 +79,20 @@ def test_what_was_not_written_has_an_honest_default() -> None:
     for instance in ({"at": 3}, Path("x"), "x"):
         with pytest.raises(InstanceError, match=r"write `load\(self, instance\)`"):
             env.load(instance)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("annotation", ["int | None", "None | int", "Optional[int]", Optional[int], None | int])  # noqa: UP045
+def test_a_parameter_that_may_be_left_out_is_read_as_its_type_however_it_is_written(annotation: Any) -> None:
+    class Late(Count):
+        def __init__(self, goal: int = 3, start: Any = None) -> None:
+            super().__init__(goal, start)
+
+    Late.__init__.__annotations__["start"] = annotation
+    made = Late.from_spec("start=7")
+    assert isinstance(made, Late)
+    assert made.start == 7
+    with pytest.raises(EnvParameterError, match="start must be a whole number, not 'x'"):
+        Late.from_spec("start=x")
 
 
 def test_splits_are_disjoint_by_the_first_state() -> None:

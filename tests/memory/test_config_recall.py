@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langgraph.store.memory import InMemoryStore
 
 from lamer_memory import (
     CUT_MARK,
@@ -114,6 +115,20 @@ def test_a_plug_in_backend_is_found_by_its_entry_point(monkeypatch):
         open_backend("text")
     with pytest.raises(MemoryBackendError, match="no_such_package"):
         open_backend("gone")
+
+
+@pytest.mark.parametrize("name", ["in-context", "chroma", "store"])
+def test_a_backend_that_was_opened_is_logged_under_the_name_that_opens_it(name):
+    opened = open_backend(name, **({"store": InMemoryStore()} if name == "store" else {}))
+    assert MemoryConfig(backend=opened).to_json() == MemoryConfig(backend=name).to_json()
+    opened.close()
+
+
+@pytest.mark.parametrize("address", ["http://host:port", "http://host:99999", "http://[::1", "http://me:secret@host:1"])
+def test_an_address_that_no_chroma_server_can_have_is_refused_at_once(address):
+    with pytest.raises(MemoryBackendError, match="a Chroma server is like http://localhost:8000") as caught:
+        open_backend(f"chroma:{address}")
+    assert "secret" not in str(caught.value)
 
 
 def test_contents_says_which_kinds_are_kept():

@@ -221,6 +221,9 @@ def test_embedders_by_name():
         ("hashing:4", "at least 8 dimensions"),
         ("minilm:7", "did you mean 'minilm'"),
         ("http://host/v1", "name the embeddings model"),
+        ("http://host:port/v1#m", "is a URL such as"),
+        ("http://[::1/v1#m", "is a URL such as"),
+        ("http://#m", "is a URL such as"),
         ("", "embedder must be"),
     ],
 )

@@ -1,6 +1,8 @@
 """A LangGraph store as memory: the contract of every backend, over InMemoryStore and a real PostgreSQL."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,7 @@ from langgraph.store.postgres import PostgresStore
 pytest.register_assert_rewrite("lamer_memory.conformance")
 
 from lamer_memory import MemoryBackendError, MemoryConfig, MemoryConfigError, make_record, open_backend  # noqa: E402
+from lamer_memory import store as store_module  # noqa: E402
 from lamer_memory.conformance import BackendConformance, MakeBackend  # noqa: E402
 from lamer_memory.embedders import HashingEmbedder  # noqa: E402
 from lamer_memory.store import StoreMemory  # noqa: E402
@@ -76,6 +79,15 @@ def test_postgres_is_opened_by_its_address(postgres_uri, postgres):
 def test_a_database_that_is_not_there_is_said_so():
     with pytest.raises(MemoryBackendError, match="PostgresStore cannot be opened"):
         StoreMemory("postgresql://nobody@127.0.0.1:1/none?connect_timeout=2")
+
+
+def test_a_database_that_does_not_answer_is_given_up(monkeypatch):
+    monkeypatch.setitem(store_module.PATIENCE, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port, begun = silent.getsockname()[1], time.monotonic()
+        with pytest.raises(MemoryBackendError, match=r"PostgresStore cannot be opened: .*timeout"):
+            StoreMemory(f"postgresql://nobody@127.0.0.1:{port}/none")
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("store", ["sqlite:///x", 7, None])

@@ -5,7 +5,7 @@ For households where every object lies in one receptacle and every receptacle ha
 
 from __future__ import annotations
 
-from lamer_envs.alfworld.world import House
+from lamer_envs.alfworld.house import House
 
 TREATMENTS = {"heat": ("microwave", "h"), "cool": ("fridge", "c"), "clean": ("sinkbasin", "w")}
 

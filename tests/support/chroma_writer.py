@@ -8,9 +8,10 @@ import random
 import re
 import resource
 import signal
+import subprocess
 import sys
 
-from lamer_memory import MemoryBackendError, MemoryRecord, make_record
+from lamer_memory import MemoryBackendError, MemoryRecord, MetadataValue, make_record
 from lamer_memory.chroma.memory import ChromaMemory
 from lamer_memory.chroma.process import ChromaProcess
 
@@ -24,6 +25,17 @@ def record_of(writer: str, number: int, repeat: int = 1) -> MemoryRecord:
     rng = random.Random(f"{writer} {number}")
     text = f"{writer} {number}: {' '.join(rng.choices(WORDS, k=20))} " * repeat
     return make_record(f"{writer}-{number}", f"task {number}", 0, "reflection", text, False)
+
+
+def record(number: int, text: str = "x", **metadata: MetadataValue) -> MemoryRecord:
+    """A reflection of one trial."""
+    return make_record("trial", "task", number, "reflection", text, False, metadata)
+
+
+def start_writer(location: object, writer: str, count: int, *more: object) -> "subprocess.Popen[str]":
+    """The process, with its output to be read."""
+    command = [sys.executable, __file__, str(location), writer, str(count), *map(str, more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def main() -> int:

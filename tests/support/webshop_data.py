@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lamer_envs.webshop.env import Webshop
+
 LEVEL = "\u203a"
 
 
@@ -126,3 +128,22 @@ def write_files(folder: Path, suffix: str = "_1000", indent: int | None = None) 
     ):
         (folder / name).write_text(json.dumps(part, indent=indent), encoding="utf-8")
     return folder
+
+
+def scarf(env: Webshop) -> dict[str, Any]:
+    """The goal of the long red scarf."""
+    return next(state for n in range(9) if "red" in env.goal(state := env.load({"goal": n}))["goal_options"])
+
+
+def play(env: Webshop, *actions: str, start: dict[str, Any] | None = None) -> dict[str, Any]:
+    state = scarf(env) if start is None else start
+    for action in actions:
+        step = env.step(state, action)
+        assert step.valid, action
+        assert step.observation == env.observe(step.state)
+        state = step.state
+    return state
+
+
+def clicks(env: Webshop, state: dict[str, Any]) -> list[str]:
+    return [action for action in env.admissible(state) if action.startswith("click[")]

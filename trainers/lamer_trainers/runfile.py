@@ -19,7 +19,7 @@ from rapidfuzz import fuzz, process
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import rendered
 from lamer_graph.policies.rendering import knows, template_text
-from lamer_graph.policies.shipped import shipped_policies, taught_template
+from lamer_graph.policies.shipped import TEMPLATE, shipped_policies, taught_template
 from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
@@ -196,12 +196,24 @@ class RunFile(_Closed):
         return next((noted["template"] for folder in self.logs if (noted := rendered(folder)) is not None), {})
 
     @property
+    def card(self) -> dict[str, Any]:
+        """What is written beside weights of this run (`lamer.json`): what they play, and how they are asked."""
+        collect = self.collect
+        return {
+            "env": collect.env,
+            "prompt_style": collect.prompt_style,
+            "trained": True,
+            TEMPLATE: self.template_args,
+        }
+
+    @property
     def plays_here(self) -> bool:
         """Whether the policy is sampled in this process, be it to validate."""
         return self.server is None and (not self.logs or self.validation is not None)
 
     def trainer_config(self, folder: Path, *, cpu: bool | None = None) -> LamerConfig:
         """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
+        self._check_what_is_sampled()
         self._check_sampling_side()
         self._check_memory_side()
         return LamerConfig(
@@ -216,6 +228,20 @@ class RunFile(_Closed):
             report_to=self.report_to,
             disable_tqdm=True,
         )
+
+    def _check_what_is_sampled(self) -> None:
+        """Raises TrainingConfigError for trials that cannot be trained on."""
+        collect = self.collect
+        if collect.top_p != 1.0 or collect.top_k != 0 or collect.temperature <= 0:
+            raise TrainingConfigError(
+                "the logprobs of other sampling are not the policy's: set collect.temperature above 0, collect.top_p=1 "
+                "and collect.top_k=0"
+            )
+        if not self.logs and (collect.skip or collect.shuffle_reflections):
+            raise TrainingConfigError(
+                "collect.skip and collect.shuffle_reflections are not for training, which counts tasks by updates and "
+                "credits what a reflection led to: leave them out"
+            )
 
     def _check_sampling_side(self) -> None:
         """Raises TrainingConfigError for logs, a server or a pipeline that the other settings rule out."""

@@ -18,8 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lamer_envs.alfworld import texts as texts
-from lamer_envs.alfworld import textworld as textworld
+from lamer_envs.alfworld import texts, textworld
 from lamer_envs.alfworld.data import (
     ALIASES,
     HOW_TO_GET,
@@ -32,7 +31,8 @@ from lamer_envs.alfworld.data import (
 )
 from lamer_envs.alfworld.experts import plan, weak
 from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household
-from lamer_envs.alfworld.world import KINDS, House, admissible, canonical, house, play
+from lamer_envs.alfworld.house import KINDS, House, house
+from lamer_envs.alfworld.world import admissible, canonical, play
 from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.parameters import check_whole, generator

@@ -14,7 +14,8 @@ from itertools import permutations
 from typing import Any
 
 from lamer_envs.alfworld.catalogue import LAMP_PLACES, fits
-from lamer_envs.alfworld.world import House, contents, local_commands, play, ready_objects
+from lamer_envs.alfworld.house import House
+from lamer_envs.alfworld.world import contents, local_commands, play, ready_objects
 
 WEAK_SKILL = 0.75
 """Share of the weak player's turns that do the sensible thing; the others are any command but `help`."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from lamer_envs.alfworld.world import House, contents, local_commands
+from lamer_envs.alfworld.house import House
+from lamer_envs.alfworld.world import contents, local_commands
 
 RULES = (
     "You are in a home and have one household task, which each page repeats. You stand at one place at a time and "

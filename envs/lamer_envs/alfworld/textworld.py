@@ -16,8 +16,8 @@ from threading import Lock
 from typing import Any
 
 from lamer_envs.alfworld.data import Game
+from lamer_envs.alfworld.house import House
 from lamer_envs.alfworld.pddl import read_problem, write_problem
-from lamer_envs.alfworld.world import House
 from lamer_envs.errors import EnvParameterError, InstanceError
 
 NEEDS = "engine='textworld' needs TextWorld and ALFWorld; install the extra: pip install 'lamer-graph[alfworld]'"

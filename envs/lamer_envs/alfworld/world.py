@@ -16,10 +16,7 @@ import re
 from typing import Any
 
 from lamer_envs.alfworld import condition
-from lamer_envs.alfworld.house import KINDS as KINDS
-from lamer_envs.alfworld.house import House as House
-from lamer_envs.alfworld.house import house as house
-from lamer_envs.alfworld.house import shorten as shorten
+from lamer_envs.alfworld.house import House
 from lamer_envs.base import MAX_ACTION_CHARS
 
 _TWO = {"take": " from ", "move": " to ", "heat": " with ", "cool": " with ", "clean": " with ", "slice": " with "}

@@ -22,11 +22,7 @@ from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.instances import read_instance
 from lamer_envs.parameters import check_whole
 from lamer_envs.webshop.catalogue import Catalogue, GeneratedCatalogue
-from lamer_envs.webshop.goals import (
-    Goal,
-    canonical,
-    read_goal,
-)
+from lamer_envs.webshop.goals import Goal, canonical, read_goal
 from lamer_envs.webshop.official import load_folder, load_mapping
 from lamer_envs.webshop.pages import (
     BACK,

@@ -11,12 +11,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
-from lamer_memory.errors import MemoryBackendError, MemoryServerError
+from lamer_memory.errors import MemoryBackendError, MemoryServerError, one_line
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -50,6 +50,11 @@ READ_CHUNK = 2_000
 """Ids per `get`: SQLite bounds the variables of a statement."""
 
 T = TypeVar("T")
+
+
+def chunks(items: Sequence[T], size: int = READ_CHUNK) -> Iterator[list[T]]:
+    """The items in their order, at most `size` at a time."""
+    return (list(items[first : first + size]) for first in range(0, len(items), size))
 
 
 def is_url(location: Location) -> bool:
@@ -110,13 +115,13 @@ class ChromaConnection:
                     time.sleep(0.01)
                     continue
                 if not is_url(self.name) or error.code() < 500:
-                    raise MemoryBackendError(f"{self.name}: {line(error)}{hint(error)}") from error
+                    raise MemoryBackendError(f"{self.name}: {one_line(error)}{hint(error)}") from error
                 problem = error
             except (OSError, RuntimeError, ValueError, TypeError) as error:
-                raise MemoryBackendError(f"{self.name}: {line(error)}{hint(error)}") from error
+                raise MemoryBackendError(f"{self.name}: {one_line(error)}{hint(error)}") from error
             if time.monotonic() + pause > deadline:
                 raise MemoryServerError(
-                    f"the Chroma server {self.name} failed for {self._retry_s:g} s ({line(problem)}); "
+                    f"the Chroma server {self.name} failed for {self._retry_s:g} s ({one_line(problem)}); "
                     "see whether `chroma run` is up there, then go on"
                 ) from problem
             time.sleep(pause)
@@ -257,12 +262,6 @@ class ChromaConnection:
             draft.replace(path)
         except OSError as error:
             raise MemoryBackendError(f"{path}: {error.strerror}") from error
-
-
-def line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    text = " ".join(str(error).split())[:300]
-    return text or type(error).__name__
 
 
 def hint(error: BaseException) -> str:

@@ -23,19 +23,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
 from lamer_memory.chroma.batch_reader import BatchReader
 from lamer_memory.chroma.batch_writer import MAX_BATCH, BatchWriter
-from lamer_memory.chroma.client import (
-    DATABASE_FILE,
-    NO_VECTORS,
-    OLD,
-    READ_CHUNK,
-    Location,
-    is_url,
-)
+from lamer_memory.chroma.client import DATABASE_FILE, NO_VECTORS, OLD, READ_CHUNK, Location, chunks, is_url
 from lamer_memory.chroma.opening import connect, disconnect
 from lamer_memory.chroma.rows import Found, LookUp, Row, Wanted, found_rows, latest, write_rows
 from lamer_memory.embedders import Embedder, Vector, embedder_of, open_embedder
@@ -50,9 +43,6 @@ from lamer_memory.encoding import (
 )
 from lamer_memory.errors import MemoryBackendError, MemoryClosedError
 from lamer_memory.in_context import matches
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
@@ -176,8 +166,8 @@ class ChromaMemory(MemoryBackend):
             if ids is None:
                 self._call(self._collection.delete, where={"space": namespace_digest(namespace)})
                 return
-            for first in range(0, len(ids), READ_CHUNK):
-                self._call(self._collection.delete, ids=ids[first : first + READ_CHUNK])
+            for part in chunks(ids):
+                self._call(self._collection.delete, ids=part)
 
         return self._submit(lambda: self._writer.run(delete)) if ids is None or ids else _done()
 
@@ -320,8 +310,8 @@ class ChromaMemory(MemoryBackend):
         include = ["metadatas", "embeddings", *(["documents"] if wanted.by_text else [])]
         near: list[tuple[str, float]] = []
         ids = self._get(**wanted.rows(), include=[])["ids"]
-        for first in range(0, len(ids), READ_CHUNK):
-            found = self._get(ids=ids[first : first + READ_CHUNK], include=include)
+        for part in chunks(ids):
+            found = self._get(ids=part, include=include)
             if not found["ids"]:
                 continue
             texts = found["documents"] or [""] * len(found["ids"])
@@ -342,17 +332,16 @@ class ChromaMemory(MemoryBackend):
         return sorted(load_namespace(name) for name in names)
 
     def _all_rows(self) -> Iterator[Any]:
-        ids = self._get(include=[])["ids"]
-        for first in range(0, len(ids), READ_CHUNK):
-            yield self._get(ids=ids[first : first + READ_CHUNK], include=["metadatas"])
+        for part in chunks(self._get(include=[])["ids"]):
+            yield self._get(ids=part, include=["metadatas"])
 
     def _by_ids(self, ids: Sequence[str]) -> dict[str, MemoryRecord]:
         return {id: self._decode(*row) for id, row in self._rows(ids).items()}
 
     def _rows(self, ids: Sequence[str]) -> dict[str, Found]:
         rows: dict[str, Found] = {}
-        for first in range(0, len(ids), READ_CHUNK):
-            found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=self._row)
+        for part in chunks(ids):
+            found = self._get(ids=part, include=self._row)
             rows.update(zip(found["ids"], found_rows(found), strict=True))
         return rows
 
@@ -404,10 +393,8 @@ def reindex(location: Location, embedder: str | Embedder = "hashing", *, collect
         connection.drop(draft)
         new = connection.create(draft, KIND, made.fingerprint)
         ids = connection.call(old.get, include=[])["ids"]
-        for first in range(0, len(ids), MAX_BATCH):
-            found = connection.call(
-                old.get, ids=ids[first : first + MAX_BATCH], include=cast(Any, ["metadatas", "documents"])
-            )
+        for part in chunks(ids, MAX_BATCH):
+            found = connection.call(old.get, ids=part, include=cast(Any, ["metadatas", "documents"]))
             rows = [
                 Row(
                     load_namespace(str(fields["namespace"])),

@@ -24,12 +24,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
-from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, ChromaConnection, Location, hint, is_url, line
-from lamer_memory.errors import MemoryBackendError, MemoryConfigError, MemoryLockedError, MemoryServerError
-from lamer_memory.proxies import direct, is_loopback
+from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE, ChromaConnection, Location, hint, is_url
+from lamer_memory.errors import (
+    MemoryBackendError,
+    MemoryConfigError,
+    MemoryLockedError,
+    MemoryServerError,
+    one_line,
+)
+from lamer_memory.proxies import direct, is_loopback, server_at
 
 LOCK_FILE = "lamer-memory.lock"
 LOCK_SECONDS = 3.0
@@ -47,7 +52,7 @@ def _opening(name: str) -> Iterator[None]:
     try:
         yield
     except (ChromaError, OSError, ValueError, RuntimeError) as error:
-        raise MemoryBackendError(f"{name} cannot be opened with Chroma: {line(error)}{hint(error)}") from error
+        raise MemoryBackendError(f"{name} cannot be opened with Chroma: {one_line(error)}{hint(error)}") from error
 
 
 def connect(
@@ -196,7 +201,7 @@ def _use_wal(database: Path) -> None:
     """
     if problem := _pragma(database, "journal_mode=WAL"):
         error = sqlite3.DatabaseError(problem)
-        raise MemoryBackendError(f"{database} cannot be opened: {line(error)}{hint(error)}") from error
+        raise MemoryBackendError(f"{database} cannot be opened: {one_line(error)}{hint(error)}") from error
 
 
 def _take_lock(folder: Path) -> int:
@@ -245,9 +250,9 @@ def _connect_server(url: str, settings: Any, retry_s: float, timeout_s: float) -
     import chromadb
     import httpx
 
-    parts = urlsplit(url)
-    if not parts.hostname or parts.path or parts.query:
-        raise MemoryBackendError(f"the address of a Chroma server is like http://localhost:8000, not {url}")
+    parts = server_at(url)
+    if parts is None or not parts.hostname or parts.path or parts.query or parts.username:
+        raise MemoryBackendError("the address of a Chroma server is like http://localhost:8000: no path, query or user")
     secure = parts.scheme == "https"
     deadline = time.monotonic() + retry_s
     while True:
@@ -258,7 +263,7 @@ def _connect_server(url: str, settings: Any, retry_s: float, timeout_s: float) -
         except httpx.HTTPError as error:
             if time.monotonic() + 0.5 > deadline:
                 raise MemoryServerError(
-                    f"no Chroma server answers at {url} ({line(error)}); start one with `chroma run --path DIR`"
+                    f"no Chroma server answers at {url} ({one_line(error)}); start one with `chroma run --path DIR`"
                 ) from error
         time.sleep(0.5)
     with _opening(url), direct(url):

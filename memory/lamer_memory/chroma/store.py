@@ -38,7 +38,7 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
-from lamer_memory.chroma.client import NO_VECTORS, READ_CHUNK, Location
+from lamer_memory.chroma.client import NO_VECTORS, Location, chunks
 from lamer_memory.chroma.opening import connect, disconnect
 from lamer_memory.chroma.store_ops import checked, compare, field, holds
 from lamer_memory.embedders import Embedder, Vector, open_embedder, unit
@@ -211,9 +211,8 @@ class ChromaStore(BaseStore):
                 places.append(next(vectors) if count else self._no_vector())
             stale += [_row_id(id, place) for place in range(max(1, count), int(old.get("rows", 0)))]
         self._drop({id: before[id] for id, op in puts.items() if op.value is None and id in before})
-        for first in range(0, len(ids), READ_CHUNK):
-            part = slice(first, first + READ_CHUNK)
-            self._call(self._collection.upsert, ids=ids[part], embeddings=places[part], metadatas=rows[part])
+        for some, vectors_of, fields_of in zip(chunks(ids), chunks(places), chunks(rows), strict=True):
+            self._call(self._collection.upsert, ids=some, embeddings=vectors_of, metadatas=fields_of)
         self._delete(stale)
 
     def _texts(self, op: PutOp) -> list[str]:
@@ -231,8 +230,8 @@ class ChromaStore(BaseStore):
         self._delete([_row_id(id, place) for id, row in items.items() for place in range(int(row["rows"]))])
 
     def _delete(self, ids: Sequence[str]) -> None:
-        for first in range(0, len(ids), READ_CHUNK):
-            self._call(self._collection.delete, ids=list(ids[first : first + READ_CHUNK]))
+        for part in chunks(ids):
+            self._call(self._collection.delete, ids=part)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -297,9 +296,8 @@ class ChromaStore(BaseStore):
 
         target = np.asarray(vector, dtype=np.float32)
         near: list[tuple[str, float]] = []
-        ids = self._get(where=_below(op.namespace_prefix, [ITEM, EXTRA]), include=[])["ids"]
-        for first in range(0, len(ids), READ_CHUNK):
-            found = self._get(ids=ids[first : first + READ_CHUNK], include=["metadatas", "embeddings"])
+        for part in chunks(self._get(where=_below(op.namespace_prefix, [ITEM, EXTRA]), include=[])["ids"]):
+            found = self._get(ids=part, include=["metadatas", "embeddings"])
             if found["ids"]:
                 matrix = np.asarray(found["embeddings"], dtype=np.float32)
                 distances = (1.0 - matrix @ target / np.linalg.norm(matrix, axis=1)).tolist()
@@ -346,8 +344,8 @@ class ChromaStore(BaseStore):
 
     def _rows(self, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         rows: dict[str, Mapping[str, Any]] = {}
-        for first in range(0, len(ids), READ_CHUNK):
-            found = self._get(ids=list(ids[first : first + READ_CHUNK]), include=["metadatas"])
+        for part in chunks(ids):
+            found = self._get(ids=part, include=["metadatas"])
             rows.update(zip(found["ids"], found["metadatas"], strict=True))
         return rows
 

@@ -11,7 +11,7 @@ import pytest
 from alfworld_problems import GOALS, kitchen
 from lamer_envs import Env, EnvParameterError, InstanceError, make
 from lamer_envs.alfworld.data import KIND_OF_TASK
-from lamer_envs.alfworld.world import KINDS, house
+from lamer_envs.alfworld.house import KINDS, house
 
 TASK_OF_KIND = {kind: task for task, kind in KIND_OF_TASK.items()}
 GRAMMAR = 'grammar :: """ { "task": [ { "rhs": "Your task is to: WORDS." } ] } """;'

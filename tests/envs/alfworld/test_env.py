@@ -14,8 +14,9 @@ from lamer_envs import Env, EnvParameterError, State, make
 from lamer_envs.alfworld.catalogue import LAMPS, PLACES, ROOMS, THINGS, fits
 from lamer_envs.alfworld.experts import Explorer, plan
 from lamer_envs.alfworld.generate import PLAN_LIMIT, ROOMS_OF, SHORTEST, draw_household, goals
+from lamer_envs.alfworld.house import KINDS, House, house
 from lamer_envs.alfworld.texts import page
-from lamer_envs.alfworld.world import KINDS, House, goal_reached, house, play
+from lamer_envs.alfworld.world import goal_reached, play
 from lamer_envs.checker import check_env
 
 

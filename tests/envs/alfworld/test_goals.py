@@ -25,8 +25,9 @@ from alfworld_problems import (
 )
 from lamer_envs import InstanceError, State, check_env, make
 from lamer_envs.alfworld.env import Alfworld
+from lamer_envs.alfworld.house import House, house
 from lamer_envs.alfworld.pddl import read_problem, write_problem
-from lamer_envs.alfworld.world import House, admissible, goal_reached, house, play
+from lamer_envs.alfworld.world import admissible, goal_reached, play
 
 ENV = make("alfworld")
 LAMP = "DeskLamp_bar__plus_01_dot_50_bar__plus_00_dot_70"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from alfworld_problems import GOALS, KITCHEN_FACTS, KITCHEN_OBJECTS, kitchen, plain, problem
 from lamer_envs import InstanceError, make
 from lamer_envs.alfworld.generate import draw_household
+from lamer_envs.alfworld.house import KINDS, House, house
 from lamer_envs.alfworld.pddl import MAX_PROBLEM_CHARS, read_problem, shown_names, write_problem
-from lamer_envs.alfworld.world import KINDS, House, house
 
 ENV = make("alfworld")
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from alfworld_problems import kitchen, plain
 from alfworld_reading import TREATMENTS, Reading
 from lamer_envs import Env, State, make
-from lamer_envs.alfworld.world import KINDS, House, canonical, house, shorten
+from lamer_envs.alfworld.house import KINDS, House, house, shorten
+from lamer_envs.alfworld.world import canonical
 
 ENV = make("alfworld")
 VERBS = ("go to {a}", "open {a}", "close {a}", "examine {a}", "use {a}", "look", "inventory", "help")

@@ -16,7 +16,7 @@ from alfworld_problems import GOALS, kitchen, plain
 from lamer_envs import Env, EnvParameterError, InstanceError, State, make
 from lamer_envs.alfworld.data import KIND_OF_TASK
 from lamer_envs.alfworld.experts import Explorer, plan
-from lamer_envs.alfworld.world import KINDS, house
+from lamer_envs.alfworld.house import KINDS, house
 from lamer_envs.checker import check_env
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -26,11 +26,6 @@ from lamer_envs.webshop.words import keywords
 from places import ROOT
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.getbasetemp() / "webshop-cache"))
-
-
 def shop(spec: str = "webshop") -> Webshop:
     env = make(spec)
     assert isinstance(env, Webshop)

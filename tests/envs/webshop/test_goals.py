@@ -22,11 +22,6 @@ from lamer_envs.webshop.goals import NO_LIMIT, canonical, split_sizes, upper_bou
 from webshop_data import LEVEL, data
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAMER_GRAPH_CACHE", str(tmp_path_factory.getbasetemp() / "webshop-cache"))
-
-
 def shop(**params: Any) -> Webshop:
     env = make("webshop", **params)
     assert isinstance(env, Webshop)

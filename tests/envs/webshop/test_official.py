@@ -15,11 +15,6 @@ from lamer_envs.webshop.env import Webshop
 from webshop_data import ATTRIBUTES, PRODUCTS, data, row, values, write_files
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAMER_GRAPH_CACHE", str(tmp_path_factory.getbasetemp() / "webshop-cache"))
-
-
 def shop(**params: Any) -> Webshop:
     env = make("webshop", **params)
     assert isinstance(env, Webshop)

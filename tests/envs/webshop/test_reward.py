@@ -19,11 +19,6 @@ from lamer_envs.webshop.words import COLOURS, alike, colour_of, plain_nouns, tag
 from webshop_data import LEVEL, data, row, values
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAMER_GRAPH_CACHE", str(tmp_path_factory.getbasetemp() / "webshop-cache"))
-
-
 def item(**fields: Any) -> Product:
     base: dict[str, Any] = {
         "asin": "B000000001",

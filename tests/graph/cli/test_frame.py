@@ -15,7 +15,7 @@ import pytest
 from command_line import Cli, Outcome, ended, keys, started
 from fake_server import FakeServer
 from lamer_envs import make
-from lamer_envs.alfworld.world import house
+from lamer_envs.alfworld.house import house
 from lamer_graph.runlog import RunLog, read_config, read_trials
 from lamer_graph.serving.supervisor import descendants
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour

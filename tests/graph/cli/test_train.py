@@ -253,6 +253,9 @@ def test_metrics_that_are_torn_or_missing(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(TrainingDataError, match="no update yet"):
         read_metrics(path)
+    path.write_bytes(b'{"update":1}\n<<<\n{"update":2}\n')
+    with pytest.raises(TrainingDataError, match="line 2 is not JSON"):
+        read_metrics(path)
 
 
 def test_a_preset_whose_warm_start_missed_a_gate_says_so(cli: Cli) -> None:

@@ -17,7 +17,7 @@ from lamer_graph.collection.collect import Shard, collect
 from lamer_graph.collection.run_memory import copied_of, drop_run_memory, open_run_memory
 from lamer_graph.errors import ConfigError, PolicyConnectionError
 from lamer_graph.runlog import read_trials
-from lamer_memory import ChromaMemory
+from lamer_memory import ChromaMemory, MemoryBackendError
 from lamer_memory.chroma import process as chroma_process
 from lamer_memory.hygiene import all_namespaces, forget, read_all
 from memory_runs import ALL, config, foreign, reads, run, written
@@ -61,6 +61,21 @@ def test_two_runs_in_one_directory_keep_apart(tmp_path: Path, scope: str) -> Non
     drop_run_memory(settings, tmp_path / "one")
     assert spaces(tmp_path / "both") == {name: trials for name, trials in before.items() if name[:2] in of_two}
     drop_run_memory(settings, tmp_path / "two")
+    assert spaces(tmp_path / "both") == {}
+
+
+def test_a_memory_that_could_not_be_dropped_is_dropped_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(backend=f"chroma:{tmp_path / 'both'}", scope="trial", tasks=2)
+    run(settings, tmp_path / "one")
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise MemoryBackendError("as provoked")
+
+    monkeypatch.setattr("lamer_graph.collection.run_memory.forget", gone)
+    with pytest.raises(MemoryBackendError, match="as provoked"):
+        drop_run_memory(settings, tmp_path / "one")
+    monkeypatch.undo()
+    drop_run_memory(settings, tmp_path / "one")
     assert spaces(tmp_path / "both") == {}
 
 

@@ -1,4 +1,4 @@
-"""Run files, and the whole loop on the random tiny policy: what it leaves in its folder, and how it goes on."""
+"""The whole loop on the random tiny policy: what it leaves in its folder, and how it goes on."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ import time
 import orjson
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import loop_run
 from lamer_graph.errors import ConfigError, PolicyError
 from lamer_graph.evaluation.evaluate import evaluate
+from lamer_graph.policies.fingerprint import BASE_FILE
 from lamer_graph.policies.local import LocalPolicy
+from lamer_graph.policies.shipped import card
 from lamer_graph.runlog import read_trials
 from lamer_memory import ChromaMemory, MemoryConfigError, MemoryServerError
-from lamer_memory.hygiene import read_all
+from lamer_memory.hygiene import all_namespaces, read_all
 from lamer_trainers.errors import CheckpointError, TrainingConfigError
 from lamer_trainers.loop.run_folder import last_checkpoint
 from lamer_trainers.loop.train import train
-from lamer_trainers.presets import RL_BASELINE
-from lamer_trainers.runfile import PRESETS, load_run
-from lamer_trainers.sources.served import make_server
+from lamer_trainers.runfile import load_run
 from loop_run import SMALL, run_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,106 +40,6 @@ def small(model_dir, *changes):
 
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-# -- run files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_every_preset_is_valid(name):
-    assert load_run(preset=name).optimise.updates > 0
-
-
-@pytest.mark.parametrize("name", [name for name in PRESETS if not name.endswith("-cpu") and "lora" not in name])
-def test_the_large_presets_are_the_papers_but_for_what_an_adapter_needs(name):
-    """Against the hyper-parameters that arXiv 2512.16848 states, one by one; what differs is named here."""
-    run = load_run(preset=name)
-    collect, optimise = run.collect, run.optimise
-    assert (collect.tasks, collect.trials, collect.max_episodes) == (16, 8, 3)
-    turns = {"minesweeper": 7, "sokoban": 7, "webshop": 12, "alfworld": 10}
-    assert collect.max_turns == turns[collect.env.partition(":")[0]]
-    assert (collect.temperature, collect.top_p, collect.top_k, collect.max_tokens) == (1.0, 1.0, 0, 1024)
-    assert collect.contents == "reflection"  # the best of the paper's table 3
-    assert (optimise.algorithm, optimise.normalise, optimise.step_weight) == ("gigpo", "mean", 1.0)
-    assert (optimise.gamma_step, optimise.gamma_traj) == (0.95, 0.6)
-    assert (optimise.updates, optimise.clip, optimise.invalid_penalty) == (300, 0.2, 0.5)
-    assert run.template_args == ({"enable_thinking": False} if "qwen3" in name else {})
-    # Differences: an adapter instead of all weights, at ten times the rate; mini-batches by number, not by size.
-    assert run.lora is not None
-    assert optimise.learning_rate == pytest.approx(10 * 1e-6)
-    assert optimise.mini_batches == 32
-    baseline = load_run(preset=name, changes=RL_BASELINE)
-    assert (baseline.collect.max_episodes, baseline.collect.trials, baseline.collect.contents) == (1, 24, "none")
-
-
-def test_a_run_file_says_the_same_as_its_preset(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text(json.dumps(PRESETS["minesweeper-cpu"]))
-    assert load_run(path) == load_run(preset="minesweeper-cpu")
-
-
-def test_changes_reach_into_sections_and_are_typed():
-    run = load_run(
-        preset="minesweeper-cpu",
-        changes=["optimise.learning_rate=1e-4", "collect.max_episodes=1", "collect.contents=none", "lora.rank=8"],
-    )
-    assert run.optimise.learning_rate == 1e-4
-    assert (run.collect.max_episodes, run.collect.contents) == (1, "none")
-    assert run.lora is not None
-    assert run.lora.rank == 8
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("optimise.learning_rat=1", "unknown key 'optimise.learning_rat'; did you mean 'learning_rate'"),
-        ("optimize.updates=1", "unknown key 'optimize'; did you mean 'optimise'"),
-        ("collect.task=1", "unknown key 'collect.task'; did you mean 'tasks'"),
-        ("optimise.updates=many", "optimise.updates: .*integer"),
-        ("optimise.updates=0", "optimise.updates: .*greater than or equal to 1"),
-        ("optimise.algorithm=gigp", "optimise.algorithm: "),
-        ("optimise.algorithm=grpo", "normalise='batch' belongs to algorithm='gigpo'"),
-        ("optimise.gamma_traj=1.5", "gamma_step and gamma_traj lie in"),
-        ("updates", "not of the form section.key=value"),
-        ("env=sokoban", "unknown key 'env': it belongs at collect.env$"),
-        ("optimise.policy=x", "unknown key 'optimise.policy': it belongs at policy"),
-        ("policy.model=DIR", "'policy.model=DIR' takes 'policy' for a section, .* write policy=VALUE"),
-        ("optimise.updates.more=3", "takes 'optimise.updates' for a section, .* write optimise.updates=VALUE"),
-        ("optimise=3", "'optimise' is a section of keys, not 3: write optimise.KEY=.., e.g. optimise.updates"),
-    ],
-)
-def test_what_is_wrong_in_a_run_is_one_clear_line(change, message):
-    with pytest.raises(TrainingConfigError, match=message) as caught:
-        load_run(preset="minesweeper-cpu", changes=[change])
-    assert "\n" not in str(caught.value)
-
-
-def test_a_misplaced_key_of_a_file_is_named_before_what_it_leaves_missing(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text("policy: x\nenv: sokoban\ncollect: {tasks: 2}\n")
-    with pytest.raises(TrainingConfigError, match=r"unknown key 'env': it belongs at collect\.env"):
-        load_run(path)
-
-
-def test_an_unknown_preset_names_the_nearest():
-    with pytest.raises(TrainingConfigError, match="did you mean 'minesweeper-cpu'"):
-        load_run(preset="minesweper-cpu")
-
-
-@pytest.mark.parametrize("text", ["a: [", "- just\n- a list", "policy: x"])
-def test_a_broken_run_file_is_refused(tmp_path, text):
-    path = tmp_path / "run.yaml"
-    path.write_text(text)
-    with pytest.raises(TrainingConfigError):
-        load_run(path)
-
-
-def test_a_missing_run_file_is_refused(tmp_path):
-    with pytest.raises(TrainingConfigError, match="cannot read"):
-        load_run(tmp_path / "no.yaml")
-
-
-# -- the loop ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_leaves_a_policy_metrics_and_every_trial(tiny_model_dir, tmp_path):
@@ -385,6 +284,23 @@ def test_a_memory_of_other_tasks_goes_on_from_update_to_update_within_its_budget
     assert not (read / "memory").exists()
 
 
+def test_what_trials_left_in_a_place_that_others_have_is_forgotten_when_no_resume_needs_it(tiny_model_dir, tmp_path):
+    changes = [f"collect.backend=chroma:{tmp_path / 'shared'}", "optimise.updates=4", "validation.tasks=2"]
+    train(small(tiny_model_dir, *changes, "validation.every=2"), tmp_path / "run")
+    needed = [tmp_path / "run" / "collected" / f"update-{update:05d}" for update in (2, 3)]  # checkpoints: 3 and 4
+    notes = [json.loads((folder / "memory.json").read_bytes())["namespace"] for folder in needed]
+    memory = ChromaMemory(tmp_path / "shared", embedder=None, read_only=True)
+    assert {name[:2] for name in all_namespaces(memory)} == set(map(tuple, notes))
+    memory.close()
+
+
+def test_a_checkpoint_says_how_its_weights_are_asked(tiny_model_dir, tmp_path):
+    done = train(small(tiny_model_dir, "lora.rank=4", "optimise.updates=1"), tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-2"
+    assert card(checkpoint) == card(done.folder) != {}
+    assert (checkpoint / BASE_FILE).read_bytes() == (done.folder / BASE_FILE).read_bytes()
+
+
 def test_a_run_may_begin_with_the_memory_of_another(tiny_model_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(small(tiny_model_dir, *TASKS, "optimise.updates=1"), tmp_path / "first")
@@ -440,30 +356,3 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
     assert last_checkpoint(tmp_path).name == "checkpoint-2"
     assert last_checkpoint(tmp_path / "nothing") is None
-
-
-def test_arguments_of_the_chat_template_reach_the_server_by_either_name(tmp_path):
-    new, old = (
-        load_run(preset="minesweeper-qwen3-4b", changes=[f"{place}.enable_thinking=true"])
-        for place in ("template", "server.template")
-    )
-    assert new == old
-    argv = make_server(new, tmp_path)._argv()
-    assert json.loads(argv[argv.index("--default-chat-template-kwargs") + 1]) == {"enable_thinking": True}
-
-
-def test_a_run_file_of_before_says_the_template_beside_the_server_and_means_the_policys(tiny_model_dir, tmp_path):
-    path = tmp_path / "run.yaml"
-    data = {"policy": "Qwen/Qwen3-4B", "collect": {"env": "minesweeper:4x4-3", "tasks": 1}, "lora": {}}
-    path.write_text(yaml.safe_dump({**data, "server": {"template": {"enable_thinking": False}}}))
-    run = load_run(path)
-    assert run.template == {"enable_thinking": False}
-    assert run.server is not None
-    # What the chat template of a policy ignored, it ignores.
-    path.write_text(
-        yaml.safe_dump({**data, "policy": str(tiny_model_dir), "server": {"template": {"enable_thinking": False}}})
-    )
-    assert load_run(path).template is None
-    path.write_text(yaml.safe_dump({**data, "template": {"a": 1}, "server": {"template": {"a": 2}}}))
-    with pytest.raises(TrainingConfigError, match="say it once, as `template`"):
-        load_run(path)

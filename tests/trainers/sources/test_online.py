@@ -12,12 +12,9 @@ import time
 import pytest
 import torch
 
-from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import PolicyError
 from lamer_graph.runlog import read_trials
 from lamer_graph.types import Sampling
-from lamer_trainers.errors import TrainingConfigError
-from lamer_trainers.sources.batches import PlayedBatches
 from online_run import make_run
 from places import SUPPORT
 
@@ -172,10 +169,3 @@ def test_a_policy_that_fails_stops_the_run(tiny_model_dir, tmp_path):
         source.sampler.policy.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(PolicyError, match=r"4 of 4 trials of update 0 failed.* not finite"):
         source.next_batch(0)
-
-
-@pytest.mark.parametrize("options", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.0}, {"skip": 3}])
-def test_sampling_that_cannot_be_trained_on_is_refused(tmp_path, options):
-    config = CollectConfig(env="minesweeper:4x4-3", tasks=2, **options)
-    with pytest.raises(TrainingConfigError):
-        PlayedBatches(config, tmp_path)

@@ -1,14 +1,11 @@
-"""Training with a policy that vLLM serves: swaps under load, proofs, pipelining, deaths, and resuming."""
+"""Training with a policy that vLLM serves: in turns on one device, on two, through deaths and kills."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,241 +13,28 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
+from adapters import COLLECT, adapted
 from fake_server import FakeServer, fake_server
-from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import ConfigError, PolicyError, ServeError
 from lamer_graph.policies.base import run_sync
-from lamer_graph.policies.local import LocalPolicy
-from lamer_graph.policies.shipped import shipped_policy
+from lamer_graph.policies.shipped import card, shipped_policy
 from lamer_graph.runlog import read_trials
 from lamer_graph.serving import vllm as serve
 from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
-from lamer_graph.types import Sampling
-from lamer_trainers import runfile
-from lamer_trainers.errors import CheckpointError, TrainingConfigError, WeightSyncError
-from lamer_trainers.learning.trainer import LamerTrainer
+from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.loop.train import train
 from lamer_trainers.runfile import RunFile, Server, load_run
 from lamer_trainers.sources import served
-from lamer_trainers.sources.ahead import Ahead
-from lamer_trainers.sources.batches import Collected, PlayedBatches
+from lamer_trainers.sources.batches import PlayedBatches
 from lamer_trainers.sources.collector import Collector
 from lamer_trainers.sources.served import Served, check_placement, make_server
 from lamer_trainers.sources.sync import AdapterSync
 from places import SUPPORT
-from tiny_random import build_tiny_random
-from training import config
 
 SCRIPT = SUPPORT / "served_run.py"
-COLLECT = CollectConfig(
-    env="minesweeper:4x4-3", tasks=2, trials=2, max_episodes=2, max_turns=2, prompt_style="compact", max_tokens=4
-)
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def adapted(folder: Path) -> LocalPolicy:
-    """A policy whose model has an adapter far from zero."""
-    policy = LocalPolicy(folder)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        settings = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-        return LocalPolicy(get_peft_model(policy.model, settings), policy.tokenizer)
-
-
-def move(model: Any, by: float = 0.02) -> None:
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value += by
-
-
-@pytest.fixture
-def server(vllm_server: VllmServer):
-    """The suite's server, left without adapters."""
-    yield vllm_server
-    for name in list(vllm_server.adapters):
-        vllm_server.unload_adapter(name)
-
-
-def versions(folder: Path) -> Counter[str]:
-    """How many calls each version made in a run folder."""
-    made: Counter[str] = Counter()
-    for trial in read_trials(folder):
-        assert trial["error"] is None
-        entries = [turn for episode in trial["episodes"] for turn in episode["turns"]] + trial["reflections"]
-        made.update(entry["call"]["policy_version"] for entry in entries if entry["call"])
-    return made
-
-
-# -- swaps ------------------------------------------------------------------------------------------------------------
-
-
-def test_swaps_under_load_fail_no_request_and_old_adapters_leave(
-    server: VllmServer, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    policy = adapted(tiny_model_dir)
-    sync = AdapterSync(server, policy.model, tmp_path)
-    sync.push(0)
-    stop, answered, failed = threading.Event(), Counter[str](), []
-
-    async def ask(number: int) -> None:
-        while not stop.is_set():
-            with sync.using() as lent:
-                try:
-                    for seed in range(3):  # a trial, which keeps its version over several calls
-                        done = await lent.generate(
-                            [{"role": "user", "content": f"Act {number}"}], Sampling(max_tokens=8, seed=seed)
-                        )
-                        answered[done.policy_version] += 1
-                except Exception as error:
-                    failed.append(error)
-                finally:
-                    await lent.aclose()
-
-    async def load() -> None:
-        await asyncio.gather(*(ask(number) for number in range(8)))
-
-    thread = threading.Thread(target=asyncio.run, args=(load(),))
-    thread.start()
-    try:
-        for update in range(1, 5):
-            move(policy.model)
-            before = sum(answered.values())
-            swap = sync.push(update)
-            assert swap is not None
-            assert swap.error < 0.02
-            deadline = time.monotonic() + 30
-            while not answered[f"policy-v{update:04d}"] and not failed:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            assert sum(answered.values()) > before
-    finally:
-        stop.set()
-        thread.join()
-    assert failed == []
-    assert set(answered) == {f"policy-v{update:04d}" for update in range(5)}
-    assert list(server.adapters) == ["policy-v0004"]
-    assert [path.name for path in tmp_path.iterdir()] == ["policy-v0004"]
-    assert sync.push(4) is None
-
-
-def test_a_version_in_use_stays_until_it_is_given_back(
-    server: VllmServer, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    policy = adapted(tiny_model_dir)
-    sync = AdapterSync(server, policy.model, tmp_path)
-    with pytest.raises(WeightSyncError, match="push one first"), sync.using():
-        pass
-    sync.push(0)
-    with sync.using() as old:
-        sync.push(1)
-        assert list(server.adapters) == ["policy-v0000", "policy-v0001"]
-        done = run_sync(old.generate([{"role": "user", "content": "Act"}], Sampling(max_tokens=2)))
-        assert done.policy_version == "policy-v0000"
-    assert list(server.adapters) == ["policy-v0001"]
-
-
-def test_a_server_with_other_numbers_than_the_trainer_stops_the_run(
-    server: VllmServer, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy = adapted(tiny_model_dir)
-    sync = AdapterSync(server, policy.model, tmp_path)
-    saved = sync._save
-
-    def late(update: int) -> Path:
-        path = saved(update)
-        move(policy.model, 0.3)  # what is served is then not what the trainer has
-        return path
-
-    monkeypatch.setattr(sync, "_save", late)
-    with pytest.raises(WeightSyncError, match=r"policy-v0003 differs from the trained weights by .* nats") as caught:
-        sync.push(3)
-    assert "\n" not in str(caught.value)
-    assert sync.newest is None
-    assert not server.adapters
-
-
-def test_an_adapter_that_the_server_refuses_or_a_full_disk_is_one_clear_line(
-    server: VllmServer, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy = LocalPolicy(tiny_model_dir)
-    model = get_peft_model(policy.model, LoraConfig(r=80, target_modules="all-linear"))
-    with pytest.raises(WeightSyncError, match=r"did not take policy-v0000: .*rank") as caught:
-        AdapterSync(server, model, tmp_path).push(0)
-    assert "\n" not in str(caught.value)
-    monkeypatch.setattr(type(model), "save_pretrained", _full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
-        AdapterSync(server, model, tmp_path).push(1)
-
-
-def _full(*_: Any, **__: Any) -> None:
-    raise OSError(28, "No space left on device")
-
-
-def test_another_base_than_the_servers_is_refused(server: VllmServer, tiny_model_dir: Path, tmp_path: Path) -> None:
-    other = build_tiny_random(tmp_path / "other", seed=1)
-    with pytest.raises(WeightSyncError, match="has another weights than the served model"):
-        AdapterSync(server, adapted(other).model, tmp_path)
-    with pytest.raises(WeightSyncError, match="the model has no adapter"):
-        AdapterSync(server, LocalPolicy(tiny_model_dir).model, tmp_path)
-
-
-# -- training from the server -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pipeline", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_updates_are_made_from_served_trials_of_the_allowed_age(
-    server: VllmServer, tiny_model_dir: Path, tmp_path: Path, pipeline: int
-) -> None:
-    policy = adapted(tiny_model_dir)
-    sync = AdapterSync(server, policy.model, tmp_path / "adapters", keep=pipeline + 1)
-    batches = PlayedBatches(COLLECT, tmp_path / "collected", pipeline=pipeline, concurrency=4)
-    source = Collector(Served(sync), batches, updates=3)
-    args = config(
-        tmp_path,
-        updates=3,
-        learning_rate=1e-3,
-        old_logprobs="recomputed",
-        normalise="batch",
-        max_staleness=pipeline,
-        logging_steps=1,
-    )
-    trainer = LamerTrainer(policy.model, source, args, processing_class=policy.tokenizer)
-    try:
-        trainer.train()
-        with source.sampling(3) as validating:
-            assert validating.model == "policy-v0003"
-    finally:
-        source.release()
-    logs = [line for line in trainer.state.log_history if "loss" in line]
-    ages = [0, 0, 0] if pipeline == 0 else [0, 1, 1]
-    assert [line["sampling/staleness_max"] for line in logs] == ages
-    assert all(
-        line["sampling/logprob_gap_mean"] < (0.02 if age == 0 else 0.5) for line, age in zip(logs, ages, strict=True)
-    )
-    for step, age in enumerate(ages):
-        assert set(versions(tmp_path / "collected" / f"update-{step:05d}")) == {f"policy-v{step - age:04d}"}
-    assert not (tmp_path / "collected" / "update-00003").exists()
-    assert source.metrics["swap/probe_error"] < 0.02
-    assert list(server.adapters) == [f"policy-v{version:04d}" for version in range(3 - pipeline, 4)]
-
-
-def test_pipelining_in_process_samples_from_the_version_before(tiny_model_dir: Path, tmp_path: Path) -> None:
-    changes = ["collect.tasks=2", "collect.trials=2", "collect.max_turns=2", "collect.max_tokens=4", "concurrency=4"]
-    changes += ["optimise.updates=3", "optimise.old_logprobs=recomputed", "optimise.mini_batches=1", "pipeline=1"]
-    changes += ["validation.tasks=2", "validation.every=2", f"policy={tiny_model_dir}", "optimise.warmup_updates=0"]
-    seen: list[dict[str, Any]] = []
-    train(load_run(preset="minesweeper-cpu", changes=changes), tmp_path / "run", progress=seen.append)
-    assert [line["sampling/staleness_max"] for line in seen] == [0, 1, 1]
-    assert seen[0]["sampling/logprob_gap_mean"] < 1e-3 < seen[1]["sampling/logprob_gap_mean"]
-    assert all(line["idle/trainer"] >= 0 and line["idle/sampler"] >= 0 for line in seen)
-    folders = [tmp_path / "run" / "collected" / f"update-{step:05d}" for step in range(3)]
-    assert [set(versions(folder)) for folder in folders] == [{"policy-v0000"}, {"policy-v0000"}, {"policy-v0001"}]
-    assert set(versions(tmp_path / "run" / "validation" / "update-00002")) == {"policy-v0002"}
 
 
 # -- in turns on one device, and on two -------------------------------------------------------------------------------
@@ -288,6 +72,14 @@ def test_a_colocated_server_is_awake_to_play_and_to_take_adapters_and_asleep_whi
     load, unload, sleep = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/sleep?level=1&mode=wait"
     later = ["/wake_up", load, "chat", unload]
     assert fake.events == ["/wake_up", load, "chat", sleep, *later, "chat", sleep, *later, sleep]
+
+
+def test_an_adapter_of_a_run_under_way_says_how_it_is_asked(
+    pretended: VllmServer, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    about = {"env": "minesweeper:4x4-3", "prompt_style": "compact", "template": {}}
+    AdapterSync(pretended, adapted(tiny_model_dir).model, tmp_path, tolerance=1e9, card=about).push(0)
+    assert card(tmp_path / "policy-v0000") == about
 
 
 def test_trials_that_outgrow_the_servers_window_are_trimmed_and_none_is_lost(
@@ -408,104 +200,6 @@ def test_a_colocated_run_on_a_machine_without_cuda_stops_before_any_work(tiny_mo
     assert not (tmp_path / "run").exists()
 
 
-# -- collecting ahead -------------------------------------------------------------------------------------------------
-
-
-def test_nothing_is_collected_with_weights_that_will_be_too_old() -> None:
-    begun: list[tuple[int, int]] = []
-    newest = 0
-
-    async def collect(step: int) -> Collected:
-        begun.append((step, newest))
-        return Collected([{"step": step}], None)  # type: ignore[arg-type]
-
-    ahead = Ahead(collect, most=2, end=8)
-    for newest in range(8):
-        ahead.advance(newest)
-        assert ahead.take(newest).trials == [{"step": newest}]
-        time.sleep(0.01)
-    ahead.close()
-    assert [step for step, _ in begun] == list(range(8))
-    assert all(0 <= step - version <= 2 for step, version in begun)
-    assert any(step - version == 2 for step, version in begun)
-
-
-def test_an_error_ahead_is_raised_where_its_batch_is_asked_for_and_close_ends_a_batch() -> None:
-    started = threading.Event()
-
-    async def collect(step: int) -> Collected:
-        if step == 1:
-            raise WeightSyncError("as provoked")
-        return Collected([], None)  # type: ignore[arg-type]
-
-    ahead = Ahead(collect, most=3)
-    ahead.advance(0)
-    ahead.take(0)
-    with pytest.raises(WeightSyncError, match="as provoked"):
-        ahead.take(1)
-    ahead.close()
-
-    async def endless(step: int) -> Collected:
-        started.set()
-        await asyncio.sleep(600)
-        raise AssertionError
-
-    ahead = Ahead(endless, most=1)
-    ahead.advance(0)
-    assert started.wait(10)
-    ahead.close()
-    with pytest.raises(asyncio.CancelledError):
-        ahead.take(0)
-
-
-def test_a_resume_keeps_what_was_collected_ahead_by_weights_that_are_left(tiny_model_dir: Path, tmp_path: Path) -> None:
-    policy = LocalPolicy(tiny_model_dir)
-    batches = PlayedBatches(COLLECT, tmp_path, pipeline=2)
-    for step, version in ((3, 2), (4, 3), (5, 4), (6, 4)):
-        policy.version = f"policy-v{version:04d}"
-        asyncio.run(batches.collect(step, policy))
-    policy.close()
-    batches.resume_at(3)
-    assert sorted(path.name for path in tmp_path.glob("update-*")) == ["update-00003", "update-00004"]
-    assert len(list(tmp_path.glob("abandoned-*"))) == 2
-
-
-# -- run files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["server.dtype=auto"], r"takes adapters, not weights .*: train an adapter with lora\.rank"),
-        (["server.placement=colocated", "lora.rank=8", "pipeline=1"], r"take turns, .*: set pipeline=0"),
-        (["server={placement: colocated, devices: '1'}", "lora.rank=8"], "drop server.devices"),
-        (["server.devices=gpu1", "lora.rank=8"], r"server\.devices: "),
-        (["server.gpu_memory=1.5", "lora.rank=8"], r"server\.gpu_memory: .*less than or equal to 1"),
-        (["server.dtype=auto", "lora.rank=8"], r"with `server` .* set optimise\.old_logprobs=recomputed"),
-        (["pipeline=1"], r"with `pipeline` .* set optimise\.old_logprobs=recomputed"),
-        (["pipeline=-1"], "pipeline: .*greater than or equal to 0"),
-        (["pipeline=1", "deterministic=true", "optimise.old_logprobs=recomputed"], "drop it or `pipeline`"),
-        (["server.dtyp=auto", "lora.rank=8"], "unknown key 'server.dtyp'; did you mean 'dtype'"),
-    ],
-)
-def test_what_cannot_be_served_or_pipelined_is_refused_before_any_work(changes: list[str], message: str) -> None:
-    with pytest.raises(TrainingConfigError, match=message) as caught:
-        load_run(preset="minesweeper-cpu", changes=changes)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("flavour", "reason"),
-    [("cpu", "on the CPU it reloads weights wrongly"), ("gpu", "its answers do not say which weights made them")],
-)
-def test_full_weights_with_a_server_are_refused_with_the_machines_own_reason(
-    monkeypatch: pytest.MonkeyPatch, flavour: str, reason: str
-) -> None:
-    monkeypatch.setattr(runfile, "vllm_flavour", lambda: flavour)
-    with pytest.raises(TrainingConfigError, match=f"{reason}.*drop `server` to train all weights"):
-        load_run(preset="minesweeper-cpu", changes=["server.dtype=auto"])
-
-
 # -- the whole loop, with a server of its own -------------------------------------------------------------------------
 
 
@@ -530,6 +224,7 @@ def check_whole(folder: Path) -> None:
         assert len(trials) == 4
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     assert (folder / "adapter" / "lamer_base.json").exists()
+    assert all(card(version) == card(folder / "adapter") for version in (folder / "adapters").iterdir())
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lamer_graph.runlog import write_atomic
@@ -169,7 +170,7 @@ class Critic:
             scale = json.loads((folder / SCALE).read_bytes())["scale"]
             for name, parameter in self._state().items():
                 parameter.data.copy_(weights[name])
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} holds no critic of this policy ({error}); start the run anew") from None
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in moments.items():

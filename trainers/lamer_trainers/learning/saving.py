@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import orjson
 from safetensors import SafetensorError
 
+from lamer_graph.policies.shipped import CARD
+from lamer_graph.runlog import write_atomic
 from lamer_trainers.errors import CheckpointError
 
 TORCH_ARCHIVE = "inline_container"
@@ -55,6 +59,11 @@ def replacing(path: Path) -> Iterator[Path]:
             path.rename(old)
         fresh.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Put beside saved weights what they play and how they are asked. Raises OSError."""
+    write_atomic(folder / CARD, orjson.dumps(card, option=orjson.OPT_INDENT_2))
 
 
 def _free(path: Path) -> int:

@@ -22,13 +22,19 @@ FORMATS = ("png", "svg")
 
 
 def read_metrics(path: str | Path) -> list[Json]:
-    """The lines of a `metrics.jsonl`, a torn last one left out. Raises TrainingDataError if there is none."""
+    """The lines of a `metrics.jsonl`, a torn last one left out. Raises TrainingDataError if there is none,
+    or one is damaged."""
     path = Path(path)
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise TrainingDataError(f"cannot read {path} ({error})") from None
-    found: list[Json] = [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+    found: list[Json] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found += [orjson.loads(line)] if line.endswith(b"\n") else []
+        except ValueError:
+            raise TrainingDataError(f"{path} line {number} is not JSON: was it edited? take that line out") from None
     if not found:
         raise TrainingDataError(f"{path} holds no update yet")
     return found

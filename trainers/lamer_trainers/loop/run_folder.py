@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lamer_graph.policies.fingerprint import other_base, record_base
-from lamer_graph.policies.shipped import CARD, TEMPLATE
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.errors import CheckpointError
+from lamer_trainers.learning.saving import write_card
 from lamer_trainers.runfile import RunFile
 
 RUN, METRICS, CHECKPOINTS, COLLECTED, VALIDATION = "run.json", "metrics.jsonl", "checkpoints", "collected", "validation"
@@ -106,8 +106,11 @@ def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
     """
     (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
-    card: dict[str, Any] = {"env": run.collect.env, "prompt_style": run.collect.prompt_style, "trained": True}
-    card[TEMPLATE] = run.template_args
-    write_atomic(folder / CARD, orjson.dumps(card, option=orjson.OPT_INDENT_2))
+    describe(folder, run)
+
+
+def describe(folder: Path, run: RunFile) -> None:
+    """Put beside saved weights what they play and how, and an adapter's base."""
+    write_card(folder, run.card)
     if run.lora:
         record_base(folder, run.policy)

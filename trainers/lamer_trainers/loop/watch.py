@@ -17,13 +17,13 @@ import orjson
 from transformers import TrainerCallback
 
 from lamer_graph.collection.run_memory import drop_run_memory
-from lamer_graph.errors import PolicyError
 from lamer_graph.evaluation.evaluate import evaluate
 from lamer_graph.runlog import write_atomic
+from lamer_trainers.learning.saving import saving
 from lamer_trainers.loop.best import Best
-from lamer_trainers.loop.run_folder import METRICS, VALIDATION, finish, steps_of
+from lamer_trainers.loop.run_folder import METRICS, VALIDATION, describe, finish, steps_of
 from lamer_trainers.runfile import RunFile
-from lamer_trainers.sources.batches import MOST_FAILED, version_name
+from lamer_trainers.sources.batches import check_played, version_name
 from lamer_trainers.sources.collector import Collector
 
 Json = dict[str, Any]
@@ -95,9 +95,12 @@ class Watch(TrainerCallback):
         self._clock = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop what no checkpoint needs any more: a former best, and memories, of which a run would keep all."""
+        """Describe the checkpoint; drop what none needs any more: a former best, and memories, or a run keeps all."""
+        folder = Path(args.output_dir)
+        with saving(folder):
+            describe(folder / f"checkpoint-{state.global_step}", self._run)
         self._best.checkpointed()
-        steps = [steps_of(path) for path in Path(args.output_dir).glob("checkpoint-*")]
+        steps = [steps_of(path) for path in folder.glob("checkpoint-*")]
         if steps:
             self._collector.batches.forget_before(min(steps) // self._per_update)
         self._clock = time.perf_counter()
@@ -120,12 +123,8 @@ class Watch(TrainerCallback):
             reading, summary = asyncio.run(
                 evaluate(config, policy, folder, concurrency=self._run.concurrency, heritage=heritage)
             )
-        if config.scope == "tasks":
-            drop_run_memory(config, folder)
-        if summary.interrupted:  # part of a reading is none; a resume makes it again
-            raise KeyboardInterrupt
-        if summary.missing > MOST_FAILED * summary.requested:
-            raise PolicyError(f"{summary.missing} of {summary.requested} validation trials failed, see {folder}")
+        drop_run_memory(config, folder)
+        check_played(summary, folder, f"the validation in {folder}")  # part of a reading is none
         return [point["value"] for point in reading.to_json()["pass_at"]]
 
     def _rank(self, update: int, value: float) -> bool:

@@ -25,7 +25,6 @@ from lamer_graph.errors import PolicyError
 from lamer_graph.policies.base import Policy
 from lamer_graph.runlog import TRIALS_FILE, read_trials
 from lamer_graph.trial.states import Json
-from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.samples import Trial, version_number
 from lamer_trainers.runfile import Remember
 
@@ -44,6 +43,15 @@ class Collected(NamedTuple):
 
     trials: list[Trial]
     summary: CollectSummary | None
+
+
+def check_played(summary: CollectSummary, folder: Path, what: str) -> None:
+    """Raises KeyboardInterrupt if a signal ended the collection in `folder`, PolicyError if too many trials failed."""
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    if summary.missing > MOST_FAILED * summary.requested:
+        failed = next((trial["error"]["message"] for trial in read_trials(folder) if trial["error"]), "unknown")
+        raise PolicyError(f"{summary.missing} of {summary.requested} trials of {what} failed, e.g.: {failed}")
 
 
 class Batches(ABC):
@@ -76,8 +84,7 @@ class PlayedBatches(Batches):
     """Plays `config.tasks` new tasks of the split per update, `config.trials` trials each, into `folder/update-..`.
 
     `on_trial` gets every logged line, `concurrency` trials are played at a time, samples may be `pipeline` versions
-    old, `remember` bounds a memory of other tasks. Raises TrainingConfigError for sampling whose logprobs cannot be
-    trained on.
+    old, `remember` bounds a memory of other tasks.
     """
 
     def __init__(
@@ -90,12 +97,6 @@ class PlayedBatches(Batches):
         pipeline: int = 0,
         remember: Remember | None = None,
     ) -> None:
-        if config.top_p != 1.0 or config.top_k != 0 or config.temperature <= 0:
-            raise TrainingConfigError("training samples with temperature > 0, top_p 1 and top_k 0")
-        if config.skip or config.shuffle_reflections:
-            raise TrainingConfigError("skip and shuffle_reflections are not for training: tasks are counted by updates")
-        if pipeline < 0:
-            raise TrainingConfigError(f"pipeline must be at least 0, not {pipeline}")
         self.config = config
         self.folder = Path(folder)
         self.pipeline = pipeline
@@ -123,13 +124,7 @@ class PlayedBatches(Batches):
             mixed=self.pipeline > 0,
             on_trial=self._on_trial,
         )
-        if summary.interrupted:
-            raise KeyboardInterrupt
-        if summary.missing > MOST_FAILED * summary.requested:
-            failed = next((t["error"]["message"] for t in read_trials(folder) if t["error"] is not None), "unknown")
-            raise PolicyError(
-                f"{summary.missing} of {summary.requested} trials of update {step} failed, e.g.: {failed}"
-            )
+        check_played(summary, folder, f"update {step}")
         finished = (trial for trial in read_trials(folder) if trial["error"] is None)
         return Collected(sorted(finished, key=lambda trial: (trial["task"]["id"], trial["trial"])), summary)
 
@@ -144,8 +139,6 @@ class PlayedBatches(Batches):
         return config.model_copy(update={"store": os.path.relpath(last, folder)})
 
     def forget_before(self, step: int) -> None:
-        if self.config.scope == "trial":
-            return
         for folder in self.folder.glob("update-*"):
             number = folder.name.removeprefix("update-")
             if number.isdigit() and int(number) < step - 1:

@@ -101,7 +101,9 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, trials: Path) ->
             server = stack.enter_context(make_server(run, folder / SERVER))
             shutil.rmtree(folder / ADAPTERS, ignore_errors=True)  # a killed run's: its server is gone
             tolerance = probe_tolerance(server, run)
-            sync = AdapterSync(server, policy.model, folder / ADAPTERS, keep=run.pipeline + 1, tolerance=tolerance)
+            sync = AdapterSync(
+                server, policy.model, folder / ADAPTERS, keep=run.pipeline + 1, tolerance=tolerance, card=run.card
+            )
             sampler = Served(sync, colocated=run.server.placement == "colocated")
         else:
             sampler = CopyInProcess(policy) if run.pipeline else InProcess(policy)

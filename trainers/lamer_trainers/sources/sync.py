@@ -19,7 +19,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,8 @@ from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving.vllm import VllmServer
 from lamer_graph.types import Completion, Message, Sampling
 from lamer_trainers.errors import WeightSyncError
-from lamer_trainers.learning.saving import saving
+from lamer_trainers.learning.positions import counted
+from lamer_trainers.learning.saving import saving, write_card
 from lamer_trainers.sources.batches import version_name
 
 PROBES = (
@@ -79,12 +80,19 @@ class AdapterSync:
     """Keeps `server` on the PEFT `model`'s newest adapter.
 
     `push` brings a version, `using` lends a policy that samples from it. The newest `keep` versions stay loaded, so the
-    server needs room for `keep + 1` adapters. `tolerance` is in nats. Raises WeightSyncError for a model without
-    adapter or of another base than the server's.
+    server needs room for `keep + 1` adapters. `tolerance` is in nats; `card` is what the adapters' folders say of
+    how they play. Raises WeightSyncError for a model without adapter or of another base than the server's.
     """
 
     def __init__(
-        self, server: VllmServer, model: Any, folder: str | Path, *, keep: int = 1, tolerance: float = 0.02
+        self,
+        server: VllmServer,
+        model: Any,
+        folder: str | Path,
+        *,
+        keep: int = 1,
+        tolerance: float = 0.02,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         self.server = server
         self.folder = Path(folder)
@@ -93,6 +101,7 @@ class AdapterSync:
         self._model = model
         self._keep = keep
         self._tolerance = tolerance
+        self._card = card
         self._base = _check_base(model, server)
         self._prober = server.policy(training=True)
         self._lock = threading.Lock()
@@ -160,6 +169,8 @@ class AdapterSync:
             # The hub would be asked whether the base's vocabulary has grown.
             self._model.save_pretrained(fresh, save_embedding_layers=False)
             (fresh / BASE_FILE).write_text(json.dumps(self._base))
+            if self._card is not None:
+                write_card(fresh, self._card)
             if path.exists():  # of a killed run; this server never read it
                 path.rename(old)
             fresh.rename(path)
@@ -217,13 +228,9 @@ class AdapterSync:
         mode = self._model.training
         self._model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), counted(self._model):
                 logits = self._model(
-                    input_ids=ids[:, :-1],
-                    attention_mask=mask[:, :-1],
-                    position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, :-1],
-                    use_cache=False,
-                    logits_to_keep=kept,
+                    input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False, logits_to_keep=kept
                 ).logits
         finally:
             self._model.train(mode)

@@ -32,6 +32,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from lamer_graph.trial.answers import ACTION_TAG
+from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.warmstart.teachers import Row
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def fit(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Fit the model in place, one pass over the rows. Raises RuntimeError if parameters end up non-finite."""
+    """Fit the model in place, one pass over the rows. Raises TrainingDataError if parameters end up non-finite."""
     with tempfile.TemporaryDirectory(prefix="lamer-warmup-") as scratch:
         arguments = SFTConfig(
             output_dir=scratch,
@@ -251,5 +252,5 @@ def fit(
         trainer.unlikelihood, trainer.reading = config.unlikelihood, config.reading
         trainer.train()
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-        raise RuntimeError("the fit ended in non-finite parameters; use a smaller learning rate")
+        raise TrainingDataError("the fit ended in non-finite parameters; use a smaller learning rate")
     model.train(False)

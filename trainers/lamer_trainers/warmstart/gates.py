@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lamer_envs.base import Env
+from lamer_graph.errors import PolicyError
 from lamer_graph.evaluation.stats import Estimate, pass_at_k
 from lamer_graph.policies.base import Policy
 from lamer_graph.trial.answers import ACTION_TAG, extract
@@ -126,7 +127,7 @@ async def trials(env: Env, policy: Policy, contents: Contents, tasks: int, seed:
         async with gate:
             played = await play_trial(h, {"seed": task}, record=False)
         if played.error is not None:
-            raise RuntimeError(f"trial of task {task} failed: {played.error}")
+            raise PolicyError(f"trial of task {task} failed: {played.error}")
         return played.state
 
     return list(await asyncio.gather(*(one(task) for task in islice(env.seeds(SPLIT), tasks))))

@@ -15,7 +15,8 @@ from typing import Any
 
 from lamer_envs.alfworld.catalogue import LAMP_PLACES, LAMPS, PLACES, THINGS, fits
 from lamer_envs.alfworld.env import Alfworld
-from lamer_envs.alfworld.world import KINDS, House, house, local_commands
+from lamer_envs.alfworld.house import KINDS, House, house
+from lamer_envs.alfworld.world import local_commands
 from lamer_envs.base import State
 from lamer_graph.trial.prompts import Remembered
 from lamer_memory import Contents

@@ -193,6 +193,7 @@ def run_warmup(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder; choose another")
+    out.mkdir(parents=True, exist_ok=True)
     count = int(recipe.rows * teacher.breadth)
     if minutes is not None:
         count = min(count, max(1, int(minutes * recipe.rows_per_minute)))
@@ -203,9 +204,6 @@ def run_warmup(
         tokenizer = build_tokenizer(pieces)
         model = build_model(tokenizer, pieces, seed=seed, copying=recipe.copying, spread=recipe.spread)
         fit(model, tokenizer, data, recipe.fit, seed=seed, progress=progress)
-        out.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
         progress(f"measuring on {tasks} held-out tasks, four memories")
         policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu", fold_system=False)
         reading = run_sync(measure(teacher, policy, model, tokenizer, tasks=tasks, seed=seed))
@@ -222,11 +220,11 @@ def run_warmup(
         gates=gates_of(reading, recipe),
         reading=reading,
     )
-    for line in table(report):
-        progress(line)
     _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
     _write(out / REPORT_FILE, report.to_json())
     (out / "README.md").write_text(model_card(report.to_json()))
+    tokenizer.save_pretrained(out)
+    model.save_pretrained(out)  # last: a folder without weights is no policy, and one with them says how they fared
     for path in out.iterdir():
         path.chmod(0o644)
     return report
@@ -242,17 +240,6 @@ def gates_of(reading: Reading, recipe: Recipe) -> list[Gate]:
         "true remarks": reading.true_remarks,
     }
     return [Gate(name, values[name], low, high) for name, (low, high) in recipe.gates.items()]
-
-
-def table(report: WarmupReport) -> Iterator[str]:
-    """The reading as lines of text."""
-    yield f"{'gate':<28}{'reading':>9}  {'asked for':<14}"
-    for gate in report.gates:
-        yield f"{gate.name:<28}{gate.value:>9.3f}  {gate.target:<14}{'passed' if gate.passed else 'MISSED'}"
-    yield f"{'memory':<12}{'pass@1':>8}{'pass@2':>8}{'pass@3':>8}  same end in episode 2   ({report.tasks} tasks)"
-    for contents, row in report.reading.pass_at.items():
-        shown = "".join(f"{estimate.value:>8.3f}" for estimate in row)
-        yield f"{contents:<12}{shown}  {report.reading.same_end[contents]:.3f}"
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
