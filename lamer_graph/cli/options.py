@@ -92,7 +92,7 @@ class Player:
             metavar="DIR",
             rich_help_panel=PLAYER,
             show_default=False,
-            help="A model or LoRA adapter folder, run in this process. Default: the policy shipped for --env.",
+            help="A model or LoRA adapter folder, or a hub id, run in this process. Default: the policy shipped for --env.",
         ),
     ] = None
     base_url: Annotated[
@@ -135,6 +135,7 @@ class Player:
 
     def folder(self, env: str) -> Path | None:
         """The folder of the in-process policy, None where a server answers. Raises ConfigError."""
+        from lamer_graph.policies.hub import folder_of
         from lamer_graph.policies.shipped import is_adapter, is_policy, shipped_policy
 
         if self.base_url is not None:
@@ -152,14 +153,17 @@ class Player:
             if folder is None:
                 raise ConfigError(f"no policy is shipped for {env}: say who plays, with --policy DIR or --base-url URL")
             return folder
-        if not self.policy.is_dir():
-            raise ConfigError(f"--policy {self.policy} is not a folder; it must hold a model in Hugging Face format")
-        if not is_policy(self.policy) and not is_adapter(self.policy):
+        named = folder_of(self.policy)
+        if not named.is_dir():
+            raise ConfigError(
+                f"--policy {self.policy} is not a folder; it must hold a model in Hugging Face format, or be a hub id"
+            )
+        if not is_policy(named) and not is_adapter(named):
             raise ConfigError(
                 f"--policy {self.policy} holds no model in Hugging Face format (config.json, tokenizer.json and "
                 "model.safetensors), and no adapter (adapter_config.json and adapter_model.safetensors)"
             )
-        return self.policy
+        return named
 
     def name_of(self, policy: Policy, env: str) -> str:
         """Who plays, for the run's record: the folder's name, or the model that the server was asked for."""
@@ -286,10 +290,11 @@ class Setting:
         environment's errors.
         """
         from lamer_envs import make
+        from lamer_graph.policies.hub import folder_of
         from lamer_graph.policies.shipped import taught_env
 
         asked = self._asked()
-        taught = None if player.policy is None else taught_env(player.policy)
+        taught = None if player.policy is None else taught_env(folder_of(player.policy))
         if taught is not None and taught.partition(":")[0] == asked:
             spec = make(taught).spec
             if spec != asked:

@@ -36,6 +36,7 @@ except ModuleNotFoundError as error:
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.control import control_tokens_of
 from lamer_graph.policies.engine import BROKEN, Engine, Row
+from lamer_graph.policies.hub import folder_of
 from lamer_graph.policies.identity import Origin, identity_of
 from lamer_graph.policies.loading import check_folder, load_model, load_tokenizer, merged, origin_of
 from lamer_graph.policies.rendering import Renderer
@@ -57,7 +58,7 @@ CLOSED = "this LocalPolicy is closed"
 
 
 class LocalPolicy(Policy):
-    """`path_or_model` is a folder in Hugging Face format or a loaded causal model (then `tokenizer` is needed).
+    """`path_or_model` is a folder in Hugging Face format, a hub id, or a loaded causal model (then `tokenizer` is needed).
 
     `device=None` takes CUDA if there is one; `dtype=None` is float32 on the CPU and bfloat16 on a GPU. `adapter` is a
     PEFT folder that is merged into the weights. `max_batch` bounds the rows that run together, `threads` the torch
@@ -92,7 +93,7 @@ class LocalPolicy(Policy):
             raise ConfigError("dtype is for a folder's weights; a model that is given has a type: leave it out")
         if max_batch < 1 or (threads is not None and threads < 1):
             raise ConfigError("max_batch and threads must be at least 1")
-        base = Path(path_or_model).expanduser() if isinstance(path_or_model, str | Path) else None
+        base = folder_of(path_or_model) if isinstance(path_or_model, str | Path) else None
         added = None if adapter is None else Path(adapter).expanduser()
         if base is None and tokenizer is None:
             raise ConfigError("LocalPolicy was given a model without its tokenizer")

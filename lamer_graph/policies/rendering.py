@@ -53,7 +53,10 @@ class Renderer:
         name: str = "the policy",
     ) -> None:
         if getattr(tokenizer, "chat_template", None) is None:
-            raise ConfigError(f"the tokenizer of {name} has no chat template: a policy answers chat messages")
+            raise ConfigError(
+                f"the tokenizer of {name} has no chat template, and a policy answers chat messages: make one that has it "
+                "(`lamer-graph import FOLDER --chat-template FILE --out NEW`)"
+            )
         template: str = tokenizer.get_chat_template()
         given = {} if template_args is None else template_args
         check_template_args(given, template, name)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lamer_graph.errors import ConfigError, ServeError
+from lamer_graph.policies.hub import is_hub_id
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def vllm_flavour() -> Literal["cpu", "gpu"] | None:
@@ -76,8 +76,8 @@ def find_model(model: str | Path) -> tuple[Path | str, dict[str, Any]]:
         if not isinstance(config, dict):
             raise ConfigError(f"{folder} holds no readable config.json: not a model in Hugging Face format")
         return folder.resolve(), config
-    if isinstance(model, str) and _HUB_ID.fullmatch(model) and not folder.parent.exists():
-        return model, {}
+    if is_hub_id(model):
+        return str(model), {}
     raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format or a hub id like org/name")
 
 

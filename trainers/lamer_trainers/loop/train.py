@@ -148,7 +148,7 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
     if not is_policy(path):
         raise TrainingConfigError(
             f"policy '{run.policy}' is not a folder with a model in Hugging Face format (config.json, tokenizer.json, "
-            "model.safetensors); download it there first, nothing is fetched unasked"
+            f"model.safetensors); make one, e.g. `lamer-graph import {run.policy} --out models/NAME`"
         )
     check_loadable(path, plays=run.plays_here)
     renderer_of(run.policy, run.template_args)
