@@ -37,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-for module in (quickstart, play, collect, train, evaluate, compare, log, memory, serve, serve_env, warmup, import_model, doctor):
+PLAYING = (quickstart, play, collect, train, evaluate, compare)
+for module in (*PLAYING, log, memory, serve, serve_env, warmup, import_model, doctor):
     module.register(app)
 
 

@@ -53,6 +53,8 @@ def register(app: typer.Typer) -> None:
 
         `make smollm2` does so for SmolLM2-135M-Instruct, which two CPU cores can play and train.
         """
+        if out.exists():  # before torch is imported, which takes seconds
+            raise ConfigError(f"{out} exists already; choose another folder, so that no model is overwritten")
         for module in ("torch", "transformers"):
             if importlib.util.find_spec(module) is None:
                 raise ConfigError(f"import needs {module}: run `make setup`, or pip install 'lamer-graph[train]'")
@@ -60,6 +62,8 @@ def register(app: typer.Typer) -> None:
 
         made = import_model(source, out, dtype=dtype, chat_template=chat_template, note=ui.note)
         ui.print(f"{made.folder}: {made.architecture}, {made.parameters / 1e6:.1f} M parameters, {made.dtype}")
-        ui.print(f"play it with: lamer-graph eval --policy {made.folder} --env minesweeper:4x4-3 --tasks 8", soft_wrap=True)
+        ui.print(
+            f"play it with: lamer-graph eval --policy {made.folder} --env minesweeper:4x4-3 --tasks 8", soft_wrap=True
+        )
         said = {"architecture": made.architecture, "parameters": made.parameters, "dtype": made.dtype}
         return {"out": str(made.folder), **said, "origin": made.origin}

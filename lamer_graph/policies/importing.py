@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -114,7 +116,9 @@ def _read_header(file: Path, name: str) -> dict[str, str]:
     """What a GGUF file says of itself. Raises ConfigError if it is none, cut short, or no language model."""
     with file.open("rb") as head:
         if head.read(4) != b"GGUF":
-            raise ConfigError(f"{name} is no GGUF file (it does not begin with 'GGUF'), no archive with one and no folder")
+            raise ConfigError(
+                f"{name} is no GGUF file (it does not begin with 'GGUF'), no archive with one and no folder"
+            )
     try:
         from gguf import GGUFReader
         from gguf.constants import LlamaFileType
@@ -127,10 +131,14 @@ def _read_header(file: Path, name: str) -> dict[str, str]:
         said = {key: _value(reader, key) for key in ("name", "architecture", "license", "file_type", "quantized_by")}
         words = reader.get_field("tokenizer.ggml.tokens")
     except Exception as error:  # the reader has no errors of its own: whatever its arithmetic on damaged bytes raises
-        raise ConfigError(f"{name} is a damaged GGUF file or cut short ({type(error).__name__}): fetch it again") from None
+        raise ConfigError(
+            f"{name} is a damaged GGUF file or cut short ({type(error).__name__}): fetch it again"
+        ) from None
     architecture = str(said["architecture"])
     if words is None or not reader.tensors:
-        raise ConfigError(f"{name} ({architecture}) is no language model: it has no {'words' if words is None else 'weights'}")
+        raise ConfigError(
+            f"{name} ({architecture}) is no language model: it has no {'words' if words is None else 'weights'}"
+        )
     known = {each.replace("_", "").replace("-", "") for each in GGUF_SUPPORTED_ARCHITECTURES}
     if architecture.replace("_", "").replace("-", "") not in known:
         raise ConfigError(
@@ -154,7 +162,7 @@ def _dequantised(file: Path, source: Path, dtype: torch.dtype) -> tuple[Any, Any
     """Tokenizer and model of a GGUF file. Raises ConfigError."""
     from_file: dict[str, Any] = {"gguf_file": file.name}
     try:
-        with no_bar():
+        with no_bar(), _quiet_unless_watched():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **from_file)
             read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **from_file)
     except Exception as error:  # transformers' loader raises whatever a wrong shape or key meets first
@@ -173,6 +181,13 @@ def _dequantised(file: Path, source: Path, dtype: torch.dtype) -> tuple[Any, Any
     return tokenizer, model
 
 
+@contextlib.contextmanager
+def _quiet_unless_watched() -> Iterator[None]:
+    """The loader's bar is for a person at a terminal."""
+    with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
 def _check_whole(folder: Path) -> None:
     if is_adapter(folder):
         raise ConfigError(f"{folder} is an adapter, no model: name its folder where a policy is asked for")
@@ -186,7 +201,9 @@ def _check_fit(model: Any, tokenizer: Any, name: str) -> None:
     """Raises ConfigError if model and tokenizer are not of one another, or cannot be chatted with."""
     rows, words = model.get_input_embeddings().weight.shape[0], len(tokenizer)
     if words > rows:
-        raise ConfigError(f"{name}: its tokenizer has {words} tokens and its model knows {rows}: they are not one model's")
+        raise ConfigError(
+            f"{name}: its tokenizer has {words} tokens and its model knows {rows}: they are not one model's"
+        )
     Renderer(tokenizer, name=name)
 
 
@@ -224,6 +241,10 @@ def _card(made: Imported) -> str:
     licence = made.origin.get("license")
     front = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "library_name: transformers", "---"]
     quantised = "kept as" in made.origin
-    lost = ["", "Its weights were quantised and are dequantised here: they are not the original's."] if quantised else []
+    lost = (
+        ["", "Its weights were quantised and are dequantised here: they are not the original's."] if quantised else []
+    )
     listed = [f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items()]
-    return "\n".join([*front, "", f"# {made.folder.name}", "", "Imported by `lamer-graph import`.", *lost, "", *listed, ""])
+    return "\n".join(
+        [*front, "", f"# {made.folder.name}", "", "Imported by `lamer-graph import`.", *lost, "", *listed, ""]
+    )

@@ -54,8 +54,8 @@ class Renderer:
     ) -> None:
         if getattr(tokenizer, "chat_template", None) is None:
             raise ConfigError(
-                f"the tokenizer of {name} has no chat template, and a policy answers chat messages: make one that has it "
-                "(`lamer-graph import FOLDER --chat-template FILE --out NEW`)"
+                f"the tokenizer of {name} has no chat template, and a policy answers chat messages: give it one "
+                "(lamer-graph import FOLDER --chat-template FILE --out NEW)"
             )
         template: str = tokenizer.get_chat_template()
         given = {} if template_args is None else template_args

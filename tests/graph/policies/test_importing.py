@@ -26,7 +26,7 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = [*(chr(code) for code in range(33, 127)), "Ġ", "Ċ", "<|im_start|>", "<|im_end|>"]
+WORDS = [*(chr(code) for code in range(33, 127)), "Ġ", "Ċ", "ab", "la", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 HEADS, LAYERS, HIDDEN, WINDOW = 4, 2, 32, 4096
 
 
@@ -55,7 +55,7 @@ def write_gguf(file: Path, model: LlamaForCausalLM, *, template: str | None = CH
     """The model as llama.cpp keeps it; `changes`: architecture, words, quantised."""
     words = changes.get("words", WORDS)
     writer = GGUFWriter(file, changes.get("architecture", "llama"))
-    writer.add_name("Small & odd: \"name\"")
+    writer.add_name('Small & odd: "name"')
     writer.add_license("apache-2.0")
     writer.add_context_length(WINDOW)
     writer.add_embedding_length(HIDDEN)
@@ -178,7 +178,7 @@ def test_a_chat_template_can_be_given_to_a_file_or_a_folder_without_one(
     made = import_model(file, tmp_path / "out", chat_template=tmp_path / "t.jinja")
     assert AutoTokenizer.from_pretrained(made.folder).chat_template == CHATML
     (made.folder / "chat_template.jinja").unlink()
-    with pytest.raises(ConfigError, match=r"lamer-graph import .* --chat-template FILE"):
+    with pytest.raises(ConfigError, match=r"lamer-graph import FOLDER --chat-template FILE"):
         LocalPolicy(made.folder)
     again = import_model(made.folder, tmp_path / "again", chat_template=tmp_path / "t.jinja")
     assert torch.equal(logits(again.folder, IDS), logits(made.folder, IDS))
@@ -277,9 +277,7 @@ def test_offline_a_hub_id_says_how_to_fetch_it(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_what_the_hubs_cache_has_is_played_offline(
-    original: LlamaForCausalLM, tmp_path: Path
-) -> None:
+def test_what_the_hubs_cache_has_is_played_offline(original: LlamaForCausalLM, tmp_path: Path) -> None:
     made = import_model(write_gguf(tmp_path / "m.gguf", original), tmp_path / "out")
     cache = tmp_path / "hf" / "hub" / "models--some-org--some-model"
     (cache / "refs").mkdir(parents=True)
