@@ -173,7 +173,7 @@ def _dequantised(file: Path, source: Path, dtype: torch.dtype) -> tuple[Any, Any
     settings = {key: value for key, value in settings.items() if key not in ("quantization_config", "_name_or_path")}
     config = AutoConfig.for_model(**settings)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config.eos_token_id = tokenizer.eos_token_id

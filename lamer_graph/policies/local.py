@@ -58,7 +58,7 @@ CLOSED = "this LocalPolicy is closed"
 
 
 class LocalPolicy(Policy):
-    """`path_or_model`: a folder in Hugging Face format, a hub id, or a loaded causal model (then `tokenizer` is needed).
+    """`path_or_model`: a folder in Hugging Face format, a hub id, or a loaded causal model (which needs `tokenizer`).
 
     `device=None` takes CUDA if there is one; `dtype=None` is float32 on the CPU and bfloat16 on a GPU. `adapter` is a
     PEFT folder that is merged into the weights. `max_batch` bounds the rows that run together, `threads` the torch
