@@ -92,7 +92,7 @@ class Player:
             metavar="DIR",
             rich_help_panel=PLAYER,
             show_default=False,
-            help="A model or LoRA adapter folder, or a hub id; runs in this process. Default: the one shipped for --env.",
+            help="A model or LoRA adapter folder, or a hub id; runs in this process. Default: what ships for --env.",
         ),
     ] = None
     base_url: Annotated[
