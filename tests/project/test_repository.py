@@ -97,8 +97,9 @@ def test_a_module_is_small_and_says_what_it_is() -> None:
 
 
 def test_every_file_of_ours_that_a_module_names_is_there() -> None:
-    places = [ROOT / place for place in (*PACKAGES.values(), "bench", "examples", "scripts", "tests")]
-    files = {path.relative_to(ROOT).as_posix() for place in places for path in place.glob("**/*.py")}
+    places = [place if place != "." else package for package, place in PACKAGES.items()]
+    folders = [ROOT / place for place in (*places, "bench", "examples", "scripts", "tests")]
+    files = {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.rglob("*.py")}
     named = {
         (name, path)
         for path in files

@@ -40,6 +40,7 @@ def adapter_with(card: dict[str, object], folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow  # a server of its own
 async def test_server_and_process_render_the_same_ids(quiet: Path, tmp_path: Path) -> None:
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)

@@ -256,7 +256,9 @@ def test_equal_rewards_are_a_warning_that_a_person_sees(
 # -- a full disk ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [1 << 20, 4 << 20], ids=["weights", "optimiser"])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(1 << 20, id="weights"), pytest.param(4 << 20, id="optimiser", marks=pytest.mark.slow)]
+)
 def test_a_disk_that_fills_up_while_saving_costs_one_line_and_the_run_goes_on_from_the_checkpoint_before(
     cli: Cli, tiny_model_dir: Path, log: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
