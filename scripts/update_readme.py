@@ -4,7 +4,8 @@
     make test | tail -1 > t.txt && python scripts/update_readme.py test t.txt
 
 What must stay true: the picture is what LangGraph draws of the graph that `create_lamer_agent` compiles, as Mermaid
-text made here, and a test compares it with the README; outputs are files that a command wrote, never typed in.
+text made here, and a test compares it with the README; outputs are files that a command wrote, never typed in; of a
+training's many updates four are shown.
 """
 
 from __future__ import annotations
@@ -43,13 +44,21 @@ def fill(name: str, block: str) -> None:
     README.write_text(pattern.sub(lambda match: block, text))
 
 
+def shortened(lines: list[str]) -> list[str]:
+    """A training's updates but the first two and the last two left out, and said to be."""
+    updates = [number for number, line in enumerate(lines) if re.match(r" +\d+/\d+  @1 ", line)]
+    if len(updates) < 6:
+        return lines
+    return [*lines[: updates[2]], f"  .. (updates 3 to {len(updates) - 2})", *lines[updates[-2] :]]
+
+
 def main() -> None:
     if len(sys.argv) == 1:
         fill("graph", pictures())
         return
     name, file = sys.argv[1:]
-    output = "\n".join(line.rstrip() for line in Path(file).read_text().strip("\n").splitlines())
-    fill(name, between(name, f"```text\n{output}\n```"))
+    lines = shortened([line.rstrip() for line in Path(file).read_text().strip("\n").splitlines()])
+    fill(name, between(name, "\n".join(["```text", *lines, "```"])))
 
 
 if __name__ == "__main__":
