@@ -25,6 +25,7 @@ class Guess(Env):
     """`guess:200` hides one of 1 .. 200."""
 
     penalises_invalid = True
+    tells_actions = True  # the rules do: a prompt need not list hundreds of numbers
     max_turns = 6
     action_format = "a number, for example 250"
 

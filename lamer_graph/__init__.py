@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lamer_graph.runlog import RunLog as RunLog
     from lamer_graph.runlog.recording import TrialRecorder as TrialRecorder
     from lamer_graph.serving.vllm import VllmServer as VllmServer
+    from lamer_graph.trial.prompt_texts import PromptTexts as PromptTexts
     from lamer_graph.types import Completion as Completion
     from lamer_graph.types import Message as Message
     from lamer_graph.types import Sampling as Sampling
@@ -39,6 +40,7 @@ _HOMES = {
     "Message": "lamer_graph.types",
     "OpenAIPolicy": "lamer_graph.policies.openai",
     "Policy": "lamer_graph.policies.base",
+    "PromptTexts": "lamer_graph.trial.prompt_texts",
     "RunLog": "lamer_graph.runlog",
     "Sampling": "lamer_graph.types",
     "TrialRecorder": "lamer_graph.runlog.recording",

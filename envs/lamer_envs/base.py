@@ -60,7 +60,11 @@ class Env(ABC):
     splits: tuple[str, ...] = ("train", "val", "test")
     """Names of the splits that `seeds` knows; parameters may add or take away some."""
     markov: ClassVar[bool] = False
-    """True where one observation tells all that matters of the episode so far: compact prompts then show no history."""
+    """True where one observation tells all that matters of the episode so far: compact prompts then show no history,
+    standard ones of past turns what was played and what it did (`outcome`), not what was seen."""
+    tells_actions: ClassVar[bool] = False
+    """True where `action_format`, or what is observed, already says which actions there are: standard prompts then do
+    not list `admissible`. Also where a list would mislead, as one of hundreds, or of examples only."""
     penalises_invalid: ClassVar[bool] = False
     """True where `step` already charges for an invalid action, so that a trainer adds no penalty of its own."""
 

@@ -39,7 +39,8 @@ from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial import calls, events, steps
 from lamer_graph.trial.driver import TRIAL_ERRORS, error_record
 from lamer_graph.trial.harness import Harness, make_harness
-from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
+from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
+from lamer_graph.trial.prompts import ActionLists, PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState
 from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import Sampling
@@ -81,6 +82,8 @@ def create_lamer_agent(
     max_turns: int | None = None,
     prompt_style: PromptStyle = "standard",
     strategy: Strategy = "lamer",
+    actions: ActionLists = "auto",
+    texts: PromptTexts = STANDARD,
     sampling: Sampling | None = None,
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
@@ -94,7 +97,8 @@ def create_lamer_agent(
     `model` is a LangChain chat model, as it is or inside other runnables (`with_retry`, `bind`, `with_fallbacks`), or a
     Policy; `env` an environment or its spec; `memory` one of "none", "trajectory", "reflection", "both", or a
     MemoryConfig. `max_turns` bounds an episode (the environment's default if None). `strategy="react"` asks for a short
-    reasoning before each action. `sampling` is how answers are drawn, its `seed` the run's; a chat model keeps its own
+    reasoning before each action. `actions` says whether standard prompts list what can be done now ("auto": where the
+    environment knows it and tells it nowhere else), and `texts` replaces what they say. `sampling` is how answers are drawn, its `seed` the run's; a chat model keeps its own
     settings where there is none, and what it cannot take of one is refused.
 
     `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection: `update_state(config,
@@ -122,6 +126,8 @@ def create_lamer_agent(
         max_turns=max_turns,
         prompt_style=prompt_style,
         strategy=strategy,
+        actions=actions,
+        texts=texts,
         sampling=sampling,
     )
     if store is not None and harness.transient:

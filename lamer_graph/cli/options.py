@@ -260,6 +260,14 @@ class Setting:
             help="standard: for instruction-tuned models; compact: for small policies; auto: as the policy was taught.",
         ),
     ] = "auto"
+    actions: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(
+            rich_help_panel=GAME,
+            help="Whether standard prompts list the possible actions; auto: as the policy was taught, or else where the "
+            "environment tells them nowhere else.",
+        ),
+    ] = "auto"
     sampling: Annotated[
         Literal["train", "paper"],
         typer.Option(rich_help_panel=GAME, help="train: temperature 1, nothing cut; paper: 0.7, top-p 0.8, top-k 20."),

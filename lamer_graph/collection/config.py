@@ -10,13 +10,22 @@ from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from lamer_envs import make
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
 from lamer_graph.trial.harness import Harness, make_harness
-from lamer_graph.trial.prompts import PromptStyle, Strategy, check_strategy
+from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
+from lamer_graph.trial.prompts import ActionLists, PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.states import Json
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_memory import Contents, MemoryBackend, MemoryConfig, Outcomes, Scope
@@ -24,6 +33,7 @@ from lamer_memory.config import DEFAULT_K, check_backend
 from lamer_memory.embedders import open_embedder
 
 Positive = Annotated[int, Field(ge=1)]
+Texts = Annotated[PromptTexts, PlainValidator(PromptTexts.of), PlainSerializer(PromptTexts.to_json)]
 HASHING = "hashing"
 SAMPLING_FIELDS = tuple(one.name for one in fields(Sampling))
 DISTRIBUTION = ("temperature", "top_p", "top_k")
@@ -45,6 +55,9 @@ class CollectConfig(BaseModel):
     trials have written (see `run_memory`). `outcomes` chooses among their records by what they came to (see
     `MemoryConfig`); `embedder` says what they are compared by ("hashing", "minilm" or "URL#MODEL", see
     `lamer_memory.embedders`).
+
+    `actions` says whether standard prompts list what can be done now, `texts` replaces what they say, by name:
+    `{"reflect": ".."}` (see `PromptBuilder` and `PromptTexts`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +82,8 @@ class CollectConfig(BaseModel):
     prompt_style: PromptStyle = "standard"
     strategy: Strategy = "lamer"
     history: Positive | None = None
+    actions: ActionLists = "auto"
+    texts: Texts = STANDARD
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -81,7 +96,7 @@ class CollectConfig(BaseModel):
         # What says nothing is left out, so that a run of before these fields is still the same run.
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
-            key for key in ("outcomes", "embedder") if getattr(self, key) == type(self).model_fields[key].default
+            key for key in ("outcomes", "embedder", "actions", "texts") if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}
 
@@ -115,6 +130,8 @@ class CollectConfig(BaseModel):
             strategy=self.strategy,
             sampling=self.sampling,
             history=self.history,
+            actions=self.actions,
+            texts=self.texts,
         )
         return replace(harness, memory=memory)
 

@@ -6,12 +6,11 @@ What must stay true: handles live here and never in a state.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
 from lamer_envs.base import Env
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.prompts import PromptBuilder
+from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
+from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryBackend, MemoryConfig
 from lamer_memory.recall import kinds
@@ -57,12 +56,15 @@ def make_harness(
     *,
     max_episodes: int = 3,
     max_turns: int | None = None,
-    prompt_style: Literal["standard", "compact"] = "standard",
-    strategy: Literal["lamer", "react"] = "lamer",
+    prompt_style: PromptStyle = "standard",
+    strategy: Strategy = "lamer",
     sampling: Sampling | None = None,
     history: int | None = None,
+    actions: ActionLists = "auto",
+    texts: PromptTexts = STANDARD,
 ) -> Harness:
-    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None).
+    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None); `actions`
+    and `texts` as in `PromptBuilder`.
 
     Raises ConfigError (or MemoryConfigError) for what cannot be played.
     """
@@ -82,6 +84,8 @@ def make_harness(
         max_turns=turns,
         strategy=strategy,
         history=history,
+        actions=actions,
+        texts=texts,
         control=policy.control_tokens,
     )
     return Harness(

@@ -196,6 +196,7 @@ def ask_action(h: Harness, s: EpisodeState) -> Ask:
         observation=h.env.compact(env_state) if compact else _seen(h, s),
         turns=_played(s["turns"], s["outcomes"]) if h.prompts.shows_turns else (),
         memory=_remembered(s["memory"], s["trial_id"]),
+        actions=h.prompts.actions_now(env_state),
     )
     seed = stable_seed(s["seed"], s["task_id"], s["trial"], s["episode"], len(s["turns"]))
     return Ask(lambda dropped: h.prompts.act(view, dropped), h.prompts.droppable(view), h.sampling.with_seed(seed))

@@ -59,6 +59,7 @@ class Alfworld(Env):
     """
 
     name: ClassVar[str] = "alfworld"
+    tells_actions: ClassVar[bool] = True  # each page lists the commands at hand
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ class Sokoban(Env):
 
     name: ClassVar[str] = "sokoban"
     markov: ClassVar[bool] = True
+    tells_actions: ClassVar[bool] = True  # the action format does, and `admissible` has single moves only
     penalises_invalid: ClassVar[bool] = True
 
     def __init__(

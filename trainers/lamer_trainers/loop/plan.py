@@ -397,6 +397,8 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
         max_turns=collect.max_turns,
         strategy=collect.strategy,
         history=collect.history,
+        actions=collect.actions,
+        texts=collect.texts,
     )
     found: list[int] = []
     shortest: list[int] = []
@@ -410,7 +412,8 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
             turns: list[Turn] = []
             state, over = start, False
             while not over:
-                messages = prompts.act(View(episode, _shown(env, collect.prompt_style, state), tuple(turns), memory))
+                seen, can = _shown(env, collect.prompt_style, state), prompts.actions_now(state)
+                messages = prompts.act(View(episode, seen, tuple(turns), memory, can))
                 found.append(count(messages))
                 action = _some_action(env, state, rng)
                 said = Message(role="user", content=prompts.action_answer(action))
