@@ -98,8 +98,9 @@ def create_lamer_agent(
     Policy; `env` an environment or its spec; `memory` one of "none", "trajectory", "reflection", "both", or a
     MemoryConfig. `max_turns` bounds an episode (the environment's default if None). `strategy="react"` asks for a short
     reasoning before each action. `actions` says whether standard prompts list what can be done now ("auto": where the
-    environment knows it and tells it nowhere else), and `texts` replaces what they say. `sampling` is how answers are drawn, its `seed` the run's; a chat model keeps its own
-    settings where there is none, and what it cannot take of one is refused.
+    environment knows it and tells it nowhere else), `texts` replaces what they say. `sampling` is how answers are
+    drawn, its `seed` the run's; a chat model keeps its own settings where there is none, and what it cannot take of one
+    is refused.
 
     `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection: `update_state(config,
     {"reflection": text})`, then `invoke(None, config)`. With a blank text no reflection on this episode is remembered;

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from lamer_graph.cli.checks import check_new, run_folder
-from lamer_graph.cli.compare_train import Training, starts, trained, trainings
+from lamer_graph.cli.compare_train import Training, starts, trained, trainings, worded
 from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Backend, Store, WarmOption
@@ -134,6 +134,8 @@ def register(app: typer.Typer) -> None:
         if run is not None:
             player, setting = starts(run, player, setting)
         planned = _planned(ui, player, setting, memories, effort)
+        if run is not None:
+            planned = worded(run, setting, planned)
         check_reference(list(planned), reference)
         if not resume:
             check_new(folder, "choose another folder, or go on there with --resume")

@@ -106,6 +106,16 @@ def starts(run: RunFile, player: Player, setting: Setting) -> tuple[Player, Sett
     )
 
 
+def worded(run: RunFile, setting: Setting, planned: Mapping[str, CollectConfig]) -> dict[str, CollectConfig]:
+    """The configurations with the prompts that the run trains on, as far as nothing else was asked for."""
+    same = run.collect
+    told = {"texts": same.texts} | ({"actions": same.actions} if setting.actions == "auto" else {})
+    return {
+        name: config.model_copy(update=told) if config.prompt_style == same.prompt_style else config
+        for name, config in planned.items()
+    }
+
+
 def trainings(run: RunFile, planned: Mapping[str, CollectConfig], folders: Mapping[str, Path]) -> dict[str, RunFile]:
     """The run file of each configuration. Raises ConfigError and what `lamer_trainers.loop.train.check` raises."""
     from lamer_graph.collection.config import MEMORY_FIELDS

@@ -264,8 +264,8 @@ class Setting:
         Literal["auto", "always", "never"],
         typer.Option(
             rich_help_panel=GAME,
-            help="Whether standard prompts list the possible actions; auto: as the policy was taught, or else where the "
-            "environment tells them nowhere else.",
+            help="Whether standard prompts list what can be done; auto: as the policy was taught, or where nothing "
+            "else in the prompt says it.",
         ),
     ] = "auto"
     sampling: Annotated[
@@ -288,7 +288,8 @@ class Setting:
         known = CollectConfig.model_fields
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name in known}
         given |= CollectConfig.sampling_preset(self.sampling)
-        given |= {"env": env, "prompt_style": self.style(player, env), "tasks": 1}
+        style = self.style(player, env)
+        given |= {"env": env, "prompt_style": style, "tasks": 1, **self._wording(player, env, style)}
         return CollectConfig.model_validate({**given, **more})
 
     def spec(self, ui: Ui, player: Player) -> str:
@@ -331,6 +332,16 @@ class Setting:
 
         folder = player.folder(env)
         return "standard" if folder is None else taught_style(folder)
+
+    def _wording(self, player: Player, env: str, style: str) -> dict[str, Any]:
+        """What the policy's own card says of its prompts besides their style, as far as nothing else was asked for."""
+        from lamer_graph.policies.shipped import taught_style, taught_wording
+
+        folder = player.folder(env)
+        if folder is None or style != taught_style(folder):
+            return {}
+        found = taught_wording(folder)
+        return {key: value for key, value in found.items() if key != "actions" or self.actions == "auto"}
 
 
 @options

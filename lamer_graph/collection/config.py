@@ -96,7 +96,9 @@ class CollectConfig(BaseModel):
         # What says nothing is left out, so that a run of before these fields is still the same run.
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
-            key for key in ("outcomes", "embedder", "actions", "texts") if getattr(self, key) == type(self).model_fields[key].default
+            key
+            for key in ("outcomes", "embedder", "actions", "texts")
+            if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}
 

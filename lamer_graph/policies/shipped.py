@@ -18,6 +18,8 @@ FOLDER = Path("examples") / "policies"
 CARD = "lamer.json"
 """What a policy plays, in which prompt style, with which template arguments, and whether it was trained beyond its warm
 start."""
+WORDING = ("actions", "texts")
+"""In the card, where they are not the defaults: how prompts are worded besides their style."""
 TEMPLATE = "template"
 """In the card: the chat template's arguments."""
 
@@ -74,6 +76,11 @@ def shipped_policy(env_spec: str) -> Path | None:
 def taught_style(folder: Path) -> Literal["standard", "compact"]:
     """The prompt style that a policy was taught in; standard where its card does not say."""
     return "compact" if card(folder).get("prompt_style") == "compact" else "standard"
+
+
+def taught_wording(folder: Path) -> dict[str, Any]:
+    """What else a policy's card says of its prompts: `actions` and `texts`, as in `CollectConfig`, where it does."""
+    return {key: value for key, value in card(folder).items() if key in WORDING}
 
 
 def taught_template(*folders: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ What must stay true: handles live here and never in a state.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from lamer_envs.base import Env
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy

@@ -89,12 +89,13 @@ ONE_LINE = frozenset({"action", "outcome"})
 class PromptTexts:
     """What standard prompts say, each text replaceable by name: `PromptTexts(reflect="What have you learned? ..")`.
 
-    Templates are filled by `str.format`; which fields each has is in `FIELDS`, and a brace that is text is doubled. Of
-    the system message are `system`, which holds `attempts_many` or `attempts_one` (of one attempt), `quoted_many` or
-    `quoted_one`, and `thinking` (strategy "react" only). The user message has these pieces in this order: the memory
-    (`memory_trajectory`, `memory_reflection`, `memory_other`: of another task), the turns so far (`observed` and
-    `played`), what is seen now (`observed`; `ended` in a reflection), which `actions` there are, and the question (`act`
-    or `reflect`). `left_out` stands where memories or turns were left out. Raises ConfigError.
+    Templates are filled by `str.format`; which fields each has is in `FIELDS`, and a brace that is text is doubled.
+
+    The system message is `system`, which holds `attempts_many` or `attempts_one`, `quoted_many` or `quoted_one` (the
+    latter where there is but one attempt), and `thinking` (strategy "react" only). The user message has these pieces in
+    this order: the memory (`memory_trajectory`, `memory_reflection`, and `memory_other` of another task), the turns so
+    far (`observed`, `played`), what is seen now (`observed`, or `ended` in a reflection), the possible `actions`, and
+    the question (`act` or `reflect`); `left_out` stands where memories or turns were left out. Raises ConfigError.
     """
 
     system: str = SYSTEM
@@ -151,7 +152,9 @@ def _check(name: str, text: str, known: _Fields) -> None:
     try:
         parts = list(Formatter().parse(text))
     except ValueError:
-        raise ConfigError(f"{name} has a brace without its other half: a brace that is text is doubled, {{{{ }}}}") from None
+        raise ConfigError(
+            f"{name} has a brace without its other half: a brace that is text is doubled, {{{{ }}}}"
+        ) from None
     said = {field for _, field, _, _ in parts if field is not None}
     every = [*known.needed, *known.others]
     says = ", ".join(f"{{{field}}}" for field in every) or "none"

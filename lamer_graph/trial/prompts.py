@@ -9,12 +9,13 @@ Two styles. `standard` explains everything and quotes whole observations: for in
 the environment's own short forms (`Env.compact`, `Env.outcome`): for small policies and long trials. They say the same
 or less, and more only where the environment says so: WebShop's compact pages judge products ("too dear") by default.
 
-A standard prompt is what a cache and a trainer can share: the system message is one for all trials of an environment;
-the user message is a row of pieces, what is fixed before what changes. First the memory H(n), fixed for an episode, then
-the episode's turns, to which each turn adds, then what is asked now. So the prompt of a turn begins with the one before
-it, up to the end of that one's turns (of its observation, where turns show theirs), and the reflection's with that of
-the last turn. In tokens too: all pieces begin with the same characters after a blank line, so whatever piece follows, a
-tokenizer cuts what lies before it alike. A bounded `history`, or a prompt that is trimmed to its window, gives this up.
+A standard prompt is what a cache and a trainer can share. The system message is one for all trials of an environment;
+the user message is a row of pieces, what is fixed before what changes: the memory H(n), fixed for an episode, then the
+episode's turns, to which each turn adds, then what is asked now. So the prompt of a turn begins with the one before it,
+up to the end of that one's turns (of its observation, where turns show theirs), and the reflection's with that of the
+last turn. In tokens too: all pieces begin with the same characters after a blank line, so whatever piece follows, a
+tokenizer that cuts texts by a pattern first (all byte-level ones) cuts what lies before it alike. A bounded `history`,
+or a prompt that is trimmed to its window, gives this up.
 
 Where one observation tells all that matters (`Env.markov`) past turns are told by action and outcome, else by
 observation, action and outcome.

@@ -52,7 +52,7 @@ def cautious_player(messages: Sequence[Message], sampling: Sampling) -> str:
     """`random_player` that opens closed cells only, of a standard prompt's board: it solves some tasks."""
     if is_reflection(messages):
         return random_player(messages, sampling)
-    board = messages[-1]["content"].rpartition("Now you see:\n")[2].partition("\n\n")[0].replace("> ", "")
+    board = messages[-1]["content"].rpartition("You see:\n")[2].partition("\n\n")[0].replace("> ", "")
     rows = enumerate(board.splitlines(), start=1)
     closed = [(row, column) for row, line in rows for column, cell in enumerate(line.split(), start=1) if cell == "?"]
     row, column = random.Random(sampling.seed).choice(closed)
@@ -61,4 +61,4 @@ def cautious_player(messages: Sequence[Message], sampling: Sampling) -> str:
 
 def memory_lines(text: str) -> list[str]:
     """The quoted memory lines of a standard prompt."""
-    return re.findall(r"^> (.*)$", re.split(r"^# Attempt ", text, flags=re.M)[0], flags=re.M)
+    return re.findall(r"^> (.*)$", re.split(r"^## (?:Turn |\(\d+ earlier turns )", text, flags=re.M)[0], flags=re.M)

@@ -18,6 +18,7 @@ from rapidfuzz import fuzz, process
 
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import rendered
+from lamer_graph.errors import ConfigError
 from lamer_graph.policies.rendering import knows, template_text
 from lamer_graph.policies.shipped import TEMPLATE, shipped_policies, taught_template
 from lamer_graph.serving.vllm import vllm_flavour
@@ -327,6 +328,8 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
         run = RunFile.model_validate(data)
     except ValidationError as error:
         raise TrainingConfigError(_explain(error)) from None
+    except ConfigError as error:  # of what is a value of its own, as `collect.texts`
+        raise TrainingConfigError(f"collect: {error}") from None
     if run.collect.store:  # a relative path in a run's configuration is taken from that run's folder, here it is ours
         store = str(Path(run.collect.store).resolve())
         run = run.model_copy(update={"collect": run.collect.model_copy(update={"store": store})})

@@ -107,7 +107,7 @@ def test_trajectory_memory_shows_the_failed_moves_in_the_next_episode(env: Any, 
     first_of_second = next(m for m in policy.seen if "Attempt 2 of 3, turn 1" in m[-1]["content"])
     lines = memory_lines(first_of_second[-1]["content"])
     for turn in result["episodes"][0]["turns"]:
-        assert f"You played: {turn['action']}" in lines
+        assert any(f"You played: {turn['action']} -> " in line for line in lines)
     assert len(result["reflections"]) == (2 if contents == "both" else 0)
 
 

@@ -111,7 +111,7 @@ def test_a_prompt_stays_within_its_bounds_and_other_tasks_go_first(tmp_path: Pat
         assert sum(len(message["content"]) for message in messages) <= min(sizes) + 100
         assert all(len(line) <= 16 for line in memory_lines(messages[-1]["content"]))
     texts = [messages[-1]["content"] for messages in cut]
-    assert any("# From other tasks" in text for text in texts)
+    assert any("## Another task, " in text for text in texts)
     second = [text for text in texts if "Attempt 2 of" in text]
     assert second
     assert all("your reflection:" in text for text in second)

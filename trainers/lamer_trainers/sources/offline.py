@@ -29,7 +29,7 @@ from lamer_trainers.runfile import RunFile
 from lamer_trainers.sources.batches import Batches, Collected
 from lamer_trainers.sources.logs import LoggedRuns
 
-MUST_FIT = ("env", "prompt_style", "strategy", "temperature", "top_p", "top_k")
+MUST_FIT = ("env", "prompt_style", "strategy", "actions", "texts", "temperature", "top_p", "top_k")
 """Fields of `collect` that a log must share: what is played, how it is put to the policy, how answers are drawn."""
 
 
@@ -73,8 +73,10 @@ def check_logs(run: RunFile) -> None:
 
 def check_config(wanted: CollectConfig, logged: Mapping[str, Any], folder: str | Path) -> None:
     """Raises TrainingDataError if a log was collected in another way than the run file says."""
-    for name in MUST_FIT:
-        there, here = logged.get(name, CollectConfig.model_fields[name].default), getattr(wanted, name)
+    ours = wanted.model_dump(mode="json")
+    for name in MUST_FIT:  # what is left out is at its default
+        default = {} if name == "texts" else CollectConfig.model_fields[name].default
+        there, here = logged.get(name, default), ours.get(name, default)
         if there != here:
             raise TrainingDataError(
                 f"the log {folder} has {name} {there!r}, the run {here!r}: set collect.{name}={there}, or train on a "
