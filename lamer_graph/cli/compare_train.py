@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -109,7 +109,9 @@ def starts(run: RunFile, player: Player, setting: Setting) -> tuple[Player, Sett
 def worded(run: RunFile, setting: Setting, planned: Mapping[str, CollectConfig]) -> dict[str, CollectConfig]:
     """The configurations with the prompts that the run trains on, as far as nothing else was asked for."""
     same = run.collect
-    told = {"texts": same.texts} | ({"actions": same.actions} if setting.actions == "auto" else {})
+    told: dict[str, Any] = {"texts": same.texts}
+    if setting.actions == "auto":
+        told["actions"] = same.actions
     return {
         name: config.model_copy(update=told) if config.prompt_style == same.prompt_style else config
         for name, config in planned.items()

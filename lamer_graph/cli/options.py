@@ -290,7 +290,9 @@ class Setting:
         given |= CollectConfig.sampling_preset(self.sampling)
         style = self.style(player, env)
         given |= {"env": env, "prompt_style": style, "tasks": 1, **self._wording(player, env, style)}
-        return CollectConfig.model_validate({**given, **more})
+        config = CollectConfig.model_validate({**given, **more})
+        config.prompts()
+        return config
 
     def spec(self, ui: Ui, player: Player) -> str:
         """The specification of what is played: as asked, but a name alone means the board of the policy's card.

@@ -21,11 +21,12 @@ from pydantic import (
 )
 
 from lamer_envs import make
+from lamer_envs.base import Env
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
 from lamer_graph.trial.harness import Harness, make_harness
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
-from lamer_graph.trial.prompts import ActionLists, PromptStyle, Strategy, check_strategy
+from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.states import Json
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_memory import Contents, MemoryBackend, MemoryConfig, Outcomes, Scope
@@ -112,6 +113,19 @@ class CollectConfig(BaseModel):
     @property
     def sampling(self) -> Sampling:
         return Sampling(**{name: getattr(self, name) for name in SAMPLING_FIELDS})
+
+    def prompts(self, env: Env | None = None) -> PromptBuilder:
+        """What prompts are made with, but for a policy's control tokens. Raises ConfigError, and what `make` raises."""
+        return PromptBuilder(
+            make(self.env) if env is None else env,
+            style=self.prompt_style,
+            max_episodes=self.max_episodes,
+            max_turns=self.max_turns,
+            strategy=self.strategy,
+            history=self.history,
+            actions=self.actions,
+            texts=self.texts,
+        )
 
     def harness(self, policy: Policy, backend: MemoryBackend | None = None) -> Harness:
         """The harness of this configuration, with `backend` or else a new one of its name.

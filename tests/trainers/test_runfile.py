@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from lamer_graph.policies.shipped import taught_wording
+from lamer_graph.trial.prompt_texts import PromptTexts
 from lamer_trainers import runfile
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.loop.run_folder import finish
 from lamer_trainers.presets import RL_BASELINE
-from lamer_trainers.runfile import PRESETS, load_run
+from lamer_trainers.runfile import PRESETS, RunFile, load_run
 from lamer_trainers.sources.served import make_server
 
 
@@ -79,6 +83,9 @@ def test_changes_reach_into_sections_and_are_typed():
         ("optimise.policy=x", "unknown key 'optimise.policy': it belongs at policy"),
         ("policy.model=DIR", "'policy.model=DIR' takes 'policy' for a section, .* write policy=VALUE"),
         ("optimise.updates.more=3", "takes 'optimise.updates' for a section, .* write optimise.updates=VALUE"),
+        ("collect.texts.reflct=x", "collect: there is no text 'reflct' in texts; did you mean 'reflect'"),
+        ("collect.texts.act='{trun}?'", "collect: texts.act has no field {trun}; its fields are: {episode}"),
+        ("collect.texts=short", "collect: texts must be names with texts"),
         ("optimise=3", "'optimise' is a section of keys, not 3: write optimise.KEY=.., e.g. optimise.updates"),
     ],
 )
@@ -86,6 +93,19 @@ def test_what_is_wrong_in_a_run_is_one_clear_line(change, message):
     with pytest.raises(TrainingConfigError, match=message) as caught:
         load_run(preset="minesweeper-cpu", changes=[change])
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_file_words_the_prompts(tmp_path):
+    run = {**PRESETS["minesweeper-cpu"], "policy": "x"}
+    run["collect"] = {**run["collect"], "prompt_style": "standard", "actions": "never"}
+    run["collect"]["texts"] = {"reflect": "What now? <remark>..</remark>"}
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(run))
+    loaded = load_run(path, changes=["collect.texts.act='Move {turn}?'"])
+    assert loaded.collect.texts == PromptTexts(reflect="What now? <remark>..</remark>", act="Move {turn}?")
+    assert RunFile.model_validate(loaded.model_dump(mode="json")) == loaded
+    finish(tmp_path, loaded, SimpleNamespace(save_pretrained=lambda folder: None))
+    assert taught_wording(tmp_path) == {"actions": "never", "texts": loaded.collect.texts.to_json()}
 
 
 def test_a_misplaced_key_of_a_file_is_named_before_what_it_leaves_missing(tmp_path):

@@ -53,12 +53,12 @@ def test_a_server_with_an_unknown_tokenizer_is_kept_from_the_common_ones() -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("style", ["standard", "compact"])
-def test_a_prompt_holds_as_many_control_ids_as_with_harmless_text(family: str, style: Any) -> None:
+@pytest.mark.parametrize(("style", "spec"), [("standard", "alfworld"), ("compact", "minesweeper:4x4-3")])
+def test_a_prompt_holds_as_many_control_ids_as_with_harmless_text(family: str, style: Any, spec: str) -> None:
     tokenizer = tokenizer_of(family)
     control = control_tokens_of(tokenizer)
     ids = {tokenizer.convert_tokens_to_ids(token) for token in control} - {None, tokenizer.unk_token_id}
-    builder = PromptBuilder(ENV, style=style, control=control)
+    builder = PromptBuilder(make(spec), style=style, control=control)
 
     def control_ids(hostile: str) -> list[int]:
         turns = [Turn(f"board {hostile}", hostile, f"{hostile} invalid")]
@@ -138,10 +138,11 @@ def test_every_line_break_of_unicode_is_one(separator: str) -> None:
 
 
 @pytest.mark.parametrize("separator", [*BREAKS, "\r\n"])
-def test_an_action_an_outcome_and_an_observation_cannot_pass_for_the_prompt(separator: str) -> None:
+@pytest.mark.parametrize("spec", ["minesweeper:4x4-3", "alfworld"])
+def test_an_action_an_outcome_and_an_observation_cannot_pass_for_the_prompt(separator: str, spec: str) -> None:
     trap = TRAP.replace("\n", separator)
     turns = [Turn(trap, trap, f"{trap} invalid")]
-    builder = PromptBuilder(ENV)
+    builder = PromptBuilder(make(spec))
     memory = [Remembered("trajectory", builder.trajectory(turns, trap), 1)]
     view = View(2, trap, turns, memory, actions=[trap, "(1, 1)"])
     act = builder.act(view)

@@ -22,7 +22,9 @@ from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.runlog import read_trials
+from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.loop.run_folder import last_checkpoint
+from lamer_trainers.sources.offline import check_config
 from tiny_random import build_tiny_random
 
 Trial = dict[str, Any]
@@ -140,6 +142,17 @@ def test_what_does_not_fit_the_run_is_one_line_before_any_work(
     assert outcome.code == 2
     assert re.search(message, outcome.error_line)
     assert not Path("run").exists()
+
+
+def test_a_log_of_other_wording_is_refused() -> None:
+    logged = {"env": "minesweeper:4x4-3", "prompt_style": "standard"}
+    ours = {**logged, "tasks": 1}
+    check_config(CollectConfig(**ours), logged, "log")
+    check_config(CollectConfig(**ours, texts={"act": "What now?"}), {**logged, "texts": {"act": "What now?"}}, "log")
+    with pytest.raises(TrainingDataError, match=r"log has texts \{'act': 'What now\?'\}, the run \{\}"):
+        check_config(CollectConfig(**ours), {**logged, "texts": {"act": "What now?"}}, "log")
+    with pytest.raises(TrainingDataError, match=r"log has actions 'auto', the run 'never': set collect\.actions=auto"):
+        check_config(CollectConfig(**ours, actions="never"), logged, "log")
 
 
 def no_tokens(trial: Trial) -> None:

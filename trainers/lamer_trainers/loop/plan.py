@@ -24,7 +24,7 @@ from lamer_envs.base import Env
 from lamer_graph.policies.loading import check_folder, renderer_of
 from lamer_graph.policies.local import CPU_CACHE_BYTES, GPU_CACHE_SHARE
 from lamer_graph.policies.shipped import is_policy
-from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
+from lamer_graph.trial.prompts import Remembered, Turn, View
 from lamer_graph.types import Message
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.runfile import RunFile
@@ -390,16 +390,7 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
     """Tokens of every prompt of `PLAYED` trials of random admissible play, and of the shortest answer."""
     collect, rng = run.collect, random.Random(0)
     env = make(collect.env)
-    prompts = PromptBuilder(
-        env,
-        style=collect.prompt_style,
-        max_episodes=collect.max_episodes,
-        max_turns=collect.max_turns,
-        strategy=collect.strategy,
-        history=collect.history,
-        actions=collect.actions,
-        texts=collect.texts,
-    )
+    prompts = collect.prompts(env)
     found: list[int] = []
     shortest: list[int] = []
     seeds = env.seeds(collect.split)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, set_seed
 
-from lamer_envs import make
 from lamer_graph.collection.config import check_memory
 from lamer_graph.collection.run_memory import check_source, probe_memory
 from lamer_graph.policies.loading import check_folder as check_loadable
@@ -152,7 +151,7 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
         )
     check_loadable(path, plays=run.plays_here)
     renderer_of(run.policy, run.template_args)
-    make(run.collect.env)
+    run.collect.prompts()
     check_memory(run.collect)
     if run.collect.scope == "tasks" and not run.logs:
         probe_memory(run.collect)
