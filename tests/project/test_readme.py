@@ -48,6 +48,23 @@ def test_a_python_block_of_the_readme_runs(number: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_prompt_is_what_is_asked_on_that_board() -> None:
+    from lamer_envs import make
+    from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
+
+    env = make("minesweeper:4x4-3")
+    state, turns = env.reset(1), []
+    assert "(3, 1)" in [str(cell) for cell in env.mine_cells(state)]  # type: ignore[attr-defined]
+    for action in ("(1, 4)", "(2, 1)"):
+        step = env.step(state, action)
+        turns.append(Turn(env.observe(state), action, env.outcome(state, action, step)))
+        state = step.state
+    builder = PromptBuilder(env)
+    memory = [Remembered("reflection", "There is a mine at (3, 1). Do not open it again.", 1)]
+    messages = builder.act(View(2, env.observe(state), turns, memory, builder.actions_now(state)))
+    assert f"```text\n{messages[1]['content']}\n```" in README
+
+
 def test_the_example_of_the_agent_is_ten_lines() -> None:
     block = next(block for block in PYTHON_BLOCKS if "create_lamer_agent" in block)
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
