@@ -153,10 +153,16 @@ class PromptBuilder:
         """What a prompt lists as possible in `state`: nothing where this builder's prompts list no actions."""
         return self.env.admissible(state) if self.lists_actions else ()
 
+    def view(self, state: State, episode: int, turns: Sequence[Turn] = (), memory: Sequence[Remembered] = ()) -> View:
+        """What `act` shows in `state`, from the environment itself; `episode` is 1-based."""
+        observation = self.env.compact(state) if self.style == "compact" else self.env.observe(state)
+        return View(episode, observation, turns, memory, self.actions_now(state))
+
     def act(self, view: View, dropped: int = 0) -> list[Message]:
         """Messages that ask for the next action, with the `dropped` oldest pieces left out.
 
-        They go in this order: the shown turns of this episode, oldest first, then memory records, oldest first.
+        They go in this order: the shown turns of this episode, oldest first, then memory records, oldest first, and
+        last the list of what can be done.
         """
         cut = self._cut(view, dropped)
         if self.style == "compact":
@@ -164,7 +170,8 @@ class PromptBuilder:
         number = len(view.turns) + 1
         pieces = [*self._past(view, *cut), self._observed(number, view.observation)]
         if view.actions:
-            pieces.append(self._listed(view.actions))
+            listed = dropped < self.droppable(view)
+            pieces.append(self._listed(view.actions, MAX_ACTIONS if listed else 0))
         pieces.append(
             self.texts.act.format(episode=view.episode, episodes=self.max_episodes, turn=number, turns=self.turns)
         )
@@ -180,8 +187,8 @@ class PromptBuilder:
         return self._messages(_joined([*self._past(view, *cut), ended, asked]))
 
     def droppable(self, view: View, *, whole: bool = False) -> int:
-        """How many turns and memory records `act` (or `reflect`: whole=True) can leave out."""
-        return len(self._shown(view, whole)) + len(view.memory)
+        """How many pieces `act` (or `reflect`: whole=True) can leave out."""
+        return len(self._shown(view, whole)) + len(view.memory) + bool(view.actions and not whole)
 
     def trajectory(self, turns: Sequence[Turn], last_observation: str, max_chars: int = 2_000) -> str:
         """An episode as memory text of at most `max_chars`, told as in its own prompts: oldest turns are left out
@@ -284,11 +291,11 @@ class PromptBuilder:
     def _observed(self, number: int, observation: str) -> str:
         return self.texts.observed.format(turn=number, observation=quote(_bounded(observation)))
 
-    def _listed(self, actions: Sequence[str]) -> str:
+    def _listed(self, actions: Sequence[str], most: int) -> str:
         """What can be done now: whole actions, as many as the bounds take, and how many more there are."""
         shown: list[str] = []
         room = MAX_ACTIONS_CHARS
-        for action in actions[:MAX_ACTIONS]:
+        for action in actions[:most]:
             room -= len(action) + 2
             if room < 0:
                 break

@@ -20,7 +20,7 @@ from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import rendered
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.rendering import knows, template_text
-from lamer_graph.policies.shipped import TEMPLATE, shipped_policies, taught_template
+from lamer_graph.policies.shipped import TEMPLATE, WORDING, shipped_policies, taught_template
 from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
@@ -205,6 +205,7 @@ class RunFile(_Closed):
             "prompt_style": collect.prompt_style,
             "trained": True,
             TEMPLATE: self.template_args,
+            **{key: value for key, value in collect.model_dump(mode="json").items() if key in WORDING},
         }
 
     @property

@@ -186,6 +186,20 @@ def test_the_list_is_bounded_and_says_how_many_more_there_are(actions: list[str]
         assert len(listed) + more == len(actions)
 
 
+def test_the_list_is_the_last_piece_to_go_and_the_prompt_says_so() -> None:
+    builder = PromptBuilder(ENV)
+    view = View(2, "board", VIEW.turns, VIEW.memory, ["(1, 1)", "(1, 2)"])
+    assert builder.droppable(view) == 3
+    assert builder.droppable(view, whole=True) == 2
+    assert "(1, 1); (1, 2)" in said(builder, view)
+    least = builder.act(view, 2)[1]["content"]
+    assert "(1, 1); (1, 2)" in least
+    assert "learned" not in least
+    none = builder.act(view, 3)[1]["content"]
+    assert "## Possible actions include:\n(2 more)\n" in none
+    assert len(none) < len(least)
+
+
 def test_actions_that_cannot_be_listed_are_refused() -> None:
     assert PromptBuilder(Bare()).actions_now({}) == ()
     assert PromptBuilder(Bare(), actions="never")

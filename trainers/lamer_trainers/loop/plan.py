@@ -24,7 +24,7 @@ from lamer_envs.base import Env
 from lamer_graph.policies.loading import check_folder, renderer_of
 from lamer_graph.policies.local import CPU_CACHE_BYTES, GPU_CACHE_SHARE
 from lamer_graph.policies.shipped import is_policy
-from lamer_graph.trial.prompts import Remembered, Turn, View
+from lamer_graph.trial.prompts import Remembered, Turn
 from lamer_graph.types import Message
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.runfile import RunFile
@@ -403,8 +403,7 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
             turns: list[Turn] = []
             state, over = start, False
             while not over:
-                seen, can = _shown(env, collect.prompt_style, state), prompts.actions_now(state)
-                messages = prompts.act(View(episode, seen, tuple(turns), memory, can))
+                messages = prompts.act(prompts.view(state, episode, tuple(turns), memory))
                 found.append(count(messages))
                 action = _some_action(env, state, rng)
                 said = Message(role="user", content=prompts.action_answer(action))
@@ -414,7 +413,7 @@ def measure(run: RunFile, count: Count) -> tuple[list[int], int]:
                 state, over = step.state, step.done or len(turns) >= prompts.turns
             if step.success:
                 break
-            last = _shown(env, collect.prompt_style, state)
+            last = prompts.view(state, episode).observation
             if collect.contents in ("trajectory", "both"):
                 memory.append(Remembered("trajectory", prompts.trajectory(turns, last), episode))
             if collect.contents in ("reflection", "both"):
@@ -427,7 +426,3 @@ def _some_action(env: Env, state: Any, rng: random.Random) -> str:
     if env.offers("admissible"):
         return rng.choice(env.admissible(state))
     return env.weak(state, rng) if env.offers("weak") else "?"
-
-
-def _shown(env: Env, style: str, state: Any) -> str:
-    return env.compact(state) if style == "compact" else env.observe(state)

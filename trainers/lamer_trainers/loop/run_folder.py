@@ -14,10 +14,6 @@ from pydantic import ValidationError
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from lamer_graph.policies.fingerprint import other_base, record_base
-<<<<<<< HEAD
-=======
-from lamer_graph.policies.shipped import CARD, TEMPLATE, WORDING
->>>>>>> 5b89f34 (Prompts: a prompt begins with the one before it, in tokens too; compact prompts are the stored ones; texts are checked)
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.errors import CheckpointError
 from lamer_trainers.learning.saving import write_card
@@ -110,18 +106,11 @@ def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
     """
     (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
-<<<<<<< HEAD
     describe(folder, run)
 
 
 def describe(folder: Path, run: RunFile) -> None:
     """Put beside saved weights what they play and how, and an adapter's base."""
     write_card(folder, run.card)
-=======
-    card: dict[str, Any] = {"env": run.collect.env, "prompt_style": run.collect.prompt_style, "trained": True}
-    card[TEMPLATE] = run.template_args
-    card |= {key: value for key, value in run.collect.model_dump(mode="json").items() if key in WORDING}
-    write_atomic(folder / CARD, orjson.dumps(card, option=orjson.OPT_INDENT_2))
->>>>>>> 5b89f34 (Prompts: a prompt begins with the one before it, in tokens too; compact prompts are the stored ones; texts are checked)
     if run.lora:
         record_base(folder, run.policy)
