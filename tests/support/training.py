@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -68,12 +69,31 @@ def a_call(rng, vocabulary, version):
     }
 
 
-def make_trials(calls, *, seed=0, vocabulary=320, model=None, noise=0.3, version="policy-v0000", different=None):
+def branching(rng, vocabulary, depth):
+    """Draws prompts that begin alike: every piece of `depth` pieces is followed by one of at most three others."""
+    pieces = {}
+
+    def prompt():
+        path, tokens = (), []
+        for _ in range(depth):
+            path = (*path, rng.randrange(3))
+            if path not in pieces:
+                pieces[path] = [rng.randrange(3, vocabulary) for _ in range(rng.randint(1, 12))]
+            tokens += pieces[path]
+        return tokens
+
+    return prompt
+
+
+def make_trials(
+    calls, *, seed=0, vocabulary=320, model=None, noise=0.3, version="policy-v0000", different=None, depth=None
+):
     """Trials of 2 episodes with `calls` trainable calls in all; logprobs are the model's, with noise.
 
-    Of their tokens at most `different` are different, where it is given.
+    Of their tokens at most `different` are different, where it is given; with `depth` prompts branch so often.
     """
     rng = random.Random(seed)
+    prompt = None if depth is None else branching(rng, vocabulary, depth)
     trials, left = [], calls
     while left:
         number = len(trials)
@@ -121,6 +141,8 @@ def make_trials(calls, *, seed=0, vocabulary=320, model=None, noise=0.3, version
             }
         )
     every = list(every_call(trials))
+    for call in every if prompt else ():
+        call["prompt_token_ids"] = prompt()
     for call, like in zip(every, itertools.cycle(every[:different]), strict=False):
         call.update({name: like[name] for name in ("prompt_token_ids", "token_ids", "logprobs")})
     if model is not None:
@@ -129,6 +151,27 @@ def make_trials(calls, *, seed=0, vocabulary=320, model=None, noise=0.3, version
                 own = token_logprobs(model, call["prompt_token_ids"], call["token_ids"])[0]
             call["logprobs"] = [value + rng.uniform(-noise, noise) for value in own.tolist()]
     return trials
+
+
+def prefixes(samples):
+    """How many different beginnings the samples have, which are the tokens that a model must compute."""
+    wholes = [(*sample.prompt_token_ids, *sample.token_ids) for sample in samples]
+    return len({whole[:end] for whole in wholes for end in range(1, len(whole))})
+
+
+@contextlib.contextmanager
+def computing(model):
+    """A list of how many tokens each pass of a model computed that was gone back over."""
+    sizes = []
+
+    def count(_, __, given):
+        sizes.extend([given["input_ids"].numel()] if torch.is_grad_enabled() else [])
+
+    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
 
 
 def every_call(trials):
@@ -217,7 +260,7 @@ def train(folder, model, tokenizer, source, *, callbacks=(), resume=None, **opti
 def main(folder, calls, out):
     for kind in ("full", "lora"):
         model, tokenizer = load(folder, kind == "lora")
-        source = Trials(make_trials(calls, model=model, different=23))
+        source = Trials(make_trials(calls, model=model, different=23, depth=3))
         _, gradients = train(out / "run", model, tokenizer, source, entropy_coef=0.01)
         if torch.distributed.get_rank() == 0:
             torch.save(gradients[0], out / f"{kind}.pt")

@@ -65,6 +65,7 @@ class Optimise(_Closed):
     max_grad_norm: Amount = 1.0
     weight_decay: Amount = 0.0
     micro_batch_tokens: Positive = LamerConfig.micro_batch_tokens
+    share_prefixes: bool = LamerConfig.share_prefixes
     gradient_checkpointing: bool = LamerConfig.gradient_checkpointing
     old_logprobs: OldLogprobs = LamerConfig.old_logprobs
     importance_cap: float = LamerConfig.importance_cap

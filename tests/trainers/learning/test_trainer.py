@@ -19,6 +19,7 @@ from places import SUPPORT
 from training import (
     Trials,
     batch_of,
+    computing,
     config,
     every_call,
     gradient_of,
@@ -26,6 +27,7 @@ from training import (
     load_model,
     loss_by_hand,
     make_trials,
+    prefixes,
     relative_error,
     token_logprobs,
     train,
@@ -45,11 +47,12 @@ def expected_gradient(folder, trials, args, *, lora=False, **options):
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("shared", [True, False], ids=["forest", "rows"])
 @pytest.mark.parametrize("calls", [3, 29, 32, 37, 101])
-def test_the_gradient_is_exact_for_any_number_of_samples(tiny_model_dir, tmp_path, calls, lora):
+def test_the_gradient_is_exact_for_any_number_of_samples(tiny_model_dir, tmp_path, calls, lora, shared):
     model, tokenizer = load(tiny_model_dir, lora)
     trials = make_trials(calls, model=model)
-    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials))
+    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), share_prefixes=shared)
     batch = batch_of(trials, trainer.args)
     assert len(batch.samples) == calls
     expected = expected_gradient(tiny_model_dir, trials, trainer.args, lora=lora)
@@ -69,17 +72,13 @@ def learned_positions(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("head", ["plain", "fused"])
+@pytest.mark.parametrize("shared", [True, False], ids=["forest", "rows"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_rows_of_unequal_length_have_their_own_positions(
-    learned_positions, tiny_model_dir, tmp_path, monkeypatch, head, lora
-):
-    if head == "fused":  # what scores on a GPU
-        monkeypatch.setattr("lamer_trainers.learning.trainer.PLAIN_HEAD_FLOATS", 0)
+def test_samples_of_unequal_length_have_their_own_positions(learned_positions, tiny_model_dir, tmp_path, shared, lora):
     tokenizer = load(tiny_model_dir)[1]
     model = load_model(learned_positions, lora)
     trials = make_trials(29, model=model, noise=0.0)
-    options = {"micro_batch_tokens": 10**6, "max_logprob_gap": 1e-4}
+    options = {"micro_batch_tokens": 10**6, "max_logprob_gap": 1e-4, "share_prefixes": shared}
     trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), **options)
     own = load_model(learned_positions, lora)
     batch = batch_of(trials, trainer.args)
@@ -111,19 +110,14 @@ def test_the_size_of_micro_batches_does_not_change_the_gradient(tiny_model_dir, 
 def test_samples_of_the_same_tokens_are_computed_once_and_count_each(tiny_model_dir, tmp_path, options):
     model, tokenizer = load(tiny_model_dir)
     trials = make_trials(61, model=model, different=7)
-    rows = []
-
-    def count(_, __, given):
-        rows.extend([len(given["input_ids"])] if torch.is_grad_enabled() else [])
-
-    model.register_forward_pre_hook(count, with_kwargs=True)
-    trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), entropy_coef=0.05, **options)
+    with computing(model) as sizes:
+        trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), entropy_coef=0.05, **options)
     batch = batch_of(trials, trainer.args)
     own, _ = load(tiny_model_dir)
     cap = {"cap": 2.0} if "old_logprobs" in options else {}
     loss_by_hand(own, batch.samples, batch.advantages, entropy=0.05, **cap).backward()
     assert relative_error(gradients[0], gradient_of(own)) < TOLERANCE
-    assert sum(rows) == 7
+    assert sum(sizes) == prefixes(batch.samples)
     assert len(batch.samples) == 61
 
 
@@ -237,7 +231,7 @@ def test_two_processes_make_the_gradient_of_one(tiny_model_dir, tmp_path):
     run_processes(2, tiny_model_dir, calls, tmp_path)
     for kind, lora in (("full", False), ("lora", True)):
         model, _ = load(tiny_model_dir, lora)
-        trials = make_trials(calls, model=model, different=23)
+        trials = make_trials(calls, model=model, different=23, depth=3)
         expected = expected_gradient(tiny_model_dir, trials, config(tmp_path), lora=lora, entropy=0.01)
         assert relative_error(torch.load(tmp_path / f"{kind}.pt"), expected) < TOLERANCE
 

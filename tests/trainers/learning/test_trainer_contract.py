@@ -12,6 +12,8 @@ import trl
 from transformers import Trainer
 from trl import GRPOTrainer
 
+from lamer_trainers.learning.packing import pack
+from lamer_trainers.learning.samples import Sample
 from lamer_trainers.learning.trainer import LamerTrainer
 from training import (
     Trials,
@@ -69,7 +71,6 @@ def test_compute_loss_is_the_loss_of_the_inputs_alone(trainer):
         "prompt_mask",
         "completion_ids",
         "completion_mask",
-        "tool_mask",
         "advantages",
         "num_items_in_batch",
         "old_per_token_logps",
@@ -88,23 +89,48 @@ def test_the_two_divisors_of_the_loss_are_where_they_were():
     assert "effective_mask.sum().clamp(min=1.0) / accumulation_factor" in source
 
 
-def test_token_logprobs_come_back_for_the_last_columns(trainer):
-    model = trainer.model
+def read(trainer, calls, **options):
+    """What the loss is given for these (prompt, answer)s: logprobs and entropies."""
+    fields = {
+        "trial": "",
+        "group": "",
+        "kind": "turn",
+        "episode": 0,
+        "turn": 0,
+        "anchor": "",
+        "text": "",
+        "valid": True,
+    }
+    fields |= {"policy_version": "", "reward": 0.0, "step_return": 0.0, "episode_return": 0.0, "discount": 1.0}
+    samples = [
+        Sample(prompt_token_ids=prompt, token_ids=answer, logprobs=[0.0] * len(answer), **fields)
+        for prompt, answer in calls
+    ]
+    (trainer._micro,) = pack(samples, [0.0] * len(samples), range(len(samples)), budget=10**6, pad=0, **options)
+    data = trainer._micro.tensors
+    ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], dim=1) for name in ("ids", "mask"))
+    with torch.no_grad(), trainer._forests([trainer._micro], trainer.model):
+        return trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, data["completion_ids"].shape[1], compute_entropy=True
+        )
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["forest", "rows"])
+def test_token_logprobs_come_back_for_the_answers(trainer, shared):
     prompt, answer = [5, 9, 17, 30], [8, 4, 11]
-    ids = torch.tensor([[*prompt, *answer], [0, 0, *prompt[2:], *answer]])
-    mask = torch.tensor([[1] * 7, [0, 0] + [1] * 5])
+    logps, entropies, auxiliary = read(trainer, [(prompt, answer), (prompt[2:], answer[:2])], shared=shared)
+    assert auxiliary is None
     with torch.no_grad():
-        logps, entropies, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, 3, compute_entropy=True)
-        whole, entropy = token_logprobs(model, prompt, answer)
-        cut, _ = token_logprobs(model, prompt[2:], answer)
+        whole, entropy = token_logprobs(trainer.model, prompt, answer)
+        cut, _ = token_logprobs(trainer.model, prompt[2:], answer[:2])
     assert torch.allclose(logps[0], whole, atol=1e-5)
     assert torch.allclose(entropies[0], entropy, atol=1e-4)
-    assert torch.allclose(logps[1], cut, atol=1e-5)
+    assert torch.allclose(logps[1, :2], cut, atol=1e-5)
 
 
-@pytest.mark.parametrize("floats", [0, 2**26], ids=["fused", "plain"])
-def test_the_plain_head_and_trls_fused_one_give_the_same_gradient(tiny_model_dir, tmp_path, monkeypatch, floats):
-    monkeypatch.setattr("lamer_trainers.learning.trainer.PLAIN_HEAD_FLOATS", floats)
+@pytest.mark.parametrize("floats", [1, 320 * 7, 2**26], ids=["one by one", "by sevens", "whole"])
+def test_logits_in_one_piece_and_in_many_give_the_same_gradient(tiny_model_dir, tmp_path, monkeypatch, floats):
+    monkeypatch.setattr("lamer_trainers.learning.scoring.HEAD_FLOATS", floats)
     model, tokenizer = load(tiny_model_dir)
     trials = make_trials(19, model=model)
     trainer, gradients = train(tmp_path, model, tokenizer, Trials(trials), entropy_coef=0.05)
@@ -118,9 +144,8 @@ def test_the_temperature_scales_the_logits_before_the_logprobs(tiny_model_dir, t
     model, tokenizer = load(tiny_model_dir)
     args = config(tmp_path, temperature=0.7)
     trainer = LamerTrainer(model, Trials([]), args, processing_class=tokenizer)
-    ids = torch.tensor([[5, 9, 17, 30, 8, 4]])
+    logps = read(trainer, [([5, 9, 17, 30], [8, 4])])[0]
     with torch.no_grad():
-        logps = trainer._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 2)[0]
         expected, _ = token_logprobs(model, [5, 9, 17, 30], [8, 4], temperature=0.7)
     assert torch.allclose(logps[0], expected, atol=1e-5)
 

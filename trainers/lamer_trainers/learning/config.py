@@ -34,6 +34,7 @@ whole answer by one number, beside our weight of every token."""
 OldLogprobs = Literal["recomputed", "logged"]
 IDLE = (
     "auto_find_batch_size",
+    "cast_lm_head_to_fp32",
     "log_completions",
     "mask_truncated_completions",
     "reward_weights",
@@ -54,6 +55,10 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     mini_batches: int = field(default=1, metadata={"help": "Optimiser steps per pass over a batch of trials."})
     micro_batch_tokens: int = field(
         default=16_384, metadata={"help": "Most tokens of one forward pass on one process, padding included."}
+    )
+    share_prefixes: bool = field(
+        default=True,
+        metadata={"help": "Compute what samples have in common once; off: every sample whole, in padded rows."},
     )
     save_updates: int = field(default=0, metadata={"help": "Save a checkpoint every so many updates; 0: never."})
 

@@ -10,12 +10,14 @@ standard deviation), so that one learning rate fits all rewards. Loss: squared e
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,8 +25,12 @@ from safetensors.torch import load_file, save_file
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.advantages import gae, whiten
 from lamer_trainers.errors import CheckpointError
-from lamer_trainers.learning.packing import blocks, repeats, split
+from lamer_trainers.learning.packing import lay_out, passes, split
 from lamer_trainers.learning.samples import Sample
+from lamer_trainers.learning.scoring import inputs
+from lamer_trainers.learning.sharing import Sharing
+from lamer_trainers.learning.tree_attention import attending
+from lamer_trainers.learning.trie import Integers
 
 WEIGHTS, OPTIMISER, SCALE = "critic.safetensors", "critic-optimiser.safetensors", "critic.json"
 MAX_GRAD_NORM = 1.0
@@ -40,7 +46,8 @@ class Judged(NamedTuple):
 class Critic:
     """Values and their fit. `model` is the policy as it starts (a transformers causal model, PEFT or not).
 
-    `budget` bounds the tokens of one forward pass; `mini_batches` optimiser steps are made per batch and pass.
+    `budget` bounds the tokens of one forward pass; `mini_batches` optimiser steps are made per batch and pass. What
+    prompts have in common is computed once where `sharing` says that it can be.
     """
 
     def __init__(
@@ -53,9 +60,11 @@ class Critic:
         mini_batches: int = 4,
         budget: int = 16_384,
         seed: int = 0,
+        sharing: Sharing | None = None,
     ) -> None:
         whole = copy.deepcopy(model)
         whole = whole.unload() if hasattr(whole, "unload") else whole  # PEFT: the base, without adapters
+        self._sharing = sharing or Sharing(whole, wanted=True)
         # Float32 whatever the policy is in: steps of 1e-5 are lost in 16 bits.
         self._body = whole.base_model.float().requires_grad_(True).train(False)
         self._device = next(self._body.parameters()).device
@@ -102,8 +111,9 @@ class Critic:
         mean, deviation = self._scale or (0.0, 1.0)
         found = [0.0] * len(samples)
         for block in self._blocks(samples, range(len(samples))):
-            for number, value in zip(block, self._forward(samples, block).tolist(), strict=True):
-                found[number] = mean + deviation * value
+            with self._reading(samples, block) as values:
+                for number, value in zip(block, values.tolist(), strict=True):
+                    found[number] = mean + deviation * value
         return found
 
     def _fit(self, samples: Sequence[Sample], targets: Sequence[float], update: int) -> float:
@@ -117,8 +127,9 @@ class Critic:
                 self._optimiser.zero_grad()
                 for block in self._blocks(samples, part):
                     wanted = torch.tensor([(targets[i] - mean) / deviation for i in block], device=self._device)
-                    loss = (self._forward(samples, block) - wanted).square().sum() / len(part)
-                    torch.autograd.backward(loss)
+                    with self._reading(samples, block) as values:
+                        loss = (values - wanted).square().sum() / len(part)
+                        torch.autograd.backward(loss)
                     total += float(loss.detach())
                 torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRAD_NORM)
                 self._optimiser.step()
@@ -126,27 +137,23 @@ class Critic:
         return total / steps
 
     def _blocks(self, samples: Sequence[Sample], numbers: Sequence[int]) -> list[list[int]]:
-        """Passes of at most `budget` tokens of different prompts; samples of one prompt are in one pass."""
-        same = repeats({i: tuple(samples[i].prompt_token_ids) for i in numbers})
-        cut = blocks([len(sample.prompt_token_ids) for sample in samples], list(same), self._budget, 1)
-        return [[number for first in block for number in same[first]] for block in cut]
+        """Passes of at most `budget` tokens, by the samples' numbers."""
+        prompts = [_prompt(samples[i]) for i in numbers]
+        dealt = passes(prompts, budget=self._budget, shared=self._shared(samples))
+        return [[numbers[place] for place in share] for (share,) in dealt]
 
-    def _forward(self, samples: Sequence[Sample], block: Sequence[int]) -> torch.Tensor:
-        """(B,) values in units of the scale; each prompt once, padded on the right, read at its last token."""
-        row: dict[tuple[int, ...], int] = {}
-        places = [row.setdefault(tuple(samples[i].prompt_token_ids), len(row)) for i in block]
-        width = max(map(len, row))
-        ids = torch.zeros((len(row), width), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for prompt, number in row.items():
-            ids[number, : len(prompt)] = torch.tensor(prompt)
-            mask[number, : len(prompt)] = 1
-        hidden = self._body(
-            input_ids=ids.to(self._device), attention_mask=mask.to(self._device), use_cache=False
-        ).last_hidden_state
-        last = torch.tensor([len(prompt) - 1 for prompt in row], device=self._device)
-        values: torch.Tensor = self._head(hidden[torch.arange(len(row), device=self._device), last].float())[:, 0]
-        return values[places]
+    def _shared(self, samples: Sequence[Sample]) -> bool:
+        return self._sharing.of(max(len(sample.prompt_token_ids) for sample in samples))
+
+    @contextlib.contextmanager
+    def _reading(self, samples: Sequence[Sample], block: Sequence[int]) -> Iterator[torch.Tensor]:
+        """(B,) values in units of the scale, read at each prompt's last token; open while they are gone back over."""
+        shared = self._shared(samples)
+        computed, paths = lay_out([_prompt(samples[i]) for i in block], shared=shared)
+        last = torch.tensor([int(path[-1]) for path in paths], device=self._device)
+        with attending(self._body) if shared else contextlib.nullcontext():
+            hidden = self._body(**inputs(computed.to(self._device))).last_hidden_state.flatten(0, 1)
+            yield self._head(hidden.index_select(0, last).float())[:, 0]
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -183,6 +190,10 @@ class Critic:
     def _state(self) -> dict[str, torch.Tensor]:
         body = {f"body.{name}": value for name, value in self._body.named_parameters()}
         return body | {f"head.{name}": value for name, value in self._head.named_parameters()}
+
+
+def _prompt(sample: Sample) -> Integers:
+    return np.array(sample.prompt_token_ids, dtype=np.int64)
 
 
 def explained_variance(values: Sequence[float], targets: Sequence[float]) -> float:

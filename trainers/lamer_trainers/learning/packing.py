@@ -1,44 +1,81 @@
-"""From samples to padded micro-batches, for any number of samples, processes and mini-batches.
+"""From samples to micro-batches, for any number of samples, processes and mini-batches.
 
-What must stay true: every sample is in exactly one micro-batch of one process, whatever the numbers; what is padded
-carries no loss. Shapes depend on the whole batch alone, so all processes make the same number of forward passes. A
-micro-batch holds at most `budget` different tokens per process, padding included (a sample that is longer goes alone),
-so memory does not grow with the batch.
+What must stay true: every sample is in exactly one micro-batch of one process, whatever the numbers, and counts as
+often as it comes. All processes make the same number of passes. A pass computes at most `budget` tokens per process (a
+sample that is longer goes alone), so memory does not grow with the batch.
 
-Trials of one task begin alike, the more so the surer the policy is: of the samples of an update up to three quarters
-repeat another's tokens. They lie in one micro-batch and count once there, because one forward pass is made for them
-(`distinct`; where a model has dropout, they share what is dropped).
+Trials of a group share the task, turns the episode, all of them the rules: most tokens of an update repeat others'. A
+pass over a forest (`trie`) computes each once, forward and backward, and every answer is read where its path lies.
+Where a model cannot do that (`sharing`), a pass is rows padded on the right, each distinct sample one; what is causal
+never sees the padding. Models with dropout share what is dropped as they share the tokens.
 
-Rows are aligned on the right, prompt and answer as one sequence, because TRL concatenates what it calls prompt and
-completion: the "completion" is simply the last columns, as many as the longest answer needs, and `tool_mask` marks the
-answers' own tokens in them. Padding is then the difference in total length only, which sorting makes small.
+The answers lie apart from what is computed, one row a sample, so that the loss knows nothing of forests: `Reading` says
+where in the pass the prediction of each token is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from lamer_trainers.learning.samples import Sample
+from lamer_trainers.learning.tree_attention import Blocks
+from lamer_trainers.learning.trie import Integers, cut_evenly, grow, in_order
 
 Tensors = dict[str, torch.Tensor]
+
+
+class Pass(NamedTuple):
+    """What a model computes at once: `ids` (R, W); with `tree`, R is 1 and `positions` (1, W) are depths. Without one,
+    `lengths` (R,) are the rows' real tokens."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor | None
+    lengths: torch.Tensor
+    tree: Blocks | None
+
+    def to(self, device: torch.device) -> Pass:
+        positions = None if self.positions is None else self.positions.to(device)
+        tree = None if self.tree is None else self.tree.to(device)
+        return Pass(self.ids.to(device), positions, self.lengths.to(device), tree)
+
+
+class Reading(NamedTuple):
+    """Where predictions are: of the R * W places of a pass, M are `heads` (M,); P distinct tokens are predicted there,
+    `tokens` (P,) at `head` (P,), in the order of heads. `at` (B, K) are the predictions of the answers' tokens."""
+
+    heads: torch.Tensor
+    head: torch.Tensor
+    tokens: torch.Tensor
+    at: torch.Tensor
+
+    def to(self, device: torch.device) -> Reading:
+        return Reading(*(value.to(device) for value in self))
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """One forward and backward pass of one process.
 
-    `tensors`, B rows of L = P + K columns: `prompt_ids`, `prompt_mask` (B, P); `completion_ids`, `completion_mask`
-    (what is attended to) and `tool_mask` (what is trained on) (B, K); `advantages` (B,); `logged_logps` (B, K), 0 where
-    nothing is trained. `tokens` are the trained tokens here, `all_tokens` those of all processes' part of this pass.
+    `tensors`, B rows of K columns, answers from the first column on: `completion_ids`, `completion_mask` (what is
+    trained), `logged_logps` (0 where nothing is); `advantages` (B,); `prompt_ids`, `prompt_mask` (B, 0), which the loss
+    wants to see. `tokens` are the trained tokens here, `all_tokens` those of all processes' part of this pass.
     """
 
+    computed: Pass
+    reading: Reading
     tensors: Tensors
     tokens: int
     all_tokens: int
+
+    def to(self, device: torch.device) -> MicroBatch:
+        tensors = {name: value.to(device) for name, value in self.tensors.items()}
+        return MicroBatch(self.computed.to(device), self.reading.to(device), tensors, self.tokens, self.all_tokens)
 
 
 def split(count: int, parts: int, seed: Sequence[int]) -> list[list[int]]:
@@ -58,12 +95,54 @@ def blocks(lengths: Sequence[int], numbers: Sequence[int], budget: int, processe
     return cut
 
 
-def repeats(contents: Mapping[int, Hashable]) -> dict[int, list[int]]:
-    """The numbers whose contents are the same, by the first of them."""
-    alike: dict[Hashable, list[int]] = {}
-    for number, content in contents.items():
-        alike.setdefault(content, []).append(number)
-    return {same[0]: same for same in alike.values()}
+def passes(
+    sequences: Sequence[Integers], *, budget: int, processes: int = 1, shared: bool = True, once: bool = True
+) -> list[list[list[int]]]:
+    """The numbers of the sequences of each pass and process.
+
+    `shared`: as forests, else as rows; `once`: equal sequences are one row (not so in a mixture of experts, whose
+    auxiliary loss is over all rows).
+    """
+    ordered = in_order(sequences)
+    numbers, lengths = ordered.numbers, ordered.lengths.tolist()
+    if shared:
+        runs = cut_evenly(ordered, budget, processes)
+        runs.sort(key=lambda run: -len(run))
+        pieces = [[numbers[place] for place in run] for run in runs]
+        return [(pieces[at : at + processes] + [[]] * processes)[:processes] for at in range(0, len(pieces), processes)]
+    same = ordered.shared[1:] == ordered.lengths[1:]
+    alike = same & (ordered.lengths[1:] == ordered.lengths[:-1]) & once
+    starts = [0, *(np.flatnonzero(~alike) + 1).tolist()]
+    rows = {numbers[a]: numbers[a:b] for a, b in itertools.pairwise([*starts, len(numbers)])}
+    sizes = dict(zip(numbers, lengths, strict=True))
+    dealt = []
+    for block in blocks([sizes[i] for i in range(len(sequences))], list(rows), budget, processes):
+        dealt.append([[i for first in block[rank::processes] for i in rows[first]] for rank in range(processes)])
+    return dealt
+
+
+def lay_out(sequences: Sequence[Integers], *, pad: int = 0, shared: bool = True) -> tuple[Pass, list[Integers]]:
+    """A pass over these sequences, and the places of each in it."""
+    if shared:
+        ordered = in_order(sequences)
+        forest = grow([sequences[number] for number in ordered.numbers], ordered.shared.tolist())
+        paths = [path for _, path in sorted(zip(ordered.numbers, forest.paths, strict=True), key=lambda pair: pair[0])]
+        tree = Blocks(forest.end)
+        ids, depth = torch.from_numpy(forest.tokens)[None], torch.from_numpy(forest.depth)[None]
+        return Pass(ids, depth, torch.tensor([ids.shape[1]]), tree), paths
+    row: dict[bytes, int] = {}
+    return _rows(sequences, [row.setdefault(sequence.tobytes(), len(row)) for sequence in sequences], pad)
+
+
+def _rows(sequences: Sequence[Integers], rows: Sequence[int], pad: int) -> tuple[Pass, list[Integers]]:
+    width = max(map(len, sequences))
+    ids = np.full((max(rows) + 1, width), pad, dtype=np.int64)
+    lengths = np.zeros(len(ids), dtype=np.int64)
+    for sequence, row in zip(sequences, rows, strict=True):
+        ids[row, : len(sequence)] = sequence
+        lengths[row] = len(sequence)
+    paths = [row * width + np.arange(len(sequence)) for sequence, row in zip(sequences, rows, strict=True)]
+    return Pass(torch.from_numpy(ids), None, torch.from_numpy(lengths), None), paths
 
 
 def pack(
@@ -75,52 +154,53 @@ def pack(
     pad: int,
     process: int = 0,
     processes: int = 1,
+    shared: bool = True,
     once: bool = True,
 ) -> list[MicroBatch]:
-    """The micro-batches of `process` for the samples with these numbers.
-
-    `once`: what is alike will be computed once, so it is together and counts once (not so in a mixture of experts,
-    whose auxiliary loss is over all rows).
-    """
+    """The micro-batches of `process` for the samples with these numbers; `shared` and `once` as in `passes`."""
+    # An answer's last token predicts nothing, so it is not computed.
+    sequences = [np.array([*samples[i].prompt_token_ids, *samples[i].token_ids][:-1], dtype=np.int64) for i in numbers]
     packed = []
-    tokens = {i: (tuple(samples[i].prompt_token_ids), tuple(samples[i].token_ids)) for i in numbers}
-    same = repeats(tokens) if once else {i: [i] for i in numbers}
-    for block in blocks([sample.length for sample in samples], list(same), budget, processes):
-        shares = [[i for first in block[rank::processes] for i in same[first]] for rank in range(processes)]
+    for shares in passes(sequences, budget=budget, processes=processes, shared=shared, once=once):
         mine = shares[process]
-        # A process that has fewer rows repeats one without loss: its shape is that of the others.
-        filled = mine + (mine or block)[:1] * (max(map(len, shares)) - len(mine))
-        width = samples[block[0]].length
-        keep = max(len(samples[i].token_ids) for i in block)
-        ids = torch.full((len(filled), width), pad)
-        attended = torch.zeros((len(filled), width), dtype=torch.long)
-        trained = torch.zeros((len(filled), keep), dtype=torch.long)
-        logged = torch.zeros((len(filled), keep), dtype=torch.float32)
-        for row, number in enumerate(filled):
-            sample = samples[number]
-            answer = len(sample.token_ids)
-            ids[row, width - sample.length :] = torch.tensor([*sample.prompt_token_ids, *sample.token_ids])
-            attended[row, width - sample.length :] = 1
-            if row < len(mine):
-                trained[row, keep - answer :] = 1
-                logged[row, keep - answer :] = torch.tensor(sample.logprobs)
-        tensors = {
-            "prompt_ids": ids[:, : width - keep],
-            "prompt_mask": attended[:, : width - keep],
-            "completion_ids": ids[:, width - keep :],
-            "completion_mask": attended[:, width - keep :],
-            "tool_mask": trained,
-            "advantages": torch.tensor([advantages[i] for i in filled], dtype=torch.float32),
-            "logged_logps": logged,
-        }
-        all_tokens = sum(len(samples[i].token_ids) for share in shares for i in share)
-        packed.append(MicroBatch(tensors, sum(len(samples[i].token_ids) for i in mine), all_tokens))
+        # A process that has nothing computes another's without loss: all make the same passes and gather alike.
+        filled = mine or min((share for share in shares if share), key=len)
+        given = [sequences[i] for i in filled]
+        computed, paths = lay_out(given, pad=pad, shared=shared) if once else _rows(given, range(len(given)), pad)
+        chosen = [samples[numbers[i]] for i in filled]
+        rows = max(map(len, shares))
+        reading, tensors = _answers(chosen, paths, rows)
+        tensors["advantages"] = torch.zeros(rows)
+        tensors["advantages"][: len(chosen)] = torch.tensor([advantages[numbers[i]] for i in filled])
+        if not mine:
+            tensors["completion_mask"].zero_()
+        counts = [sum(len(samples[numbers[i]].token_ids) for i in share) for share in shares]
+        packed.append(MicroBatch(computed, reading, tensors, counts[process], sum(counts)))
     return packed
 
 
-def distinct(ids: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The different rows of `ids` and `attended` (B, L), by their numbers (D,), and for each row the place of its like
-    among these (B,): `x[numbers][places]` is x for everything that follows from the rows alone."""
-    _, places = torch.unique(torch.cat([ids, attended], dim=1), dim=0, return_inverse=True)
-    first = torch.full((int(places.max()) + 1,), len(places), device=ids.device)
-    return first.scatter_reduce(0, places, torch.arange(len(places), device=ids.device), "amin"), places
+def _answers(samples: Sequence[Sample], paths: Sequence[Integers], rows: int) -> tuple[Reading, Tensors]:
+    """Where the answers' tokens are predicted, and the loss's rows, of which the last may be empty."""
+    keep = max(len(sample.token_ids) for sample in samples)
+    ids, trained = (np.zeros((rows, keep), dtype=np.int64) for _ in range(2))
+    logged = np.zeros((rows, keep), dtype=np.float32)
+    places = np.zeros((rows, keep), dtype=np.int64)
+    for row, (sample, path) in enumerate(zip(samples, paths, strict=True)):
+        count = len(sample.token_ids)
+        ids[row, :count], trained[row, :count], logged[row, :count] = sample.token_ids, 1, sample.logprobs
+        places[row, :count] = path[len(sample.prompt_token_ids) - 1 :]
+    used = trained.astype(bool)
+    pairs, at = np.unique(np.stack([places[used], ids[used]]), axis=1, return_inverse=True)
+    heads, head = np.unique(pairs[0], return_inverse=True)
+    where = np.zeros((rows, keep), dtype=np.int64)
+    where[used] = at.reshape(-1)
+    reading = Reading(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (heads, head.reshape(-1), pairs[1], where)))
+    nothing = torch.zeros((rows, 0), dtype=torch.long)
+    tensors = {
+        "prompt_ids": nothing,
+        "prompt_mask": nothing,
+        "completion_ids": torch.from_numpy(ids),
+        "completion_mask": torch.from_numpy(trained),
+        "logged_logps": torch.from_numpy(logged),
+    }
+    return reading, tensors

@@ -10,9 +10,8 @@ checkpoints, callbacks and reporting are TRL's and transformers'.
 
 Private parts of TRL 1.16 that this relies on, each held by tests/trainers/learning/test_trainer_contract.py:
 - overridden: `_prepare_inputs`, which asks the source once per update and hands out one mini-batch after the other;
-  `_get_per_token_logps_and_entropies`, which runs the model once for rows that are alike (a sure policy's trials of one
-  task begin alike), and on the CPU without TRL's fused head: it scores every position there, also the prompts', and
-  computes logits again on the way back, which costs a small model a third of its speed;
+  `_get_per_token_logps_and_entropies`, which computes what samples have in common once (`packing`, `scoring`) and reads
+  the answers there: what TRL hands over as prompts and completions is the answers alone;
 - overridden: `_save_checkpoint`, for one clear error where the disk is full;
 - called: `_compute_loss` (through `compute_loss`), for the keys it reads and for its two divisors, see `_divisors`;
 - read or set: `ref_model`, `beta`, `temperature`, `num_iterations`, `aux_loss_enabled`, `_entropy_bonus_enabled`,
@@ -46,27 +45,21 @@ from lamer_trainers.learning.batch import Batch, read_batch
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.critic import Critic
 from lamer_trainers.learning.metrics import LOSS, of_mini_batch
-from lamer_trainers.learning.packing import MicroBatch, Tensors, distinct, pack, split
-from lamer_trainers.learning.positions import counted
+from lamer_trainers.learning.packing import MicroBatch, pack, split
 from lamer_trainers.learning.samples import Limits
 from lamer_trainers.learning.saving import saving
+from lamer_trainers.learning.scoring import Scores, score
+from lamer_trainers.learning.sharing import Sharing
 from lamer_trainers.learning.source import Source
+from lamer_trainers.learning.tree_attention import attending
 
 logger = logging.getLogger(__name__)
-
-
-PLAIN_HEAD_FLOATS = 2**26
-"""Largest logits (256 MiB of float32) that are made in one piece on the CPU; beyond it TRL's fused head is used."""
 
 
 EXACT_GAP = 0.1
 """Nats a token, on average, that a float32 model's numbers are never off by where they are taken as logged."""
 CRITIC = "critic"
 """Folder of PPO's critic in a checkpoint."""
-
-
-Scores = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
-"""What TRL scores tokens with: logprobs, entropies, an auxiliary loss."""
 
 
 class Share(NamedTuple):
@@ -99,15 +92,17 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             **options,
         )
         config = self.model.config.get_text_config()
-        self._vocabulary = int(config.vocab_size)
         self._limits = Limits(
             tokens=getattr(config, "max_position_embeddings", None),
             completion=args.max_completion_length,
-            vocabulary=self._vocabulary,
+            vocabulary=int(config.vocab_size),
         )
+        self._sharing = Sharing(self.model, args.share_prefixes, auxiliary=self.aux_loss_enabled)
         self._checked_gap = False
+        self._micro: MicroBatch | None = None
+        """What the loss is being computed of."""
         self._scored: torch.Tensor | None = None
-        """Logprobs of the rows that were scored last, (B, K)."""
+        """Logprobs of the answers that were scored last, (B, K)."""
         self.critic = self._new_critic() if args.algorithm == "ppo" else None
 
     def _new_critic(self) -> Critic:
@@ -120,6 +115,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             mini_batches=args.mini_batches,
             budget=args.micro_batch_tokens,
             seed=args.seed,
+            sharing=self._sharing,
         )
 
     @property
@@ -177,6 +173,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"update {update} has {len(batch.samples)} samples for {args.steps_per_generation} mini-batches; "
                 "collect more trials per update or lower mini_batches"
             )
+        shared = self._sharing.of(max(sample.length for sample in batch.samples))
         packed = [
             pack(
                 batch.samples,
@@ -186,6 +183,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 pad=self._tokenizer.pad_token_id,
                 process=accelerator.process_index,
                 processes=accelerator.num_processes,
+                shared=shared,
                 once=not self.aux_loss_enabled,
             )
             for part in split(len(batch.samples), args.steps_per_generation, (args.seed, update))
@@ -193,7 +191,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         window = args.gradient_accumulation_steps
         tokens = [sum(micro.all_tokens for micro in part) for part in packed]
         shares = [
-            Share([_to(micro, accelerator.device) for micro in part], sum(tokens[i - i % window :][:window]))
+            Share([micro.to(accelerator.device) for micro in part], sum(tokens[i - i % window :][:window]))
             for i, part in enumerate(packed)
         ]
         self._compare_with_sampler([micro for share in shares for micro in share.micro], update)
@@ -236,13 +234,13 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         largest = 0.0
         mode = self.model.training
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._forests(micro, self.model, self.ref_model):
             for batch in micro:
                 data = batch.tensors
-                logged, mask = data.pop("logged_logps"), data["tool_mask"]
+                logged, mask = data.pop("logged_logps"), data["completion_mask"]
                 # Where the logged numbers are trusted, a fresh run looks once, at every row: padding may hide in one.
                 if recomputed or not self._checked_gap:
-                    own = self._logprobs(self.model, data) * mask
+                    own = self._score(self.model, batch).logprobs * mask
                     gap = (own - logged).abs() * mask
                     sums["gap"] += float(gap.sum())
                     sums["tokens"] += float(mask.sum())
@@ -255,7 +253,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                     data["advantages"] = data["advantages"].unsqueeze(1) * weight
                 data["old_per_token_logps"] = own if recomputed else logged
                 if self.beta != 0.0:
-                    data["ref_per_token_logps"] = self._reference_logprobs(data)
+                    data["ref_per_token_logps"] = self._reference_logprobs(batch)
         self.model.train(mode)
         if "tokens" in sums:
             self._report_gap(sums, largest, update, recomputed)
@@ -284,14 +282,6 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         self._checked_gap = True
 
-    def _logprobs(self, model: Any, data: Tensors) -> torch.Tensor:
-        """(B, K) logprobs of the last K tokens."""
-        ids = torch.cat([data["prompt_ids"], data["completion_ids"]], dim=1)
-        mask = torch.cat([data["prompt_mask"], data["completion_mask"]], dim=1)
-        keep = data["completion_ids"].shape[1]
-        logprobs: torch.Tensor = self._get_per_token_logps_and_entropies(model, ids, mask, keep)[0]
-        return logprobs
-
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
@@ -300,70 +290,43 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         logits_to_keep: int,
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
-        **other: Any,
+        **_: Any,
     ) -> Scores:
-        """Logprobs and entropies (B, K) of the last K tokens."""
-        with counted(model):
-            return self._scores(
-                model, input_ids, attention_mask, logits_to_keep, compute_entropy, compute_aux_loss, **other
-            )
+        """Logprobs and entropies (B, K) of the answers of the micro-batch at hand; its tensors are what TRL passes."""
+        assert self._micro is not None
+        found = self._score(model, self._micro, entropy=compute_entropy, auxiliary=compute_aux_loss)
+        self._scored = found.logprobs.detach()
+        return found
 
-    def _scores(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        compute_entropy: bool,
-        compute_aux_loss: bool,
-        **other: Any,
-    ) -> Scores:
-        """Each distinct row once, unless the model's own loss (experts, images) wants the batch as it is."""
-        if compute_aux_loss or any(value is not None for value in other.values()):
-            found: Scores
-            found = super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **other,
-            )
-            self._scored = found[0].detach()
-            return found
-        numbers, places = distinct(input_ids, attention_mask)
-        ids, mask = input_ids[numbers], attention_mask[numbers]
-        floats = ids.shape[0] * (logits_to_keep + 1) * self._vocabulary
-        if ids.device.type != "cpu" or floats > PLAIN_HEAD_FLOATS:
-            logprobs, entropies, _ = super()._get_per_token_logps_and_entropies(
-                model, ids, mask, logits_to_keep, compute_entropy=compute_entropy
-            )
-        else:
-            logprobs, entropies = self._plain_scores(model, ids, mask, logits_to_keep, compute_entropy)
-        self._scored = logprobs.detach()[places]
-        return logprobs[places], None if entropies is None else entropies[places], None
-
-    def _plain_scores(
-        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, compute_entropy: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logprobs and entropies from the logits of the last columns alone, made in one piece."""
+    def _score(self, model: Any, micro: MicroBatch, *, entropy: bool = False, auxiliary: bool = False) -> Scores:
         with self.accelerator.autocast():
-            output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep + 1)
-        every = (output.logits[:, :-1].float() / self.temperature).log_softmax(-1)
-        logprobs = every.gather(-1, ids[:, -keep:, None])[..., 0]
-        if not compute_entropy:
-            return logprobs, None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_bonus_enabled):
-            return logprobs, -(every.exp() * every).sum(-1)
+            return score(
+                model,
+                micro.computed,
+                micro.reading,
+                temperature=self.temperature,
+                entropy=entropy,
+                entropy_gradient=self._entropy_bonus_enabled,
+                auxiliary=auxiliary,
+            )
 
-    def _reference_logprobs(self, data: Tensors) -> torch.Tensor:
+    def _reference_logprobs(self, micro: MicroBatch) -> torch.Tensor:
         """The reference's: TRL's copy of the model, or with PEFT the base (or the adapter that training began with)."""
         if self.ref_model is not None:
-            return self._logprobs(self.ref_model, data)
+            return self._score(self.ref_model, micro).logprobs
         model = self.accelerator.unwrap_model(self.model)
         with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-            return self._logprobs(self.model, data)
+            return self._score(self.model, micro).logprobs
+
+    @contextlib.contextmanager
+    def _forests(self, micro: Sequence[MicroBatch], *models: Any) -> Iterator[None]:
+        """While open, the models compute these micro-batches, on the way back too."""
+        with contextlib.ExitStack() as stack:
+            if any(batch.computed.tree is not None for batch in micro):
+                for model in models:
+                    if model is not None:
+                        stack.enter_context(attending(model))
+            yield
 
     # -- one mini-batch -----------------------------------------------------------------------------------------------
 
@@ -376,11 +339,12 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         share = self._prepare_inputs(inputs)
         model.train()
         total = torch.zeros((), device=self.accelerator.device)
-        with self._token_means(share):
+        with self._token_means(share), self._forests(share.micro, model):
             for number, micro in enumerate(share.micro):
                 last = number + 1 == len(share.micro)
                 with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                     with self._divisors(micro, share), self.compute_loss_context_manager():
+                        self._micro = micro
                         loss = self.compute_loss(model, micro.tensors)
                     self._note_kl(micro)
                     self.accelerator.backward(loss)
@@ -399,7 +363,9 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         trained tokens, never negative (http://joschu.net/blog/kl-approx.html, k3)."""
         assert self._scored is not None
         gap = self._scored - micro.tensors["old_per_token_logps"]
-        sums = torch.stack([((gap.exp() - 1 - gap) * micro.tensors["tool_mask"]).sum(), gap.new_tensor(micro.tokens)])
+        sums = torch.stack(
+            [((gap.exp() - 1 - gap) * micro.tensors["completion_mask"]).sum(), gap.new_tensor(micro.tokens)]
+        )
         kl, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
         self._metrics["train"]["policy/kl"].append(kl / max(tokens, 1.0))
 
@@ -437,10 +403,6 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             value = of_mini_batch(name, values, weights)
             if value is not None:  # of the loss each is a part of a step's mean already, see `_divisors`
                 before[name].append(value * (self.args.gradient_accumulation_steps if name == LOSS else 1))
-
-
-def _to(micro: MicroBatch, device: torch.device) -> MicroBatch:
-    return MicroBatch({k: v.to(device) for k, v in micro.tensors.items()}, micro.tokens, micro.all_tokens)
 
 
 def _no_reward(*_: Any, **__: Any) -> NoReturn:
