@@ -5,7 +5,7 @@ thread each; their losses must agree. (b) Short runs of the presets `minesweeper
 their RL baselines, in turns: the same tasks and episodes an update, collected in this process, with and without
 `pipeline`. The first update of a run (it waits for its whole batch) and the last (nothing is collected beside it) are
 left out. How the arms compare depends on the board: the fewer states a board has, the more of RL's first episodes are
-alike, and what is alike is computed once; an episode with a memory of its own is like no other.
+alike, and what is alike is computed once; an episode with a memory of its own shares with others what comes before it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from training import (
 )
 
 TOLERANCE = 1e-5
-SAYS = "computes every sample whole"
+SAYS = "samples are computed whole"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,7 +111,7 @@ def test_old_and_reference_logprobs_are_of_the_samples_alone(tokenizer, tmp_path
     assert logged["policy/kl"] < 1e-7
     lora = made("qwen3", lora=True)
     trainer, _ = train(tmp_path, lora, tokenizer, Trials(make_trials(37, model=lora, depth=4)), beta=0.1)
-    base = made("qwen3")
+    start = made("qwen3", lora=True)  # the reference of an adapter is the adapter that training began with
     micro = trainer._buffered_inputs[0].micro[0]
     for row, ids in enumerate(micro.tensors["completion_ids"]):
         used = micro.tensors["completion_mask"][row].bool()
@@ -119,7 +119,7 @@ def test_old_and_reference_logprobs_are_of_the_samples_alone(tokenizer, tmp_path
         assert len(path) == int(used.sum())
         with torch.no_grad():
             prompt = ancestors(micro.computed, int(path[0]))
-            expected = token_logprobs(base, prompt, ids[used].tolist())[0]
+            expected = token_logprobs(start, prompt, ids[used].tolist())[0]
         assert torch.allclose(micro.tensors["ref_per_token_logps"][row][used], expected, atol=1e-4)
 
 
@@ -143,7 +143,7 @@ def test_samples_beyond_an_attention_window_are_computed_whole_and_that_is_said_
     assert sum(sizes) > 2 * prefixes(samples)
     said = [line for line in caplog.messages if SAYS in line]
     assert len(said) == 1
-    assert "a window of 8 tokens and a sample has" in said[0]
+    assert "a window of 8 tokens, and a sample has" in said[0]
 
 
 def test_a_window_that_holds_every_sample_is_none(tokenizer, tmp_path):

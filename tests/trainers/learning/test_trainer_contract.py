@@ -76,8 +76,8 @@ def test_compute_loss_is_the_loss_of_the_inputs_alone(trainer):
         "old_per_token_logps",
         "ref_per_token_logps",
     }
-    only_with_vllm = {"importance_sampling_ratio"}
-    assert {"prompt_ids", "completion_ids", "completion_mask"} <= read <= packed | only_with_vllm
+    only_if_given = {"importance_sampling_ratio", "tool_mask"}
+    assert {"prompt_ids", "completion_ids", "completion_mask"} <= read <= packed | only_if_given
 
 
 def test_the_two_divisors_of_the_loss_are_where_they_were():

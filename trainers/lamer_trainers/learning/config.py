@@ -34,7 +34,6 @@ whole answer by one number, beside our weight of every token."""
 OldLogprobs = Literal["recomputed", "logged"]
 IDLE = (
     "auto_find_batch_size",
-    "cast_lm_head_to_fp32",
     "log_completions",
     "mask_truncated_completions",
     "reward_weights",

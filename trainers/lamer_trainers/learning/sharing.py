@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lamer_graph.policies.runnable import FULL, SLIDING, window_of
 from lamer_trainers.learning.packing import lay_out
 from lamer_trainers.learning.scoring import bare, inputs
 from lamer_trainers.learning.tree_attention import attending
@@ -25,8 +26,6 @@ PROBE = ((5, 6, 7, 8, 9), (5, 6, 7, 10, 11), (5, 6, 12), (13, 14, 15))
 NEAR = 1e-3
 NEAR_16 = 0.05
 """Nats by which logprobs may differ on average between a forest and its sequences alone, in 32 and in 16 bits."""
-WHOLE_LAYERS = ("full_attention", "attention", "sliding_attention", "chunked_attention")
-"""Kinds of layers that are attention over all tokens, or over all that a window holds."""
 
 
 class Sharing:
@@ -36,41 +35,31 @@ class Sharing:
     """
 
     def __init__(self, model: Any, wanted: bool, *, auxiliary: bool = False) -> None:
+        self.able, self._said = wanted, False
         self._window: int | None = None
-        self.able = False
         if not wanted:
             return
         reason = "its experts' auxiliary loss is over all rows" if auxiliary else cannot_share(model)
         if reason is not None:
+            self.able = False
             self._say(reason)
             return
-        self.able = True
         self._window = window_of(bare(model).config.get_text_config())
 
     def of(self, longest: int) -> bool:
         """Whether samples of up to so many tokens may share."""
-        if self.able and self._window is not None and longest > self._window:
-            self._say(f"its attention has a window of {self._window} tokens and a sample has {longest}")
-            self.able = False
-        return self.able
+        if not self.able or self._window is None or longest <= self._window:
+            return self.able
+        self._say(f"its attention has a window of {self._window} tokens, and a sample has {longest}")
+        return False
 
-    @staticmethod
-    def _say(reason: str) -> None:
-        logger.warning(
-            f"this model computes every sample whole, also what samples have in common: {reason}. That is right, but "
-            "slower than share_prefixes would be"
-        )
-
-
-def window_of(config: Any) -> int | None:
-    """Most tokens that every layer sees whole: the smallest window of attention, None without one."""
-    kinds = getattr(config, "layer_types", None)
-    found = []
-    if getattr(config, "sliding_window", None) and (kinds is None or "sliding_attention" in kinds):
-        found.append(int(config.sliding_window))
-    if getattr(config, "attention_chunk_size", None) and (kinds is None or "chunked_attention" in kinds):
-        found.append(int(config.attention_chunk_size))
-    return min(found, default=None)
+    def _say(self, reason: str) -> None:
+        if not self._said:
+            logger.warning(
+                f"samples are computed whole, what they have in common each time: {reason}. The numbers are the same, "
+                "it takes longer"
+            )
+        self._said = True
 
 
 def cannot_share(model: Any) -> str | None:
@@ -78,7 +67,7 @@ def cannot_share(model: Any) -> str | None:
     inner = bare(model)
     config = inner.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
-    if others := sorted(kinds - set(WHOLE_LAYERS)):
+    if others := sorted(kinds - {FULL, SLIDING}):
         return f"it has layers of {', '.join(others)}"
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     if "position_ids" not in inspect.signature(base.forward).parameters:

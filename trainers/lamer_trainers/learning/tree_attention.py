@@ -26,10 +26,12 @@ from transformers.masking_utils import sdpa_mask
 from lamer_trainers.learning.trie import Integers
 
 NAME = "lamer_tree"
-BLOCK = 64
+BLOCK = 128
 """Nodes of a block: more are fewer copies of keys, and more pairs that are computed for nothing."""
 ALIKE = 0.75
 """Blocks are computed together where the least of them needs at least so much of the keys of the most needy."""
+ALIGNED = 16
+"""Keys of a block are so many times a whole number, as kernels like it."""
 NO_MASK = torch.ones((1, 1, 2, 3), dtype=torch.bool)
 UNKNOWN = ("head_mask", "position_bias", "s_aux", "softcap")
 """Arguments of attention functions that this one does not know."""
@@ -56,7 +58,7 @@ class Blocks:
         places = np.empty(len(end), dtype=np.int64)
         done = 0
         for numbers in _alike(needs):
-            width = max(needs[number] for number in numbers)
+            width = -(-max(needs[number] for number in numbers) // ALIGNED) * ALIGNED
             queries = np.empty((len(numbers), size), dtype=np.int64)
             keys = np.zeros((len(numbers), width), dtype=np.int64)
             known = np.zeros((len(numbers), width), dtype=bool)
@@ -81,12 +83,15 @@ class Blocks:
         self.places = self.places.to(device)
         return self
 
-    def mask(self, number: int, repeats: int) -> torch.Tensor:
-        """What the queries of a group see, for `repeats` heads of queries to each of keys: (G, 1, repeats * q, k)."""
-        if (number, repeats) not in self._masks:
+    def mask(self, number: int, repeats: int, dtype: torch.dtype) -> torch.Tensor:
+        """What the queries of a group see, to be added to their scores, for `repeats` heads of queries to each of keys:
+        (G, 1, repeats * q, k). Made once: every layer keeps what it is given for the way back."""
+        key = number, repeats, dtype
+        if key not in self._masks:
             seen = self.groups[number].seen
-            self._masks[number, repeats] = seen.repeat(1, repeats, 1)[:, None]
-        return self._masks[number, repeats]
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+            self._masks[key] = mask.repeat(1, repeats, 1)[:, None]
+        return self._masks[key]
 
 
 def _alike(needs: Sequence[int]) -> list[list[int]]:
@@ -125,6 +130,8 @@ def tree_attention(
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     heads, own = query.shape[1], key.shape[1]
     repeats = heads // own
+    device = query.device.type
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     found = []
     for number, group in enumerate(tree.groups):
         blocks, q, k = group.seen.shape
@@ -133,7 +140,7 @@ def tree_attention(
         asked = asked.reshape(blocks, own, repeats * q, -1)
         known = key[0].index_select(1, group.keys).view(own, blocks, k, -1).transpose(0, 1)
         told = value[0].index_select(1, group.keys).view(own, blocks, k, -1).transpose(0, 1)
-        mask = tree.mask(number, repeats)
+        mask = tree.mask(number, repeats, kind)
         mixed = scaled_dot_product_attention(asked, known, told, attn_mask=mask, dropout_p=dropout, scale=scaling)
         mixed = mixed.reshape(blocks, own, repeats, q, -1).permute(0, 3, 1, 2, 4)
         found.append(mixed.reshape(blocks * q, heads, -1))
