@@ -68,7 +68,8 @@ def inputs(computed: Pass, *, masked: bool = False) -> dict[str, Any]:
     given: dict[str, Any] = {"input_ids": computed.ids, "use_cache": False}
     if computed.tree is not None:
         mask = NO_MASK.to(computed.ids.device)
-        return {**given, "attention_mask": mask, "position_ids": computed.positions, "tree": computed.tree}
+        tree = computed.tree.for_a_pass()
+        return {**given, "attention_mask": mask, "position_ids": computed.positions, "tree": tree}
     if masked:
         columns = torch.arange(computed.ids.shape[1], device=computed.ids.device)
         given["attention_mask"] = (columns < computed.lengths[:, None]).long()

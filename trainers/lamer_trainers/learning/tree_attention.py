@@ -13,6 +13,7 @@ transformers from making a mask of its own and which no other attention function
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -83,9 +84,15 @@ class Blocks:
         self.places = self.places.to(device)
         return self
 
+    def for_a_pass(self) -> Blocks:
+        """The same with masks of its own, which go when what was computed with them does."""
+        fresh = copy.copy(self)
+        fresh._masks = {}
+        return fresh
+
     def mask(self, number: int, repeats: int, dtype: torch.dtype) -> torch.Tensor:
         """What the queries of a group see, to be added to their scores, for `repeats` heads of queries to each of keys:
-        (G, 1, repeats * q, k). Made once: every layer keeps what it is given for the way back."""
+        (G, 1, repeats * q, k). Made once a pass: every layer keeps what it is given for the way back."""
         key = number, repeats, dtype
         if key not in self._masks:
             seen = self.groups[number].seen
