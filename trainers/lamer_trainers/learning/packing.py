@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,17 @@ from lamer_trainers.learning.tree_attention import Blocks
 from lamer_trainers.learning.trie import Integers, cut_evenly, grow, in_order
 
 Tensors = dict[str, torch.Tensor]
+
+
+class Called(Protocol):
+    """A call that was answered: a sample, or a policy's completion."""
+
+    @property
+    def prompt_token_ids(self) -> Sequence[int]: ...
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def logprobs(self) -> Sequence[float]: ...
 
 
 class Pass(NamedTuple):
@@ -158,8 +169,7 @@ def pack(
     once: bool = True,
 ) -> list[MicroBatch]:
     """The micro-batches of `process` for the samples with these numbers; `shared` and `once` as in `passes`."""
-    # An answer's last token predicts nothing, so it is not computed.
-    sequences = [np.array([*samples[i].prompt_token_ids, *samples[i].token_ids][:-1], dtype=np.int64) for i in numbers]
+    sequences = [_predicting(samples[i]) for i in numbers]
     packed = []
     for shares in passes(sequences, budget=budget, processes=processes, shared=shared, once=once):
         mine = shares[process]
@@ -179,7 +189,19 @@ def pack(
     return packed
 
 
-def _answers(samples: Sequence[Sample], paths: Sequence[Integers], rows: int) -> tuple[Reading, Tensors]:
+def read_alone(calls: Sequence[Called]) -> tuple[Pass, Reading, Tensors]:
+    """All of these calls in one pass of rows, which any model can make, and where their answers are read."""
+    sequences = [_predicting(call) for call in calls]
+    computed, paths = lay_out(sequences, shared=False)
+    return computed, *_answers(calls, paths, len(calls))
+
+
+def _predicting(call: Called) -> Integers:
+    """The tokens that something is predicted from: an answer's last one is not."""
+    return np.array([*call.prompt_token_ids, *call.token_ids][:-1], dtype=np.int64)
+
+
+def _answers(samples: Sequence[Called], paths: Sequence[Integers], rows: int) -> tuple[Reading, Tensors]:
     """Where the answers' tokens are predicted, and the loss's rows, of which the last may be empty."""
     keep = max(len(sample.token_ids) for sample in samples)
     ids, trained = (np.zeros((rows, keep), dtype=np.int64) for _ in range(2))

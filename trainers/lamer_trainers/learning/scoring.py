@@ -45,7 +45,8 @@ def score(
     logits = output.logits.flatten(0, 1)
     if not picked:
         logits = logits.index_select(0, reading.heads)
-    parts = []
+    logprobs: list[torch.Tensor] = []
+    entropies: list[torch.Tensor] = []
     for rows, pairs in _pieces(len(reading.heads), logits.shape[-1], reading.head):
         given = (
             logits[rows],
@@ -56,10 +57,14 @@ def score(
             entropy_gradient,
         )
         again = rows.stop < len(reading.heads) or rows.start > 0
-        parts.append(checkpoint(_of_logits, *given, use_reentrant=False) if again else _of_logits(*given))
-    logprobs = _at(torch.cat([part[0] for part in parts]), reading.at)
-    entropies = _at(torch.cat([part[1] for part in parts]), reading.at) if entropy else None
-    return Scores(logprobs, entropies, output.aux_loss if auxiliary else None)
+        told = checkpoint(_of_logits, *given, use_reentrant=False) if again else _of_logits(*given)
+        logprobs.append(told[0])
+        entropies += [told[1]] if entropy else []
+    return Scores(
+        _at(torch.cat(logprobs), reading.at),
+        _at(torch.cat(entropies), reading.at) if entropy else None,
+        output.aux_loss if auxiliary else None,
+    )
 
 
 def inputs(computed: Pass, *, masked: bool = False) -> dict[str, Any]:

@@ -32,8 +32,9 @@ from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.serving.vllm import VllmServer
 from lamer_graph.types import Completion, Message, Sampling
 from lamer_trainers.errors import WeightSyncError
-from lamer_trainers.learning.positions import counted
+from lamer_trainers.learning.packing import read_alone
 from lamer_trainers.learning.saving import saving, write_card
+from lamer_trainers.learning.scoring import score
 from lamer_trainers.sources.batches import version_name
 
 PROBES = (
@@ -219,26 +220,19 @@ class AdapterSync:
 
     def _difference(self, answers: Sequence[Completion]) -> float:
         """Largest difference between the answers' logprobs and our own, nan where one is none; one forward pass."""
-        rows = [[*answer.prompt_token_ids, *answer.token_ids] for answer in answers]
-        width, kept = max(map(len, rows)), max(len(answer.token_ids) for answer in answers)
         device = next(self._model.parameters()).device
-        # Padding comes first, so that all rows end together and only the last logits are needed.
-        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        computed, reading, _ = read_alone(answers)
         mode = self._model.training
         self._model.eval()
         try:
-            with torch.no_grad(), counted(self._model):
-                logits = self._model(
-                    input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False, logits_to_keep=kept
-                ).logits
+            with torch.no_grad():
+                own = score(self._model, computed.to(device), reading.to(device)).logprobs.tolist()
         finally:
             self._model.train(mode)
-        own = logits.float().log_softmax(-1).gather(-1, ids[:, -kept:, None])[..., 0].tolist()
         gaps = [
             abs(mine - theirs)
             for answer, line in zip(answers, own, strict=True)
-            for mine, theirs in zip(line[kept - len(answer.token_ids) :], answer.logprobs, strict=True)
+            for mine, theirs in zip(line[: len(answer.token_ids)], answer.logprobs, strict=True)
         ]
         return max(gaps) if all(map(math.isfinite, gaps)) else math.nan
 
