@@ -57,12 +57,13 @@ def score(
             entropy_gradient,
         )
         again = rows.stop < len(reading.heads) or rows.start > 0
-        told = checkpoint(_of_logits, *given, use_reentrant=False) if again else _of_logits(*given)
-        logprobs.append(told[0])
-        entropies += [told[1]] if entropy else []
+        told, spread = checkpoint(_of_logits, *given, use_reentrant=False) if again else _of_logits(*given)
+        logprobs.append(told)
+        if spread is not None:
+            entropies.append(spread)
     return Scores(
         _at(torch.cat(logprobs), reading.at),
-        _at(torch.cat(entropies), reading.at) if entropy else None,
+        _at(torch.cat(entropies), reading.at) if entropies else None,
         output.aux_loss if auxiliary else None,
     )
 
