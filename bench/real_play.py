@@ -103,6 +103,7 @@ class _Play:
         tokenizer = self.renderer.tokenizer
         tokens = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         return {
+            "messages": messages,
             "prompt_token_ids": self.renderer.ids(messages),
             "token_ids": tokens,
             "logprobs": [-0.5] * len(tokens),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
@@ -25,6 +25,9 @@ class Message(TypedDict):
 class Sampling:
     """How a completion is drawn. `top_k=0` means off; `seed` makes the draw repeatable.
 
+    It ends behind the first of the `stop` strings that stands outside of a thought; the string is kept in the text, and
+    the tokens are all that were sampled up to the one that completed it.
+
     Train only on `temperature` with `top_p=1` and `top_k=0`: the logprobs of a truncated distribution are not those
     of the policy.
     """
@@ -34,12 +37,19 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 512
     seed: int | None = None
+    stop: tuple[str, ...] = ()
 
     def with_seed(self, seed: int) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, seed)
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, seed, self.stop)
+
+    def with_stop(self, *stop: str) -> Sampling:
+        """The same, ending at these strings, too."""
+        return replace(self, stop=(*self.stop, *stop))
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As logs hold it: without stop strings where there are none, as logs were before them."""
+        said = {**asdict(self), "stop": list(self.stop)}
+        return said if self.stop else {name: value for name, value in said.items() if name != "stop"}
 
 
 SAMPLING_PRESETS: dict[str, Sampling] = {

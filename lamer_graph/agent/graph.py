@@ -38,7 +38,7 @@ from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial import calls, events, steps
 from lamer_graph.trial.driver import TRIAL_ERRORS, error_record
-from lamer_graph.trial.harness import Harness, make_harness
+from lamer_graph.trial.harness import Harness, Stop, make_harness
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
 from lamer_graph.trial.prompts import ActionLists, PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState
@@ -85,6 +85,7 @@ def create_lamer_agent(
     actions: ActionLists = "auto",
     texts: PromptTexts = STANDARD,
     sampling: Sampling | None = None,
+    stop: Stop = "auto",
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
     interrupt_before: Sequence[str] | None = None,
@@ -100,7 +101,8 @@ def create_lamer_agent(
     reasoning before each action. `actions` says whether standard prompts list what can be done now ("auto": where the
     environment knows it and tells it nowhere else), `texts` replaces what they say. `sampling` is how answers are
     drawn, its `seed` the run's; a chat model keeps its own settings where there is none, and what it cannot take of one
-    is refused.
+    is refused. `stop="auto"` ends an answer at the closing tag that standard prompts ask for, where the policy can (a
+    LangChain chat model ends its answers by itself).
 
     `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection: `update_state(config,
     {"reflection": text})`, then `invoke(None, config)`. With a blank text no reflection on this episode is remembered;
@@ -130,6 +132,7 @@ def create_lamer_agent(
         actions=actions,
         texts=texts,
         sampling=sampling,
+        stop=stop,
     )
     if store is not None and harness.transient:
         raise ConfigError(

@@ -122,6 +122,15 @@ class Player:
             help="In this process only: the same run repeats bit for bit, at some cost in speed.",
         ),
     ] = False
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(
+            rich_help_panel=PLAYER,
+            show_default=False,
+            help="In this process only: type of the weights. Default: bfloat16 on a GPU, else float32; a CPU with AMX "
+            "or AVX-512 BF16 is faster in bfloat16.",
+        ),
+    ] = None
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -143,6 +152,8 @@ class Player:
                 raise ConfigError("--policy and --base-url exclude each other: who plays, the folder or the server?")
             if self.deterministic:
                 raise ConfigError("--deterministic is for a policy in this process; a server does not promise that")
+            if self.dtype is not None:
+                raise ConfigError("--dtype is for a policy in this process; a server was started with its own")
             return None
         if self.model is not None:
             raise ConfigError("--model names a model of a server; give the server with --base-url")
@@ -196,7 +207,8 @@ class Player:
             if adapter is not None:
                 check_adapter(adapter, base)
             template = template_of(self.template)
-            policy = LocalPolicy(base, adapter=adapter, deterministic=self.deterministic, template_args=template)
+            how: dict[str, Any] = {"deterministic": self.deterministic, "dtype": self.dtype}
+            policy = LocalPolicy(base, adapter=adapter, template_args=template, **how)
         try:
             yield policy
         finally:
@@ -275,6 +287,13 @@ class Setting:
     max_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, rich_help_panel=GAME, help="Tokens per answer, at most.")
     ] = 512
+    stop: Annotated[
+        Literal["auto", "never"],
+        typer.Option(
+            rich_help_panel=GAME,
+            help="auto: an answer ends at the closing tag that standard prompts ask for; never: by the model.",
+        ),
+    ] = "auto"
     seed: SeedOption = 0
 
     def config(self, ui: Ui, player: Player, **more: Any) -> CollectConfig:

@@ -24,7 +24,7 @@ from lamer_envs import make
 from lamer_envs.base import Env
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
-from lamer_graph.trial.harness import Harness, make_harness
+from lamer_graph.trial.harness import Harness, Stop, make_harness
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
 from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy, check_strategy
 from lamer_graph.trial.states import Json
@@ -36,7 +36,7 @@ from lamer_memory.embedders import open_embedder
 Positive = Annotated[int, Field(ge=1)]
 Texts = Annotated[PromptTexts, PlainValidator(PromptTexts.of), PlainSerializer(PromptTexts.to_json)]
 HASHING = "hashing"
-SAMPLING_FIELDS = tuple(one.name for one in fields(Sampling))
+SAMPLING_FIELDS = tuple(one.name for one in fields(Sampling) if one.name != "stop")
 DISTRIBUTION = ("temperature", "top_p", "top_k")
 """What of them says which distribution answers are drawn from."""
 MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", "visible", "embedder"}
@@ -45,6 +45,7 @@ MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", 
 class CollectConfig(BaseModel):
     """What is collected. Two runs with equal configurations hold trials of the same tasks under the same rules.
 
+    `stop="auto"` ends an answer at the closing tag that standard prompts ask for, "never" where the model ends it.
     `policy` names what plays, for the record: the caller hands over the policy itself. `skip` leaves out that many
     tasks of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an
     ablation: what is lost was memory at work).
@@ -89,6 +90,7 @@ class CollectConfig(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     max_tokens: Positive = 512
+    stop: Stop = "auto"
     seed: int = 0
     shuffle_reflections: bool = False
 
@@ -98,7 +100,7 @@ class CollectConfig(BaseModel):
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
             key
-            for key in ("outcomes", "embedder", "actions", "texts")
+            for key in ("outcomes", "embedder", "actions", "texts", "stop")
             if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}
@@ -148,6 +150,7 @@ class CollectConfig(BaseModel):
             history=self.history,
             actions=self.actions,
             texts=self.texts,
+            stop=self.stop,
         )
         return replace(harness, memory=memory)
 

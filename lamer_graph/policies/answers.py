@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lamer_graph.errors import PolicyResponseError
 
 REASONING_FIELDS = ("reasoning", "reasoning_content")
 """Where a reasoning parser puts what it takes for thoughts: vLLM's field, and its older name that others still use."""
+
+STOPPED_BY = ("stop_reason", "matched_stop")
+"""Where servers name the stop string that ended an answer; something else where another token did."""
 
 _NO_WORDS = re.compile(r"<[^<>\s]*>|\N{REPLACEMENT CHARACTER}")
 """Tokens that leave no text: special ones, and bytes of a character that was never finished."""
@@ -38,11 +42,11 @@ class Answer(NamedTuple):
         )
 
 
-def read_answer(data: dict[str, Any], address: str, opening: str = "") -> Answer:
+def read_answer(data: dict[str, Any], address: str, opening: str = "", stops: Sequence[str] = ()) -> Answer:
     """The first choice of a completion. Raises PolicyResponseError, with `address` in it.
 
     `opening` is the mark of the thought that answers begin inside of (`Renderer.opening`). It is put before a text that
-    no parser has freed of its thought.
+    no parser has freed of its thought. `stops` are the strings that the server was told to stop at.
     """
     try:
         choice = data["choices"][0]
@@ -64,8 +68,24 @@ def read_answer(data: dict[str, Any], address: str, opening: str = "") -> Answer
         raise PolicyResponseError(f"{address} gave a malformed completion ({type(error).__name__})") from error
     if not isinstance(answer.text, str):
         raise PolicyResponseError(f"{address} gave a malformed completion (text is {type(answer.text).__name__})")
+    answer = answer._replace(text=_with_stop(answer, choice, stops))
     parsed = any(isinstance(message.get(field), str) for field in REASONING_FIELDS)
     return answer if parsed else answer._replace(text=opening + answer.text)
+
+
+def _with_stop(answer: Answer, choice: dict[str, Any], stops: Sequence[str]) -> str:
+    """The text with the stop string that ended it, which most servers cut away.
+
+    Some say which it was (vLLM, SGLang). Of others it is taken to be a closing tag whose opening one stands open.
+    """
+    text = answer.text
+    if answer.finish_reason != "stop" or text.endswith(tuple(stops)):
+        return text
+    for field in STOPPED_BY:
+        if field in choice:
+            return text + choice[field] if choice[field] in stops else text
+    open_tags = (stop for stop in stops if stop.startswith("</") and text.rfind(f"<{stop[2:]}") > text.rfind(stop))
+    return text + next(open_tags, "")
 
 
 def _elsewhere(message: dict[str, Any], finish: str, said: str, address: str) -> str:

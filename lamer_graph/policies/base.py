@@ -26,6 +26,8 @@ class Policy(ABC):
     """Prompt plus completion tokens the model can take; None if unknown (prompts are then never trimmed)."""
     control_tokens: frozenset[str] = CONTROL_TOKENS
     """Texts that the tokenizer turns into control tokens: none of them enters a prompt (`trial.quoting`)."""
+    stops: bool = False
+    """Whether answers end at the strings of `Sampling.stop`."""
     template_args: Mapping[str, Any] | None = None
     """Arguments of the chat template that prompts are rendered with; None if that is not known here."""
     folds_system: bool | None = None
@@ -58,8 +60,8 @@ class Policy(ABC):
         raise NotImplementedError(f"{type(self).__name__} has a context window but cannot count tokens")
 
     def unheeded(self, sampling: Sampling) -> list[str]:
-        """The fields of `sampling` that ask for something which this policy would not do; none for one that samples."""
-        return []
+        """The fields of `sampling` that ask for something which this policy would not do."""
+        return ["stop"] if sampling.stop and not self.stops else []
 
     def why_unheeded(self, sampling: Sampling) -> str:
         """What of `sampling` would not be done, and what to do instead, in one line; where `unheeded` names any."""

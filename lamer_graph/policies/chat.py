@@ -75,7 +75,7 @@ class ChatModelPolicy(Policy):
     def unheeded(self, sampling: Sampling) -> list[str]:
         """The fields of the sampling that ask for something and are not passed on."""
         asked = [field for field in SAMPLING_FIELDS if (getattr(sampling, field) or 0) != (getattr(UNSAID, field) or 0)]
-        return [field for field in asked if field not in self._fields]
+        return [field for field in asked if field not in self._fields] + super().unheeded(sampling)
 
     def identity(self) -> dict[str, Any]:
         """The model's name and a hash of the parameters that LangChain knows it by, of all models that may answer."""

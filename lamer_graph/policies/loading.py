@@ -7,6 +7,8 @@ from it is run.
 from __future__ import annotations
 
 import contextlib
+import logging
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,25 @@ def runs_here(folder: Path) -> bool:
     return True
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU multiplies matrices of bfloat16 by itself (AMX, AVX-512 BF16, or Arm's)."""
+    x86 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return bool(x86 or (platform.machine() in ("arm64", "aarch64") and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+SLOW_HERE = (
+    "this CPU has no arithmetic of 16 bits (AMX, AVX-512 BF16): %s takes half the memory but several times as long"
+)
+
+
 def load_model(folder: Path, device: str | None, dtype: str | None) -> Any:
     """The folder's causal model. Raises ConfigError."""
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = getattr(torch, dtype or ("float32" if place.startswith("cpu") else "bfloat16"), None)
     if not isinstance(kind, torch.dtype):
         raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
+    if place.startswith("cpu") and kind is not torch.float32 and not multiplies_bfloat16():
+        logging.getLogger(__name__).warning(SLOW_HERE, dtype)
     try:
         with no_bar():
             attention = attention_for(AutoConfig.from_pretrained(folder))

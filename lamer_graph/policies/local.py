@@ -39,9 +39,11 @@ from lamer_graph.policies.engine import BROKEN, Engine, Row
 from lamer_graph.policies.hub import folder_of
 from lamer_graph.policies.identity import Origin, identity_of
 from lamer_graph.policies.loading import check_folder, load_model, load_tokenizer, merged, origin_of
+from lamer_graph.policies.prefixes import Prefixes
 from lamer_graph.policies.rendering import Renderer
 from lamer_graph.policies.sampling import token_logprobs
 from lamer_graph.policies.shipped import taught_folding, taught_template
+from lamer_graph.policies.stopping import Watch, check_stop
 from lamer_graph.types import Completion, Message, Sampling
 
 LINGER_S = 0.001
@@ -50,10 +52,12 @@ SMALL = 20_000_000
 """Parameters of a model that one thread serves best."""
 IDLE_S = 30.0
 """An idle worker thread ends after this long; the next call starts another."""
-CPU_CACHE_BYTES = 2**31
+CPU_CACHE_BYTES = 3 * 2**30
 """Keys and values on the CPU take at most this much."""
 GPU_CACHE_SHARE = 0.3
 """Share of the free GPU memory that keys and values may take."""
+KEPT_SHARE = 1 / 3
+"""Of either, what is kept of prompts for later ones; the rest is for running rows."""
 CLOSED = "this LocalPolicy is closed"
 
 
@@ -64,6 +68,8 @@ class LocalPolicy(Policy):
     PEFT folder that is merged into the weights. `max_batch` bounds the rows that run together, `threads` the torch
     threads of the worker (None: one for models under 20 M parameters, whose products are too small to share, else
     torch's default). `version` is what completions report as their policy version (default: the folder's name).
+    `share_prefixes` keeps the keys and values of prompts for later ones that begin alike, as long as the weights are
+    the same (None: of models from 20 M parameters, whose prompts cost more than the looking).
     Sampling computes in the weights' own type, whatever mixed precision a trainer of the same module computes in.
     `template_args` are arguments of the chat template and `fold_system` says whether the system's words go into the
     user's message (see rendering.py); None: as the adapter's or the model's card says, else no arguments, and folded
@@ -72,6 +78,8 @@ class LocalPolicy(Policy):
     process may be loaded, too. A call takes as long as it takes: in this process nothing gets lost.
     Raises ConfigError. No code from the model's folder is run.
     """
+
+    stops = True
 
     def __init__(
         self,
@@ -88,6 +96,7 @@ class LocalPolicy(Policy):
         template_args: Mapping[str, Any] | None = None,
         fold_system: bool | None = None,
         plays: bool = True,
+        share_prefixes: bool | None = None,
     ) -> None:
         if dtype is not None and not isinstance(path_or_model, str | Path):
             raise ConfigError("dtype is for a folder's weights; a model that is given has a type: leave it out")
@@ -126,14 +135,16 @@ class LocalPolicy(Policy):
         self._model.eval()
         self._eos = _eos_ids(self._model, self._tokenizer)
         first: torch.Tensor = next(self._model.parameters())
-        if threads is None and sum(parameter.numel() for parameter in self._model.parameters()) < SMALL:
+        small = sum(parameter.numel() for parameter in self._model.parameters()) < SMALL
+        if threads is None and small:
             threads = 1
         if deterministic and first.device.type == "cpu" and threads not in (None, 1):
             raise ConfigError(f"threads {threads} and deterministic exclude each other on a CPU: it takes one thread")
         # Split over several threads, a tensor's elements fall to other instructions at the seams.
         self._threads = 1 if deterministic and first.device.type == "cpu" else threads
         self.context_window = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        self._plays = self._make_engine(max_batch, deterministic, first) if plays else None
+        shares = not small if share_prefixes is None else share_prefixes
+        self._plays = self._make_engine(max_batch, deterministic, first, shares) if plays else None
         self._origin = Origin.of(self, base, added)
         self.control_tokens = control_tokens_of(self._tokenizer)
         self._opening = self._renderer.opening
@@ -145,8 +156,10 @@ class LocalPolicy(Policy):
         self._worker: threading.Thread | None = None
         self._closed = False
 
-    def _make_engine(self, max_batch: int, deterministic: bool, first: torch.Tensor) -> Engine:
+    def _make_engine(self, max_batch: int, deterministic: bool, first: torch.Tensor, shares: bool) -> Engine:
         pad = self._tokenizer.pad_token_id
+        room = _cache_tokens(self._model.config.get_text_config(), first)
+        kept = int(room * KEPT_SHARE) if shares else 0
         return Engine(
             # The same weights and submodules, but a `forward` of its own: accelerate wraps the trained module's in
             # autocast, which gives float32 weights keys in float32 and values in 16 bits, and no cache holds both.
@@ -154,8 +167,9 @@ class LocalPolicy(Policy):
             eos=self._eos,
             pad=pad if pad is not None else min(self._eos),
             max_rows=max_batch,
-            cache_tokens=_cache_tokens(self._model.config.get_text_config(), first),
+            cache_tokens=room - kept,
             lockstep=deterministic,
+            kept_tokens=kept,
         )
 
     @property
@@ -181,10 +195,12 @@ class LocalPolicy(Policy):
         if self._plays is None:
             raise PolicyError(f"'{self.version}' was loaded without what samples here (plays=False)")
         _check(sampling)
+        check_stop(sampling.stop)
         seed = random.getrandbits(62) if sampling.seed is None else sampling.seed
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Completion] = loop.create_future()
-        self._submit(Row(prompt, sampling, seed, min(sampling.max_tokens, room), owner=(loop, future)))
+        watch = Watch(sampling.stop, self._said) if sampling.stop else None
+        self._submit(Row(prompt, sampling, seed, min(sampling.max_tokens, room), owner=(loop, future), watch=watch))
         return await future
 
     async def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -197,6 +213,10 @@ class LocalPolicy(Policy):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens, special tokens left out."""
         return self._renderer.decode(token_ids)
+
+    def _said(self, token_ids: Sequence[int]) -> str:
+        """The text of an answer."""
+        return self._opening + self.decode(token_ids)
 
     def score(
         self, prompt: Sequence[Message] | Sequence[int], token_ids: Sequence[int], temperature: float = 1.0
@@ -222,6 +242,11 @@ class LocalPolicy(Policy):
         return 0 if self._plays is None else self._plays.sampled
 
     @property
+    def prefixes(self) -> Prefixes | None:
+        """What is kept of prompts for later ones; None where nothing is."""
+        return None if self._plays is None else self._plays.prefixes
+
+    @property
     def model(self) -> Any:
         """The module that samples. A trainer that shares it updates it inside `paused()` only."""
         return self._model
@@ -240,10 +265,12 @@ class LocalPolicy(Policy):
             self._pausers += 1
         try:
             with self._busy:
+                if self._plays is not None:
+                    self._plays.release()
                 yield self._model
                 self._model.eval()
                 if self._plays is not None:
-                    self._plays.refresh()
+                    self._plays.refresh(changed=True)
         finally:
             with self._lock:
                 self._pausers -= 1
@@ -358,7 +385,8 @@ class LocalPolicy(Policy):
     def _result(self, row: Row) -> Completion | PolicyError:
         if row.finish == BROKEN or row.finish is None:
             return PolicyError(f"'{self.version}' gave logits that are not finite: its weights are broken")
-        text = self._opening + self.decode(row.tokens)
+        stopped = None if row.watch is None else row.watch.text
+        text = self._said(row.tokens) if stopped is None else stopped
         return Completion(text, row.prompt, row.tokens, row.logprobs, self.version, row.finish)
 
 

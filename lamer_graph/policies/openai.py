@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from lamer_graph.errors import ConfigError, PolicyError, PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.answers import read_answer
 from lamer_graph.policies.base import Policy
+from lamer_graph.policies.cards import names, window_of_card
 from lamer_graph.policies.control import OPEN_THOUGHT
 from lamer_graph.policies.refusals import (
     NEUTRAL,
@@ -32,6 +33,8 @@ from lamer_graph.policies.refusals import (
     spare,
 )
 from lamer_graph.policies.rendering import Rendered, check_template_args, fold_system
+from lamer_graph.policies.stopping import check_stop, end_of, ended
+from lamer_graph.policies.thoughts import MARKS, may_think
 from lamer_graph.policies.transport import CHAT, CONNECT_TIMEOUT, ContextOverflow, RequestRefused, Transport
 from lamer_graph.text import plain_json
 from lamer_graph.types import Completion, Message, Sampling
@@ -98,6 +101,8 @@ class OpenAIPolicy(Policy):
         self._may_fold = fold_system is None
         self.opening: str | None = None
         """The mark of the thought that answers begin inside of, '' if with none; None if that is not known here."""
+        self.thinks: bool | None = None
+        """Whether answers may hold thoughts, so that no stop string may end them; None if that is not known here."""
         self.gives_tokens = False
         """Whether the server said that it is a vLLM, which gives exact tokens to who asks; known once connected."""
         self._timeout = timeout
@@ -121,13 +126,13 @@ class OpenAIPolicy(Policy):
         # 3 attempts of at most 5 s and two waits of at most 1 s: below 20 s whatever the server does.
         cards = await self._cards(CONNECT_TIMEOUT, preflight=True)
         if self._chosen(cards) not in cards:
-            raise ConfigError(f"{self.address} does not serve '{self.model}'; it serves {_names(cards)}")
+            raise ConfigError(f"{self.address} does not serve '{self.model}'; it serves {names(cards)}")
         self._learn(cards)
         if self.gives_tokens:
             if self.folds_system is None:
                 self.folds_system = await self._refuses_system()
-            if self.opening is None:
-                self.opening = await self._opens_with()
+            if self.opening is None or self.thinks is None:
+                await self._look_for_thoughts()
         return self
 
     async def _refuses_system(self) -> bool | None:
@@ -146,19 +151,25 @@ class OpenAIPolicy(Policy):
             _warn_of_lost_rules(str(self.model), self.address)
         return False
 
-    async def _opens_with(self) -> str | None:
-        """`opening`, by the end of a prompt as the server renders it; None where it does not show that."""
+    async def _look_for_thoughts(self) -> None:
+        """Learn `opening` and `thinks` from the end of a prompt as the server renders it, where it shows that."""
         try:
             ids = (await self._tokenized([Message(role="user", content="?")], folded=False)).get("tokens")
             if not isinstance(ids, list):
-                return None
+                return
             end = {"model": self.model, "tokens": ids[-TAIL:]}
-            said = (await self._http.post("/detokenize", end, timeout=self._limit(0), root=True)).get("prompt")
+            said = str((await self._http.post("/detokenize", end, timeout=self._limit(0), root=True)).get("prompt"))
+            marks = {"prompt": "".join(MARKS), "add_special_tokens": False, "return_token_strs": True}
+            asked = {"model": self.model, **marks}
+            known = (await self._http.post("/tokenize", asked, timeout=self._limit(0), root=True)).get("token_strs")
         except PolicyError:
-            return None
-        mark = OPEN_THOUGHT.search(str(said))
-        # Mistral's marks are special tokens, which leave no text: nobody could see where the thought ends.
-        return mark[0] if mark and not mark[0].startswith("[") else ""
+            return
+        mark = OPEN_THOUGHT.search(said)
+        if self.opening is None:
+            # Mistral's marks are special tokens, which leave no text: nobody could see where the thought ends.
+            self.opening = mark[0] if mark and not mark[0].startswith("[") else ""
+        if self.thinks is None:
+            self.thinks = may_think(said, not isinstance(known, list) or not MARKS.isdisjoint(known))
 
     async def window(self) -> int | None:
         """The context window; None where the server (then none that is trained on) does not say. Raises as `connect`
@@ -195,7 +206,7 @@ class OpenAIPolicy(Policy):
         """The model, or the server's only one. Raises ConfigError."""
         if self.model is None:
             if len(cards) != 1:
-                raise ConfigError(f"{self.address} serves {_names(cards)}: say which one as the model")
+                raise ConfigError(f"{self.address} serves {names(cards)}: say which one as the model")
             self.model = next(iter(cards))
         return self.model
 
@@ -206,7 +217,7 @@ class OpenAIPolicy(Policy):
             self._card = card
             self.gives_tokens = card.get("owned_by") == "vllm"
             if self.context_window is None:
-                self.context_window = _window_of(card, cards)
+                self.context_window = window_of_card(card, cards)
             if self.context_window is None and self.training:
                 raise ConfigError(
                     f"{self.address} does not say how long the context of '{self.model}' is: {self._no_collecting()}"
@@ -229,6 +240,11 @@ class OpenAIPolicy(Policy):
             return {"template": {}, "folded": True}
         return super().rendering
 
+    @property
+    def stops(self) -> bool:  # type: ignore[override]
+        """Not where a string inside a thought would end the answer; then who reads it finds the string."""
+        return not self.thinks
+
     def identity(self) -> dict[str, Any]:
         """The model by name and, where the server's card says so, the folder that it was read from."""
         return {"served": self.model, **{key: self._card[key] for key in ("root", "parent") if self._card.get(key)}}
@@ -237,6 +253,7 @@ class OpenAIPolicy(Policy):
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One completion. Raises PolicyError's subclasses; see the class."""
+        check_stop(sampling.stop)
         window = await self.window()
         most = sampling.max_tokens if window is None else min(sampling.max_tokens, window)
         dialect = self._dialect  # what the present call learns holds for later ones once it was the reason
@@ -251,7 +268,10 @@ class OpenAIPolicy(Policy):
                 dialect = self._other_way(refused, dialect, body, messages, sampling)
             else:
                 self._learnt(dialect)
-                return self._completion(data)
+                done = self._completion(data, sampling.stop, told="stop" in body)
+                if "stop" not in body or not _cut_in_thought(done, sampling.stop):
+                    return done
+                self.thinks = True  # the server was not to stop there: asked again, it is not told to
 
     def _other_way(
         self,
@@ -298,9 +318,12 @@ class OpenAIPolicy(Policy):
 
     def unheeded(self, sampling: Sampling) -> list[str]:
         """The fields of the sampling that the server has refused, where they ask for something."""
-        return self._dialect.unheeded(sampling)
+        no_stop = sampling.stop and self.training and not self.stops
+        return [*self._dialect.unheeded(sampling), *(["stop"] if no_stop else [])]
 
     def why_unheeded(self, sampling: Sampling) -> str:
+        if "stop" in self.unheeded(sampling):
+            return f"answers of '{self.model}' may hold thoughts, and {self.address} would stop inside: leave stop out"
         return f"{cannot_be_had(self.unheeded(sampling), sampling)} ({self.address})"
 
     def as_sent(self, sampling: Sampling) -> dict[str, Any]:
@@ -359,20 +382,25 @@ class OpenAIPolicy(Policy):
         }
         if sampling.seed is not None:
             body["seed"] = sampling.seed
+        if sampling.stop and self.stops:
+            body["stop"] = list(sampling.stop)
         for name in dialect.unsent(body):
             del body[name]
+        if "stop" in body and (self.training or self.gives_tokens):
+            body["include_stop_str_in_output"] = True
         if self.training:
             body.update(logprobs=True, return_token_ids=True)
         return body
 
-    def _completion(self, data: dict[str, Any]) -> Completion:
-        """Check an answer and take it apart. Raises PolicyResponseError."""
+    def _completion(self, data: dict[str, Any], stops: Sequence[str], *, told: bool) -> Completion:
+        """Check an answer and take it apart; whether the server was `told` of the stop strings. Raises
+        PolicyResponseError."""
         answered = data.get("model")
         if self.training and answered != self.model:
             raise PolicyResponseError(
                 f"asked {self.address} for model '{self.model}' but '{self._http.clean(answered)}' answered"
             )
-        answer = read_answer(data, self.address, self.opening or "")
+        answer = read_answer(data, self.address, self.opening or "", stops if told else ())
         version = answered if isinstance(answered, str) and answered else str(self.model)
         if answer.exact:
             return Completion(
@@ -384,7 +412,7 @@ class OpenAIPolicy(Policy):
                 f"{len(answer.logprobs)} logprobs: training needs vLLM with return_token_ids and finite logprobs for "
                 "every token"
             )
-        return Completion(answer.text, [], [], [], version, answer.finish_reason)
+        return Completion(ended(answer.text, stops), [], [], [], version, answer.finish_reason)
 
     async def _room(self, messages: Sequence[Message], overflow: ContextOverflow, asked: int) -> int:
         """How many tokens, less than `asked`, the context has left for the answer.
@@ -409,16 +437,6 @@ class OpenAIPolicy(Policy):
         ) from None
 
 
-def _window_of(card: dict[str, Any], cards: dict[str, dict[str, Any]]) -> int | None:
-    """Tokens of a model's context. An adapter's card has none: it is that of the model named as its parent."""
-    seen: list[dict[str, Any]] = []
-    while card not in seen:
-        if isinstance(window := card.get("max_model_len"), int):
-            return window
-        seen.append(card)
-        card = cards.get(str(card.get("parent")), card)
-    return None
-
-
-def _names(cards: dict[str, Any]) -> str:
-    return ", ".join(f"'{name[:100]}'" for name in sorted(cards)[:20]) or "no model"
+def _cut_in_thought(done: Completion, stops: Sequence[str]) -> bool:
+    """Whether a stop string ended an answer from inside of a thought."""
+    return done.finish_reason == "stop" and done.text.endswith(tuple(stops)) and end_of(done.text, stops) is None

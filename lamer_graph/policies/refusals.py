@@ -15,9 +15,9 @@ from lamer_graph.types import Sampling
 
 NEUTRAL: dict[str, float] = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 """Fields that OpenAI's API lacks, and the values that change nothing. A generation config may hold others."""
-LEAVE_OUT: dict[str, float | None] = {**NEUTRAL, "temperature": 1.0, "top_p": 1.0, "seed": None}
+LEAVE_OUT: dict[str, float | None] = {**NEUTRAL, "temperature": 1.0, "top_p": 1.0, "seed": None, "stop": None}
 """What an evaluation may go on without where the server names it as the reason for a refusal: a number that changes
-nothing, and any seed."""
+nothing, any seed, and stop strings: who reads the answer ends it there."""
 OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 """The two names of the answer's length in OpenAI's API."""
 

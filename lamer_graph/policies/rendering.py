@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from lamer_graph.errors import ConfigError, PolicyResponseError
 from lamer_graph.policies.control import OPEN_THOUGHT
+from lamer_graph.policies.thoughts import MARKS, may_think
 from lamer_graph.text import plain
 from lamer_graph.types import Message
 
@@ -89,6 +90,14 @@ class Renderer:
         mark = OPEN_THOUGHT.search(self.text([Message(role="user", content="?")]))
         shown = "" if mark is None else self.decode(self.plain_ids(mark[0]))
         return shown if OPEN_THOUGHT.search(shown) else ""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether an answer may hold thoughts (see `thoughts.may_think`)."""
+        known = self.tokenizer.get_added_vocab().keys()
+        template = self.tokenizer.get_chat_template()
+        marked = any(mark in known or mark in template for mark in MARKS)
+        return may_think(self.text([Message(role="user", content="?")]), marked)
 
     def text(self, messages: Sequence[Message], when: datetime | None = None) -> str:
         """The prompt, generation prefix included, as of `when` (None: now). Raises PolicyResponseError."""

@@ -91,7 +91,7 @@ class TrialRecorder:
             "trial": s["trial"],
             "config_hash": self.log.config_hash,
             "memory": h.memory.to_json(),
-            "sampling": h.policy.as_sent(h.sampling),
+            "sampling": h.policy.as_sent(h.asked),
             "texts": list(calls.texts),
             "episodes": episodes,
             "reflections": reflections,

@@ -266,7 +266,7 @@ class VllmServer:
         if renderer is not None:
             policy.control_tokens = control_tokens_of(renderer.tokenizer)
             if policy.template_args == self.template_args:
-                policy.opening = renderer.opening
+                policy.opening, policy.thinks = renderer.opening, renderer.thinks
         return policy
 
     @functools.cached_property

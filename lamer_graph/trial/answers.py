@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from lamer_graph.policies.control import THOUGHTS
+from lamer_graph.policies.thoughts import thoughts
 
 ACTION_TAG = "action"
 REMARK_TAG = "remark"
@@ -28,41 +28,13 @@ class Tagged(NamedTuple):
 
 
 _SPACE = r"\s{0,8}"
-_THOUGHT = re.compile(
-    rf"<{_SPACE}(/?){_SPACE}({'|'.join(THOUGHTS)}){_SPACE}>|\[(/?)((?-i:THINK))\]|◁(/?)(think)▷", re.IGNORECASE
-)
 _TAGS = {tag: re.compile(rf"<{_SPACE}(/?){_SPACE}{tag}{_SPACE}>", re.IGNORECASE) for tag in (ACTION_TAG, REMARK_TAG)}
 
 
 def conclusion(answer: str) -> str:
-    """The answer without its thoughts.
-
-    A thought ends at the first closing mark of its kind, or, where none follows, with the answer. A closing mark that
-    comes before any other ends a thought that began before the answer (templates open them, and not every policy knows
-    that its template does). Of nested marks the outermost pair counts.
-    """
-    thoughts: list[tuple[int, int]] = []
-    owed: list[tuple[int, str]] = []  # thoughts in which another one began: a further closing mark ends them later
-    begun: int | None = None
-    kind = ""
-    for mark in _THOUGHT.finditer(answer):
-        name = mark[mark.lastindex or 0].lower() + mark[0][0]
-        closing = bool(mark[(mark.lastindex or 0) - 1])
-        if not kind and closing:
-            begun, kind = 0, name
-        if begun is not None:
-            if name == kind and closing:
-                thoughts.append((begun, mark.end()))
-                begun = None
-            elif name == kind:
-                owed.append((begun, name))
-        elif not closing:
-            begun, kind = mark.start(), name
-        elif owed and owed[-1][1] == name:
-            thoughts.append((owed.pop()[0], mark.end()))
-    if begun is not None:
-        thoughts.append((begun, len(answer)))
-    return _without(answer, thoughts) if thoughts else answer
+    """The answer without its thoughts (see `policies.thoughts`)."""
+    spans = thoughts(answer)
+    return _without(answer, spans) if spans else answer
 
 
 def _without(answer: str, spans: list[tuple[int, int]]) -> str:

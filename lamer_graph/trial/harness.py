@@ -6,15 +6,22 @@ What must stay true: handles live here and never in a state.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from lamer_envs.base import Env
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
+from lamer_graph.policies.stopping import check_stop
+from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
 from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryBackend, MemoryConfig
 from lamer_memory.recall import kinds
+
+Stop = Literal["auto", "never"]
+"""Whether an answer ends at the closing tag that its prompt asks for: in standard prompts, or never. What stands behind
+the tag is not read; small policies that were taught compact prompts end their answers by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,24 @@ class Harness:
     sampling: Sampling
     max_episodes: int
     max_turns: int
+    stop: Stop = "auto"
+
+    def sampling_of(self, seed: int, tag: str) -> Sampling:
+        """How a call draws that is answered between `tag` and its closing one."""
+        drawn = self.sampling.with_seed(seed)
+        return drawn.with_stop(f"</{tag}>") if self.stops else drawn
+
+    @property
+    def asked(self) -> Sampling:
+        """How the trial's calls draw, as a log says it."""
+        return (
+            self.sampling.with_stop(*(f"</{tag}>" for tag in (ACTION_TAG, REMARK_TAG))) if self.stops else self.sampling
+        )
+
+    @property
+    def stops(self) -> bool:
+        """Whether answers end at their closing tag."""
+        return self.stop == "auto" and self.prompts.style == "standard" and self.policy.stops
 
     @property
     def reflects(self) -> bool:
@@ -63,6 +88,7 @@ def make_harness(
     history: int | None = None,
     actions: ActionLists = "auto",
     texts: PromptTexts = STANDARD,
+    stop: Stop = "auto",
 ) -> Harness:
     """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None); `actions`
     and `texts` as in `PromptBuilder`.
@@ -74,8 +100,12 @@ def make_harness(
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
     if sampling is not None and not isinstance(sampling, Sampling):
         raise ConfigError(f"sampling must be a Sampling, such as Sampling(seed=1), not a {type(sampling).__name__}")
+    if sampling is not None:
+        check_stop(sampling.stop)
     if sampling is not None and policy.unheeded(sampling):
         raise ConfigError(policy.why_unheeded(sampling))
+    if stop not in get_args(Stop):
+        raise ConfigError(f"unknown stop '{stop}'; choose one of: {', '.join(get_args(Stop))}")
     config = MemoryConfig.of(memory)
     turns = env.max_turns if max_turns is None else max_turns
     prompts = PromptBuilder(
@@ -98,4 +128,5 @@ def make_harness(
         sampling=Sampling() if sampling is None else sampling,
         max_episodes=max_episodes,
         max_turns=turns,
+        stop=stop,
     )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from lamer_envs.base import MAX_ACTION_CHARS
 from lamer_graph.errors import ConfigError
 from lamer_graph.text import plain, plain_json
-from lamer_graph.trial.answers import ACTION_TAG, extract, extract_remark
+from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract, extract_remark
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.prompts import Remembered, Turn, View
 from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState, TurnRecord
@@ -199,7 +199,7 @@ def ask_action(h: Harness, s: EpisodeState) -> Ask:
         actions=h.prompts.actions_now(env_state),
     )
     seed = stable_seed(s["seed"], s["task_id"], s["trial"], s["episode"], len(s["turns"]))
-    return Ask(lambda dropped: h.prompts.act(view, dropped), h.prompts.droppable(view), h.sampling.with_seed(seed))
+    return Ask(lambda dropped: h.prompts.act(view, dropped), h.prompts.droppable(view), h.sampling_of(seed, ACTION_TAG))
 
 
 def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeState:
@@ -281,7 +281,7 @@ def ask_reflection(h: Harness, s: TrialState) -> Ask:
     )
     seed = stable_seed(s["seed"], s["task_id"], s["trial"], episode, "reflection")
     droppable = h.prompts.droppable(view, whole=True)
-    return Ask(lambda dropped: h.prompts.reflect(view, dropped), droppable, h.sampling.with_seed(seed))
+    return Ask(lambda dropped: h.prompts.reflect(view, dropped), droppable, h.sampling_of(seed, REMARK_TAG))
 
 
 def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:

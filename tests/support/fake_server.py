@@ -18,7 +18,7 @@ from lamer_graph.types import Sampling
 from scripted import Answer, random_player
 
 MODEL = "fake-policy"
-OPENAI_FIELDS = {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "logprobs"}
+OPENAI_FIELDS = {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "logprobs", "stop"}
 WORD_TOKENS = 4
 """Characters per token of its make-believe tokenizer."""
 
@@ -44,6 +44,7 @@ class FakeServer(ThreadingHTTPServer):
         "insomnia",
         "plain",  # no fault, but no vLLM: an OpenAI-compatible server that refuses what OpenAI's API has not
         "plain, no system",  # and its model has no system role
+        "plain, no stop",  # and its model takes no stop strings
         "plain, new limit",  # and it knows `max_completion_tokens` alone
     )
 
@@ -58,6 +59,7 @@ class FakeServer(ThreadingHTTPServer):
         self.answer: str | None = None
         self.prompt_end: str | None = "<|im_start|>assistant\n"
         """What its template writes before an answer; None: it has no `/detokenize`."""
+        self.token_strs = ["<", "think", ">"]
         self.root = "/models/fake"
         self.adapters: set[str] = set()
         self.asleep = False
@@ -145,6 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
                 words = f"Unrecognized request argument{plural} supplied: {', '.join(unknown)}"
             elif self.server.fault == "plain, no system" and "system" in {m["role"] for m in body["messages"]}:
                 words = "System role not supported"
+            elif self.server.fault == "plain, no stop" and "stop" in body:
+                words = "Unsupported parameter: 'stop' is not supported with this model."
         elif body["model"] not in (MODEL, *self.server.adapters):
             status, words = 404, f"The model `{body['model']}` does not exist."
         elif asked > context:
@@ -166,6 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
             end = self.server.prompt_end
             self._send({"prompt": end} if end is not None else {"detail": "Not Found"}, 404 if end is None else 200)
             return
+        if self.path == "/tokenize" and "prompt" in body:
+            strs = self.server.token_strs if body.get("return_token_strs") else None
+            self._send({"count": len(body["prompt"]), "tokens": [7] * len(body["prompt"]), "token_strs": strs})
+            return
         if "messages" not in body:
             self._send(self._told(self.path, body))
             return
@@ -182,19 +190,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.events.append(event)
         time.sleep(self.server.delay)
         text = self.server.answer or self.server.player(body["messages"], Sampling(seed=body["seed"]))
+        text, stopped = _stopped(text, body.get("stop") or [])
+        ids = [ord(character) for character in text]
+        if stopped is not None and not body.get("include_stop_str_in_output"):
+            text = text.removesuffix(stopped)
         choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "stop"}
+        if not self.server.plain:
+            choice["stop_reason"] = stopped
         answer = {"model": body["model"] if body["model"] in self.server.adapters else MODEL, "choices": [choice]}
         if self.server.fault == "another model":
             answer["model"] = "somebody-else"
         if self.server.plain:
             answer["model"] = f"{MODEL}-2026-11-29"
-        ids = [ord(character) for character in text]
         if body.get("return_token_ids") and self.server.fault != "no token ids":
             answer["prompt_token_ids"] = [1, 2, 3]
             choice["token_ids"] = ids
         if body.get("logprobs"):
             choice["logprobs"] = {"content": [{"token": chr(token), "logprob": -0.5} for token in ids]}
         self._send(answer)
+
+
+def _stopped(text: str, stops: list[str]) -> tuple[str, str | None]:
+    """The text up to its first stop string, as far as vLLM samples it, and which string that was."""
+    found = min(((text.find(stop), stop) for stop in stops if stop in text), default=None)
+    return (text, None) if found is None else (text[: found[0] + len(found[1])], found[1])
 
 
 @contextmanager

@@ -151,6 +151,9 @@ class RunFile(_Closed):
     With `collect.scope: tasks` a memory goes on from update to update: what an update sees of other tasks is what the
     updates before it left (at first what `collect.store` holds), fixed before its first trial; `remember` bounds it.
 
+    `dtype` is the type of the frozen weights under an adapter, in this process (None: float32 on a CPU, bfloat16 on a
+    GPU). What is trained is float32.
+
     `pipeline` batches are collected ahead while the trainer updates, with weights that are at most so many updates old.
     `logs` are folders of logged runs to train on instead of collecting: `collect.tasks` groups an update, each as large
     as it was logged; `collect` then says what the logs must be of, and how validation plays.
@@ -169,6 +172,7 @@ class RunFile(_Closed):
     save_every: Positive = 10
     concurrency: Positive = 128
     deterministic: bool = False
+    dtype: Literal["float32", "bfloat16"] | None = None
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
     @model_validator(mode="before")
@@ -219,6 +223,7 @@ class RunFile(_Closed):
         self._check_what_is_sampled()
         self._check_sampling_side()
         self._check_memory_side()
+        self._check_dtype()
         return LamerConfig(
             output_dir=str(folder),
             use_cpu=bool(cpu),
@@ -282,6 +287,14 @@ class RunFile(_Closed):
             raise TrainingConfigError(
                 f"with {apart} the sampler's numbers are not the trainer's: set optimise.old_logprobs=recomputed, "
                 "which weighs every token by their ratio"
+            )
+
+    def _check_dtype(self) -> None:
+        """Raises TrainingConfigError for weights that would be trained in 16 bits."""
+        if self.lora is None and self.dtype == "bfloat16":
+            raise TrainingConfigError(
+                "all weights are trained here, in float32, because a step would be lost in the rounding of bfloat16: "
+                "train an adapter with lora.rank=.., or drop `dtype`"
             )
 
     def _check_memory_side(self) -> None:

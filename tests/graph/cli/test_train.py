@@ -115,6 +115,7 @@ def test_the_presets_are_listed(cli: Cli) -> None:
         (("--preset", "minesweeper-cpu", "--resume"), "--resume needs --out DIR"),
         (("--preset", "minesweeper-cpu", "--device", "h100"), "--device is what --dry-run estimates for"),
         (("--preset", "minesweeper-cpu", "server.dtype=float32"), "a running vLLM takes adapters, not weights"),
+        (("--preset", "minesweeper-cpu", "dtype=bfloat16"), "all weights are trained here, in float32"),
         (("--preset", "minesweeper-cpu", "policy=nowhere", "--dry-run"), "download it first"),
     ],
 )

@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, Qwen3ForCausalLM
 
 from lamer_graph.errors import ConfigError, PolicyError, PolicyResponseError, PromptTooLongError
-from lamer_graph.policies import qwen3
+from lamer_graph.policies import dense
 from lamer_graph.policies.base import run_sync
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.sampling import draw, token_logprobs, truncate, uniforms
@@ -82,14 +82,23 @@ async def test_prompt_ids_are_the_chat_template_and_text_is_the_decoded_answer(p
     assert completion.policy_version == policy.version == "tiny-random"
 
 
-@pytest.mark.parametrize("family", ["qwen3 with shared key heads", "llama"])
-async def test_other_models_answer_with_their_own_logprobs_too(policy: LocalPolicy, family: str) -> None:
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": len(policy.tokenizer)}
+def small_model(family: str, tokenizer: Any) -> Any:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": len(tokenizer)}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.1}
     made: Any = LlamaForCausalLM if family == "llama" else Qwen3ForCausalLM
-    model = made(made.config_class(**sizes, **heads, eos_token_id=policy.tokenizer.eos_token_id)).eval()
-    # Both paths are walked: the fast one of qwen3 and transformers' own.
-    assert qwen3.supports(model) is (family != "llama")
+    torch.manual_seed(0)
+    return made(made.config_class(**sizes, **heads, eos_token_id=tokenizer.eos_token_id)).eval()
+
+
+@pytest.mark.parametrize("path", ["fast", "general"])
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+async def test_other_models_answer_with_their_own_logprobs_too(
+    policy: LocalPolicy, family: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(family, policy.tokenizer)
+    assert dense.supports(model)
+    if path == "general":
+        monkeypatch.setattr(dense, "supports", lambda model, **how: False)
     other = LocalPolicy(model, policy.tokenizer, version="other")
     asked = requests(30, seed=9)
     for (messages, sampling), completion in zip(asked, await answer(other, asked), strict=True):
@@ -305,7 +314,7 @@ async def test_a_trainers_mixed_precision_does_not_reach_sampling(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """accelerate wraps the trained module's own forward; on a GPU every forward is the general one."""
-    monkeypatch.setattr(qwen3, "supports", lambda model: False)
+    monkeypatch.setattr(dense, "supports", lambda model, **how: False)
     policy = LocalPolicy(tiny_model_dir)
     asked = requests(6)
     before = await answer(policy, asked)

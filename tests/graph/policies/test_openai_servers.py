@@ -137,7 +137,7 @@ def test_the_ten_lines_work_against_a_plain_server(server: FakeServer) -> None:
     agent = create_lamer_agent(OpenAIPolicy(server.url), "minesweeper:4x4-3", memory="reflection")
     result = agent.invoke({"task": {"seed": 7}})
     assert result["episodes"][0]["turns"]
-    assert server.asked.keys() == {"model", "messages", "temperature", "top_p", "max_tokens", "seed"}
+    assert server.asked.keys() == {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "stop"}
 
 
 async def test_what_a_server_does_not_take_is_left_out_and_known_to_be(server: FakeServer) -> None:

@@ -14,9 +14,9 @@ from langgraph.store.postgres import PostgresStore
 
 from lamer_envs.minesweeper.env import Minesweeper
 from lamer_graph import MemoryConfig, Sampling, create_lamer_agent
+from lamer_graph.policies.dense import supports
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.openai import OpenAIPolicy
-from lamer_graph.policies.qwen3 import supports
 from lamer_graph.runlog import RunLog, read_trials
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.runlog.schema import check

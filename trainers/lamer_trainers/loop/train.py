@@ -112,7 +112,7 @@ def make_policy(run: RunFile) -> LocalPolicy:
     What is trained is float32 on every device (PEFT's adapters are so anyway): a step at the paper's learning rate of
     1e-6 is far below the last digit of a 16-bit weight, and would be rounded away. A frozen base has 16 bits on a GPU.
     """
-    dtype = "float32" if run.lora is None else None
+    dtype = "float32" if run.lora is None else run.dtype
     common: Json = {"deterministic": run.deterministic, "version": version_name(0), "plays": run.plays_here}
     common["template_args"] = run.template_args
     policy = LocalPolicy(run.policy, dtype=dtype, **common)
