@@ -6,6 +6,7 @@ What must stay true: `lamer-graph --help` starts within a second, so a command i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet_libraries()
     escape_what_cannot_be_shown()
     try:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and given[:1] != ["train"]:
+            raise typer.BadParameter("only `train` runs as several processes: start this without a launcher")
         code = app(given or ["--help"], prog_name="lamer-graph", standalone_mode=False)
     except typer.TyperException as error:  # bad options: nothing has been started
         try:

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ PolicyOption = Annotated[
         "--policy",
         metavar="DIR",
         show_default=False,
-        help="A model in Hugging Face format. Default: the policy shipped for --env.",
+        help="A model in Hugging Face format, or a hub id. Default: the policy shipped for --env.",
     ),
 ]
 ModelOption = Annotated[
@@ -48,6 +48,35 @@ ContextOption = Annotated[
     int | None,
     typer.Option(
         "--max-model-len", metavar="TOKENS", min=1, show_default=False, help="Context served. Default: the model's own."
+    ),
+]
+TensorOption = Annotated[
+    int, typer.Option("--tensor-parallel", metavar="N", min=1, help="CUDA devices that hold the weights together.")
+]
+DataOption = Annotated[
+    int, typer.Option("--data-parallel", metavar="N", min=1, help="How often the weights are there, on devices each.")
+]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option("--dtype", help="What it computes in; auto: as stored, but for float32 on a GPU."),
+]
+GpuMemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-memory",
+        metavar="SHARE",
+        min=0.01,
+        max=1,
+        show_default=False,
+        help="Share of a device that it reserves. Default: vLLM's own.",
+    ),
+]
+ExtraArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[-- VLLM'S OWN ..]",
+        show_default=False,
+        help="More arguments for vLLM, e.g. -- --max-num-seqs 64; none that is set here already.",
     ),
 ]
 RunOption = Annotated[
@@ -70,6 +99,10 @@ def register(app: typer.Typer) -> None:
                 "lamer-graph serve --policy DIR --adapter policy-v0007=runs/first/adapters/0007",
                 "Serve a model together with an adapter that was trained on it.",
             ),
+            (
+                "lamer-graph serve --policy Qwen/Qwen3-4B --tensor-parallel 2 -- --max-num-seqs 64",
+                "A model of the hub on two devices, with an argument of vLLM's own.",
+            ),
         ],
     )
     def serve(
@@ -81,8 +114,13 @@ def register(app: typer.Typer) -> None:
         host: HostOption = "127.0.0.1",
         port: PortOption = 8000,
         max_model_len: ContextOption = None,
+        tensor_parallel: TensorOption = 1,
+        data_parallel: DataOption = 1,
+        dtype: DtypeOption = "auto",
+        gpu_memory: GpuMemoryOption = None,
         run: RunOption = None,
         template: TemplateOption = None,
+        extra: ExtraArgument = None,
     ) -> Json | None:
         """Start vLLM with a policy and keep it running until Ctrl-C.
 
@@ -91,7 +129,9 @@ def register(app: typer.Typer) -> None:
         """
         from rich.text import Text
 
+        from lamer_graph.policies.hub import is_hub_id
         from lamer_graph.policies.transport import API_KEY_ENV
+        from lamer_graph.serving.needs import check_servable
         from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
 
         folder = Player(policy=policy).folder(env)
@@ -100,7 +140,8 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(INSTALL_HINT)
         server = VllmServer(
             folder.resolve(),
-            model_name=model,
+            # A folder of the hub's cache is named by a hash.
+            model_name=str(policy) if model is None and policy is not None and is_hub_id(policy) else model,
             adapters=_adapters(adapter or []),
             host=host,
             port=port,
@@ -108,8 +149,16 @@ def register(app: typer.Typer) -> None:
             run_dir=run,
             max_model_len=max_model_len,
             template_args=template_of(template),
+            tensor_parallel=tensor_parallel,
+            data_parallel=data_parallel,
+            dtype=dtype,
+            gpu_memory=gpu_memory,
+            extra_args=extra or [],
             on_progress=ui.note,
         )
+        check_servable(folder)
+        if idle := _idle(os.environ.get("CUDA_VISIBLE_DEVICES"), tensor_parallel * data_parallel):
+            ui.remark(f"{idle}: raise --tensor-parallel or --data-parallel, or name fewer in CUDA_VISIBLE_DEVICES")
         signal.signal(signal.SIGTERM, _stop)
         ui.working()
         try:
@@ -154,6 +203,12 @@ def play_lines(
         for key, value in (template_args or {}).items():
             words += ["--template", f"{key}={json.dumps(value)}"]
         yield "play with it: " + one_line(shlex.join(words))
+
+
+def _idle(visible: str | None, used: int) -> str | None:
+    """What to say of devices that are named for the server and that it does not use."""
+    named = [device for device in (visible or "").split(",") if device.strip()]
+    return f"{len(named) - used} of the {len(named)} devices will be idle" if len(named) > used else None
 
 
 def _adapters(given: list[str]) -> dict[str, Path]:

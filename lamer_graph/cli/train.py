@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed, run_folder
-from lamer_graph.cli.frame import Json, Ui, command
+from lamer_graph.cli.frame import FAILED, Json, Ui, command
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ DeviceOption = Annotated[
         "--device",
         rich_help_panel=WHAT,
         show_default=False,
-        help="What --dry-run estimates for. Default: by model size.",
+        help="What --dry-run estimates for. Default: the device that is here, as a probe of a second finds it.",
     ),
 ]
 
@@ -100,7 +100,10 @@ def register(app: typer.Typer) -> None:
                 "lamer-graph train --preset minesweeper-cpu collect.scope=tasks collect.backend=chroma",
                 "With what earlier tasks taught, a memory that goes on from update to update.",
             ),
-            ("lamer-graph train --preset minesweeper-qwen3-4b --dry-run", "What a run on a GPU would take."),
+            (
+                "lamer-graph train --preset minesweeper-qwen3-4b --dry-run --device h200",
+                "What a GPU would take.",
+            ),
             ("lamer-graph train my.yaml optimise.learning_rate=1e-5", "A run file of one's own, with a change."),
             ("lamer-graph train --preset minesweeper-cpu --from-logs runs/first", "Off-line, from collected trials."),
             ("lamer-graph train --preset minesweeper-cpu --out runs/meta --resume", "Go on after a crash."),
@@ -118,12 +121,13 @@ def register(app: typer.Typer) -> None:
         dry_run: DryRunOption = False,
         device: DeviceOption = None,
         show: ShowOption = False,
-    ) -> Json:
+    ) -> Json | None:
         """Train a policy on its own trials: play, reflect, retry, credit later success to what led there.
 
         Everything is in the run's folder: trials, one line of metrics per update, checkpoints, a plot, and at the end
         the policy (`policy/`, or `adapter/` where lora is set). A run that was killed goes on with --resume.
-        A model that thinks aloud is told not to by template.enable_thinking=false.
+        A model that thinks aloud is told not to by template.enable_thinking=false. On several GPUs: `accelerate launch
+        --multi_gpu -m lamer_graph train ..`, with --out; one process collects, all of them train.
         """
         check_installed("train", TRAINING_NEEDS)
         from lamer_trainers.presets import PRESETS
@@ -138,7 +142,15 @@ def register(app: typer.Typer) -> None:
             return _show_plan(ui, run, device)
         if device is not None:
             raise ConfigError("--device is what --dry-run estimates for; a run trains on the device that is here")
-        return train_run(ui, run, run_folder(out, f"train-{preset or 'run'}", resume), resume=resume)
+        from lamer_trainers.loop.processes import is_main, launched
+
+        if launched() > 1 and out is None:
+            raise ConfigError(f"{launched()} processes train in one folder: name it with --out DIR")
+        folder = run_folder(out, f"train-{preset or 'run'}", resume)
+        if not is_main():
+            _train_along(run, folder, resume=resume)
+            return None
+        return train_run(ui, run, folder, resume=resume)
 
 
 def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str]) -> RunFile:
@@ -155,6 +167,17 @@ def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str])
     if logs:
         changes = [f"logs={json.dumps(logs)}", "optimise.old_logprobs=recomputed", *changes]
     return load_run(files[0] if files else None, preset=preset, changes=[*(RL_BASELINE if rl else ()), *changes])
+
+
+def _train_along(run: RunFile, folder: Path, *, resume: bool) -> None:
+    """Train in a process that another one speaks for."""
+    from lamer_trainers.errors import StoppedElsewhereError
+    from lamer_trainers.loop.train import train
+
+    try:
+        train(run, folder, resume=resume)
+    except StoppedElsewhereError:
+        raise typer.Exit(FAILED) from None
 
 
 def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
@@ -310,7 +333,7 @@ def _plan_table(run: RunFile, made: Plan) -> Any:
         f"learning rate {optimise.learning_rate:g}, clip {optimise.clip:g}, {optimise.mini_batches} mini-batches",
         "prompts": f"{made.prompt_tokens_mean:,.0f} tokens on average, {made.prompt_tokens_max:,} at most ({how})",
         "answers": f"{low:,} (an action alone) to {high:,} tokens (collect.max_tokens)",
-        "tokens an update": span(made.tokens, "{:,.0f}"),
+        "tokens an update": f"{span(made.tokens, '{:,.0f}')}; of the prompts' {made.distinct:.0%} are distinct",
         "parameters": f"{made.parameters:,}, "
         + ("all trained" if run.lora is None else f"with an adapter of {made.trained_parameters:,}, which is trained"),
         "memory": f"trainer {made.trainer_gib:.1f} GiB, sampler {made.server_gib:.1f} GiB",

@@ -54,7 +54,7 @@ def base_fingerprint(folder: str | Path) -> dict[str, str]:
 def weights_of(folder: Path) -> str:
     """A hash of a folder's weights, a model's or an adapter's. Raises ConfigError."""
     weights = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(_tensors(folder).items()):
+    for name, tensor in sorted(tensors_of(folder).items()):
         weights.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         with tensor.file.open("rb") as file:
             file.seek(tensor.start)
@@ -113,7 +113,7 @@ def check_adapter(adapter: str | Path, base: str | Path, fingerprint: Mapping[st
         return
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         return  # PEFT's older pickle format cannot be looked into safely; the server will judge
-    tensors = _tensors(base)
+    tensors = tensors_of(base)
     for name, tensor in _header(adapter / ADAPTER_WEIGHTS).items():
         module, _, side = name.removeprefix(_PREFIX).partition(".lora_")
         if side not in ("A.weight", "B.weight"):
@@ -128,7 +128,7 @@ def check_adapter(adapter: str | Path, base: str | Path, fingerprint: Mapping[st
             )
 
 
-def _tensors(folder: Path) -> dict[str, _Tensor]:
+def tensors_of(folder: Path) -> dict[str, _Tensor]:
     """Every tensor of a model folder, from the headers of its safetensors files."""
     found: dict[str, _Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):

@@ -27,7 +27,9 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.policies.hub import folder_of
 from lamer_graph.policies.loading import load_model, load_tokenizer, no_bar
 from lamer_graph.policies.rendering import Renderer
+from lamer_graph.policies.room import check_room
 from lamer_graph.policies.shipped import is_adapter, is_policy
+from lamer_graph.policies.vocabulary import check_words
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -75,7 +77,7 @@ def import_model(
             origin = {"source": str(source)}
         else:
             file = open_things.enter_context(_gguf_of(given))
-            about = _read_header(file, str(given))
+            about = _read_header(file, str(given), DTYPES[dtype].itemsize)
             note(f"dequantising {about['architecture']} in {about['kept as']}")
             tokenizer, model = _dequantised(file, given, DTYPES[dtype])
             origin = {"source": given.name, **about, "sha256 of the GGUF file": _sha256(file)}
@@ -112,8 +114,9 @@ def _gguf_of(source: Path) -> Iterator[Path]:
         raise ConfigError(f"{source} is a damaged archive ({error}): fetch it again") from None
 
 
-def _read_header(file: Path, name: str) -> dict[str, str]:
-    """What a GGUF file says of itself. Raises ConfigError if it is none, cut short, or no language model."""
+def _read_header(file: Path, name: str, size: int) -> dict[str, str]:
+    """What a GGUF file says of itself. Raises ConfigError if it is none, cut short, no language model, or too large
+    for this machine with `size` bytes for each weight."""
     with file.open("rb") as head:
         if head.read(4) != b"GGUF":
             raise ConfigError(
@@ -145,6 +148,8 @@ def _read_header(file: Path, name: str) -> dict[str, str]:
             f"{name} is a model of the kind '{architecture[:40]}', which transformers cannot read from GGUF; it reads "
             f"{', '.join(sorted(GGUF_SUPPORTED_ARCHITECTURES))}"
         )
+    weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    check_room(f"{name}, dequantised,", weights * size, "cpu", "import it on a machine with more, or as bfloat16")
     try:
         kept = LlamaFileType(said.pop("file_type")).name.removeprefix("MOSTLY_")
     except (ValueError, KeyError):
@@ -199,11 +204,7 @@ def _check_whole(folder: Path) -> None:
 
 def _check_fit(model: Any, tokenizer: Any, name: str) -> None:
     """Raises ConfigError if model and tokenizer are not of one another, or cannot be chatted with."""
-    rows, words = model.get_input_embeddings().weight.shape[0], len(tokenizer)
-    if words > rows:
-        raise ConfigError(
-            f"{name}: its tokenizer has {words} tokens and its model knows {rows}: they are not one model's"
-        )
+    check_words(len(tokenizer), model.get_input_embeddings().weight.shape[0], name)
     Renderer(tokenizer, name=name)
 
 

@@ -18,18 +18,22 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.rendering import Renderer
+from lamer_graph.policies.room import check_room, weight_bytes
 from lamer_graph.policies.runnable import attention_for, check_config
 from lamer_graph.policies.shipped import taught_folding, taught_template
+from lamer_graph.policies.vocabulary import check_vocabulary
 
 
 def check_folder(folder: Path, *, plays: bool = True) -> None:
-    """Raises ConfigError if `folder` holds no model, or (`plays`) none that this process samples; reads its config."""
+    """Raises ConfigError if `folder` holds no model, or one of another tokenizer, or (`plays`) none that this process
+    samples; its weights are not read."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format (config.json is missing)")
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"cannot read {folder}/config.json: {' '.join(str(error).split())[:300]}") from error
+    check_vocabulary(folder)
     if plays:
         check_config(config)
 
@@ -63,6 +67,9 @@ def load_model(folder: Path, device: str | None, dtype: str | None) -> Any:
         raise ConfigError(f"dtype '{dtype}' is not one of float32, bfloat16, float16")
     if place.startswith("cpu") and kind is not torch.float32 and not multiplies_bfloat16():
         logging.getLogger(__name__).warning(SLOW_HERE, dtype)
+    needs, instead = weight_bytes(folder, kind.itemsize), "name a smaller model, or serve it elsewhere (--base-url)"
+    for each in dict.fromkeys(("cpu", place)):  # a device's weights come by way of the machine's memory
+        check_room(f"{folder} in {str(kind).removeprefix('torch.')}", needs, each, instead)
     try:
         with no_bar():
             attention = attention_for(AutoConfig.from_pretrained(folder))

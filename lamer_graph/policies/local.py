@@ -44,6 +44,7 @@ from lamer_graph.policies.rendering import Renderer
 from lamer_graph.policies.sampling import token_logprobs
 from lamer_graph.policies.shipped import taught_folding, taught_template
 from lamer_graph.policies.stopping import Watch, check_stop
+from lamer_graph.policies.vocabulary import check_words
 from lamer_graph.types import Completion, Message, Sampling
 
 LINGER_S = 0.001
@@ -130,6 +131,7 @@ class LocalPolicy(Policy):
             self._model = load_model(base, device, dtype)
         else:
             self._model = path_or_model if device is None else path_or_model.to(device)
+            check_words(len(self._tokenizer), self._model.get_input_embeddings().weight.shape[0], self.version)
         if added is not None:
             self._model = merged(self._model, added)
         self._model.eval()

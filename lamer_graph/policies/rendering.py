@@ -29,6 +29,8 @@ OURS = frozenset(
     | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
 )
 """Not for a policy's template arguments: what rendering itself decides."""
+TEMPLATE_PLACES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+"""Files beside a tokenizer's configuration that hold chat templates."""
 SystemRole = Literal["kept", "refused", "dropped"]
 """What a template does with a system message."""
 _CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
@@ -54,10 +56,7 @@ class Renderer:
         name: str = "the policy",
     ) -> None:
         if getattr(tokenizer, "chat_template", None) is None:
-            raise ConfigError(
-                f"the tokenizer of {name} has no chat template, and a policy answers chat messages: give it one "
-                "(lamer-graph import FOLDER --chat-template FILE --out NEW)"
-            )
+            raise ConfigError(no_template(name))
         template: str = tokenizer.get_chat_template()
         given = {} if template_args is None else template_args
         check_template_args(given, template, name)
@@ -183,6 +182,24 @@ def system_role(render: Callable[[Sequence[Message]], str], name: str) -> System
             raise ConfigError(f"{name} cannot be asked anything: {error}") from None
         return "refused"
     return "kept" if _SYSTEM in text else "dropped"
+
+
+def no_template(name: str) -> str:
+    """What is wrong with a policy without a chat template, in one line."""
+    return (
+        f"the tokenizer of {name} has no chat template, and a policy answers chat messages: give it one "
+        "(lamer-graph import FOLDER --chat-template FILE --out NEW)"
+    )
+
+
+def has_template(folder: Path) -> bool:
+    """Whether the files of a model's folder have a chat template, or several."""
+    if any((folder / place).exists() for place in TEMPLATE_PLACES):
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def template_text(folder: Path) -> str | None:

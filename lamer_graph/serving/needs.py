@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any, Literal
 
 from lamer_graph.errors import ConfigError, ServeError
 from lamer_graph.policies.hub import is_hub_id
+from lamer_graph.policies.room import GIB, check_room, weight_bytes
+from lamer_graph.policies.vocabulary import check_vocabulary
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
@@ -28,6 +31,20 @@ def vllm_flavour() -> Literal["cpu", "gpu"] | None:
     except importlib.metadata.PackageNotFoundError:
         return "gpu"
     return "cpu"
+
+
+def check_servable(folder: Path) -> None:
+    """Raises ConfigError if the installed vLLM cannot load the folder's kind of model.
+
+    Most models are served as they are run in this process; vLLM is asked of the others alone, of which it may lack
+    parts.
+    """
+    from lamer_graph.policies.loading import runs_here  # loads torch
+
+    if not runs_here(folder):
+        _, config = find_model(folder)
+        for name in config.get("architectures") or ():
+            check_architecture(str(name))
 
 
 @functools.cache
@@ -75,10 +92,50 @@ def find_model(model: str | Path) -> tuple[Path | str, dict[str, Any]]:
             config = None
         if not isinstance(config, dict):
             raise ConfigError(f"{folder} holds no readable config.json: not a model in Hugging Face format")
+        check_vocabulary(folder)
         return folder.resolve(), config
     if is_hub_id(model):
         return str(model), {}
     raise ConfigError(f"no model at {folder}: give a folder in Hugging Face format or a hub id like org/name")
+
+
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "float": 4}
+"""Bytes of a weight in vLLM's types; in others (`auto`) as it is stored."""
+
+
+def check_memory(folder: Path, dtype: str, tensor_parallel: int, devices: str | None) -> None:
+    """Raises ConfigError if the weights of `folder` do not fit where vLLM would load them; on a CPU beside its cache.
+
+    `devices` as in CUDA_VISIBLE_DEVICES (None: the caller's).
+    """
+    needs = weight_bytes(folder, SIZES.get(dtype))
+    if vllm_flavour() == "cpu":
+        cache = os.environ.get("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+        needs += int(float(cache) * GIB) if cache.replace(".", "", 1).isdigit() else 0
+        check_room(f"a server of {folder}", needs, "cpu", "serve a smaller model, or on a machine with more")
+    elif vllm_flavour() == "gpu" and (free := _least_free(devices)) is not None and needs // tensor_parallel > free:
+        raise ConfigError(
+            f"a server of {folder} needs {needs / tensor_parallel / GIB:.1f} GiB for weights on every device, and one "
+            f"has {free / GIB:.1f} GiB free: raise tensor_parallel (and name as many devices), or serve a smaller model"
+        )
+
+
+def _least_free(devices: str | None) -> int | None:
+    """Bytes that are free on the fullest of these CUDA devices, None where that is not known."""
+    named = devices if devices is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    command += ["-i", named] if named else []
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        free = [int(line) * 2**20 for line in said.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    # Where none is named vLLM takes the first that it needs: that one has to be free.
+    return min(free if named else free[:1], default=None)
+
+
+CPU_CACHE_GIB = "1"
+"""Memory for keys and values of a server on a CPU, in GiB, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""
 
 
 def check_name(what: str, name: str) -> None:

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from lamer_graph.errors import ConfigError
-from lamer_graph.policies.rendering import Renderer, check_template_args, shown, template_text
+from lamer_graph.policies.rendering import (
+    Renderer,
+    check_template_args,
+    has_template,
+    no_template,
+    shown,
+    template_text,
+)
 from lamer_graph.policies.shipped import taught_template
 
 
 def served_template(model: Path | str, adapters: Iterable[Path], given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Arguments for every prompt: as `given`, or as the model's card says, or else an adapter's. Raises ConfigError."""
+    if isinstance(model, Path) and not has_template(model):  # of what is not here, the server itself will tell
+        raise ConfigError(no_template(str(model)))
     folders = [Path(model), *adapters]
     found = given if given is not None else taught_template(*folders) or {}
     check_template_args(found, template_text(Path(model)), str(model))

@@ -37,8 +37,9 @@ from lamer_graph.policies.fingerprint import base_fingerprint, check_adapter
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.policies.rendering import Renderer
 from lamer_graph.serving import supervisor
+from lamer_graph.serving.arguments import Launch, check_extra, check_parallel
 from lamer_graph.serving.lines import log_tail, one_line
-from lamer_graph.serving.needs import check_name, claim_port, find_model
+from lamer_graph.serving.needs import CPU_CACHE_GIB, check_memory, check_name, claim_port, find_model
 from lamer_graph.serving.needs import vllm_flavour as vllm_flavour
 from lamer_graph.serving.templates import check_taught, local_renderer, served_template
 
@@ -46,12 +47,8 @@ INSTALL_HINT = (
     "vLLM is not installed: run `make setup`, or `pip install 'lamer-graph[serve]'` on a GPU machine; "
     "the in-process LocalPolicy needs no server"
 )
-CPU_CONTEXT = 4096
-"""Context served on a CPU unless asked for more: a long one would not fit the small key-value cache."""
 LORA_RANK = 64
 """Highest rank of an adapter that is served unless asked for more."""
-BATCHED_TOKENS = 4096
-"""Least token budget of one step of the CPU engine; a whole prompt must fit."""
 RESTARTS = 1
 """Deaths in quick succession that are mended; the next one is the end."""
 SETTLED_S = 600.0
@@ -68,7 +65,9 @@ class VllmServer:
     `run_dir/server.log` (a temporary folder if None). `on_progress` gets a line of text about once a second during the
     start. `devices` is the server's CUDA_VISIBLE_DEVICES (None: the caller's). `template_args` are those of the
     chat template in every prompt (None: as the cards of model and adapters say). With `can_sleep` it gives its device's
-    memory away between `sleep` and `wake`, which needs CUDA. `extra_args` are vLLM's own and come last, so they win.
+    memory away between `sleep` and `wake`, which needs CUDA. `tensor_parallel` devices hold the weights together, and
+    `data_parallel` is how often they are there; `gpu_memory` is the share of a device that vLLM reserves and `dtype`
+    what it computes in (`auto`: see `arguments.Launch`). `extra_args` are vLLM's own, but for what is set here.
 
     Raises ConfigError for what is asked (before anything is started) and ServeError for what happens.
     """
@@ -90,10 +89,14 @@ class VllmServer:
         devices: str | None = None,
         can_sleep: bool = False,
         template_args: Mapping[str, Any] | None = None,
+        tensor_parallel: int = 1,
+        data_parallel: int = 1,
+        dtype: str = "auto",
+        gpu_memory: float | None = None,
         extra_args: Sequence[str] = (),
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.model, self._config = find_model(model)
+        self.model, config = find_model(model)
         self.model_name = model_name or (self.model.name if isinstance(self.model, Path) else self.model)
         check_name("model", self.model_name)
         if not is_loopback(host) and not api_key:
@@ -110,17 +113,34 @@ class VllmServer:
         self.template_args = served_template(self.model, folders, template_args)
         self._decided = template_args is not None
         self.adapters = {name: self._adapter(name, path) for name, path in (adapters or {}).items()}
+        check_parallel(tensor_parallel, data_parallel, devices, config)
+        check_extra(extra_args)
         self._max_adapters = max(max_adapters, len(self.adapters))
-        self._max_lora_rank = max_lora_rank
+        self._launch = Launch(
+            model=self.model,
+            model_name=self.model_name,
+            config=config,
+            host=host,
+            max_adapters=self._max_adapters,
+            max_lora_rank=max_lora_rank,
+            max_model_len=max_model_len,
+            can_sleep=can_sleep,
+            template_args=self.template_args,
+            dtype=dtype,
+            gpu_memory=gpu_memory,
+            tensor_parallel=tensor_parallel,
+            data_parallel=data_parallel,
+            extra_args=tuple(extra_args),
+        )
+        if isinstance(self.model, Path):
+            check_memory(self.model, self._launch.computes_in(vllm_flavour() or "cpu"), tensor_parallel, devices)
         self._host = host
         self._port = port
         self._api_key = api_key
         self._run_dir = Path(run_dir).absolute() if run_dir is not None else None
-        self._max_model_len = max_model_len
         self._start_timeout = start_timeout
         self._devices = devices
         self._can_sleep = can_sleep
-        self._extra_args = list(extra_args)
         self._on_progress = on_progress
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -335,51 +355,19 @@ class VllmServer:
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     def _argv(self) -> list[str]:
-        argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-        argv += ["--model", str(self.model), "--served-model-name", self.model_name]
-        argv += ["--host", self._host, "--port", str(self._port)]
-        argv += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--seed", "0"]
-        argv += ["--disable-uvicorn-access-log", "--dtype", self.dtype]
-        window = self._max_model_len
-        if self._flavour == "cpu":
-            window = window or min(CPU_CONTEXT, int(self._config.get("max_position_embeddings", CPU_CONTEXT)))
-            # A prefill cut in two rewinds the request's seeded generator, which a CPU generator cannot do: one such
-            # request (prompt beyond the batch's token budget) killed the engine.
-            argv += ["--enforce-eager", "--no-enable-chunked-prefill"]
-            argv += ["--max-num-batched-tokens", str(max(BATCHED_TOKENS, window))]
-        if window is not None:
-            argv += ["--max-model-len", str(window)]
-        if self._max_adapters:
-            argv += ["--enable-lora", "--max-loras", str(self._max_adapters)]
-            argv += ["--max-lora-rank", str(self._max_lora_rank)]
-        if self._can_sleep:
-            argv += ["--enable-sleep-mode"]
-        if self.template_args:
-            argv += ["--default-chat-template-kwargs", json.dumps(self.template_args)]
-        if self.adapters:
-            argv += ["--lora-modules"]
-            argv += [json.dumps({"name": name, "path": str(path)}) for name, path in self.adapters.items()]
-        return argv + self._extra_args
+        return self._launch.argv(self._flavour, self._port, self.adapters)
 
     @property
     def dtype(self) -> str:
-        """What vLLM computes in, known once started.
-
-        float32 checkpoints (small ones, or trained whole) are exact on the CPU and bfloat16 on a GPU, where vLLM would
-        choose float16.
-        """
-        text = self._config.get("text_config", self._config)
-        stored = text.get("dtype") or text.get("torch_dtype") or "float32"
-        if stored != "float32" or not self._config:
-            return "auto"
-        return "float32" if self._flavour == "cpu" else "bfloat16"
+        """What vLLM computes in, known once started."""
+        return self._launch.computes_in(self._flavour)
 
     def _environment(self) -> dict[str, str]:
         env = dict(os.environ)
         env.pop("VLLM_API_KEY", None)
         env.update(VLLM_ALLOW_RUNTIME_LORA_UPDATING="True", VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1")
         if self._flavour == "cpu":
-            env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            env.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
         if isinstance(self.model, Path):
             env["HF_HUB_OFFLINE"] = "1"
         if self._devices is not None:

@@ -17,3 +17,7 @@ class CheckpointError(LamerError):
 
 class WeightSyncError(LamerError):
     """The server does not have the trainer's weights: an adapter was refused, or answers other numbers than ours."""
+
+
+class StoppedElsewhereError(LamerError):
+    """Of several processes that train together another one has stopped, and has said why."""

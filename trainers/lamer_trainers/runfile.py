@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collection.config import CollectConfig
@@ -27,17 +27,14 @@ from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.config import LamerConfig, OldLogprobs
 from lamer_trainers.learning.samples import Algorithm, Anchor, Baseline, Level, Normalise
 from lamer_trainers.presets import PRESETS
+from lamer_trainers.sections import Closed, Lora, Positive
+from lamer_trainers.sections import Server as Server
 
-Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Optimise(_Closed):
+class Optimise(Closed):
     """How a batch of trials becomes optimiser steps: settings of `LamerConfig`, by its names but for `RENAMED`.
 
     Defaults are the paper's where it states one.
@@ -90,39 +87,7 @@ RENAMED = {"passes": "num_iterations", "clip": "epsilon", "entropy": "entropy_co
 """What TRL calls otherwise."""
 
 
-class Lora(_Closed):
-    """Train an adapter on all linear layers instead of the weights."""
-
-    rank: Positive = 32
-    alpha: Positive = 64
-
-
-def _as_text(value: object) -> object:
-    """A single device number, which YAML reads as a number."""
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-class Server(_Closed):
-    """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
-
-    `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype).
-
-    On CUDA: `apart` keeps the server in memory all the time, on `devices` (its CUDA_VISIBLE_DEVICES) or beside the
-    trainer; `colocated` has the two take turns on the trainer's device, the server asleep while the trainer updates.
-    `gpu_memory` is the share of the device that vLLM reserves, all it needs included (None: half of a device that it
-    shares with the trainer, `served.SHARED_GPU_MEMORY`, and vLLM's own default of one that it has to itself).
-    """
-
-    placement: Literal["apart", "colocated"] = "apart"
-    devices: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^\d+(,\d+)*$")] | None = None
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] | None = None
-
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_model_len: Positive | None = None
-    tolerance: Annotated[float, Field(gt=0)] | None = None
-
-
-class Validate(_Closed):
+class Validate(Closed):
     """Play `tasks` tasks of `split` every `every` updates; `patience` readings without a better pass@N end the run."""
 
     split: str = "val"
@@ -131,7 +96,7 @@ class Validate(_Closed):
     patience: Positive | None = None
 
 
-class Remember(_Closed):
+class Remember(Closed):
     """With `collect.scope: tasks`: how much of what earlier updates left the next one begins with.
 
     Of records about one task whose texts overlap by `near` or more (None: equal ones only) one stays; over `budget` the
@@ -142,7 +107,7 @@ class Remember(_Closed):
     near: Annotated[float, Field(gt=0, le=1)] | None = 0.9
 
 
-class RunFile(_Closed):
+class RunFile(Closed):
     """A training run: `policy` is a folder in Hugging Face format.
 
     `template` are arguments of its chat template, e.g. `{enable_thinking: false}`, wherever it plays and with what is

@@ -15,7 +15,8 @@ from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.shipped import card, is_policy
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
 from lamer_trainers.loop.curves import draw, read_metrics, running_mean
-from lamer_trainers.loop.plan import KNOWN, Plan, Shape, plan, shape_of
+from lamer_trainers.loop.plan import Plan, plan
+from lamer_trainers.loop.shapes import KNOWN, Shape, shape_of
 from lamer_trainers.presets import PRESETS, RL_BASELINE
 from lamer_trainers.runfile import load_run
 
@@ -173,7 +174,7 @@ def test_every_preset_has_a_plan(name: str, changes: tuple[str, ...], request: p
     if "-cpu" in name:
         changes = (*changes, f"policy={request.config.rootpath / PRESETS[name]['policy']}")
     run = load_run(preset=name, changes=changes)
-    made = plan(run)
+    made = plan(run, "cpu" if "-cpu" in name else "h100")
     assert 0 < made.calls[0] <= made.calls[1]
     assert made.tokens[0] < made.tokens[1]
     assert made.hours[0] < made.hours[1]
@@ -186,13 +187,13 @@ def test_every_preset_has_a_plan(name: str, changes: tuple[str, ...], request: p
 def test_a_longer_answer_and_a_slower_device_take_longer(tiny_model_dir: Path) -> None:
     run = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}"])
     longer = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}", "collect.max_tokens=48"])
-    assert plan(longer).hours[1] > plan(run).hours[1]
+    assert plan(longer, "cpu").hours[1] > plan(run, "cpu").hours[1]
     assert plan(run, "cpu").hours[0] > plan(run, "a100").hours[0] > plan(run, "h100").hours[0]
 
 
 def test_the_plan_counts_what_a_device_holds_at_once_by_placement(cli: Cli) -> None:
     def made(*changes: str) -> Plan:
-        return plan(load_run(preset="minesweeper-qwen3-4b", changes=["pipeline=0", *changes]))
+        return plan(load_run(preset="minesweeper-qwen3-4b", changes=["pipeline=0", *changes]), "h100")
 
     both, turns, two = made(), made("server.placement=colocated"), made("server.devices=1")
     assert [one.placement for one in (both, turns, two)] == ["apart", "colocated", "apart"]
@@ -204,14 +205,17 @@ def test_the_plan_counts_what_a_device_holds_at_once_by_placement(cli: Cli) -> N
     # In turns the trainer's 4 billion weights of 2 bytes stay, its activations and the server's memory do not meet.
     assert two.peak_gib < turns.peak_gib < both.peak_gib
     assert turns.peak_gib >= reserved + 4.02e9 * 2 / 2**30
-    shown = cli("train", "--preset", "minesweeper-qwen3-4b", "--dry-run", "pipeline=0", "server.placement=colocated")
+    shown = cli(
+        *("train", "--preset", "minesweeper-qwen3-4b", "--dry-run", "--device", "h100"),
+        *("pipeline=0", "server.placement=colocated"),
+    )
     assert f"colocated, {turns.peak_gib:.1f} GiB on the fullest device" in " ".join(shown.out.split())
 
 
 def test_a_window_that_is_too_short_is_noted() -> None:
     run = load_run(preset="minesweeper-qwen3-4b", changes=["server.max_model_len=1200"])
-    assert "exceed server.max_model_len 1200" in plan(run).warnings[0]
-    assert not plan(load_run(preset="minesweeper-qwen3-4b")).warnings
+    assert "exceed server.max_model_len 1200" in plan(run, "h100").warnings[0]
+    assert not plan(load_run(preset="minesweeper-qwen3-4b"), "h100").warnings
 
 
 def test_a_folder_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:

@@ -434,10 +434,11 @@ def test_without_vllm_the_error_says_what_to_run(tiny_model_dir: Path, monkeypat
 async def test_a_server_that_dies_at_the_start_quotes_its_log(tiny_model_dir: Path, tmp_path: Path) -> None:
     if serve.vllm_flavour() is None:
         pytest.skip(serve.INSTALL_HINT)
-    server = VllmServer(tiny_model_dir, run_dir=tmp_path, extra_args=["--no-such-option"])
-    with pytest.raises(ServeError, match=r"server\.log\): .*--no-such-option"):
+    # Its parser takes the number, its configuration does not.
+    server = VllmServer(tiny_model_dir, run_dir=tmp_path, extra_args=["--max-num-seqs=-3"])
+    with pytest.raises(ServeError, match=r"server\.log\): .*max_num_seqs"):
         async with server:
             pass
     assert not server.alive
-    strays = [p.pid for p in psutil.process_iter(["cmdline"]) if "--no-such-option" in (p.info["cmdline"] or [])]
+    strays = [p.pid for p in psutil.process_iter(["cmdline"]) if "--max-num-seqs=-3" in (p.info["cmdline"] or [])]
     assert strays == []

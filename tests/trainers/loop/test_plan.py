@@ -9,13 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lamer_envs import Env
 from lamer_envs.minesweeper.env import Minesweeper
 from lamer_graph.policies.local import LocalPolicy
+from lamer_graph.policies.room import GIB
 from lamer_trainers.loop import plan as planning
 from lamer_trainers.loop import train as loop
-from lamer_trainers.loop.plan import DEVICES, GIB, KNOWN, VLLM_SHARE, DeviceName, Plan, _trainer, plan, shape_of
+from lamer_trainers.loop.devices import DEVICES, DeviceName
+from lamer_trainers.loop.memory import VLLM_SHARE, trainer_bytes
+from lamer_trainers.loop.plan import Plan, distinct_share, plan
+from lamer_trainers.loop.shapes import KNOWN, shape_of
 from lamer_trainers.presets import PRESETS, RL_BASELINE
 from lamer_trainers.runfile import load_run
 from training import Trials, load, make_trials, train
@@ -154,7 +160,7 @@ def test_what_stays_in_memory_is_what_is_allocated(
     if "ppo" in options[0]:
         options += ["optimise.anchor=observation", "optimise.normalise=mean"]
     run = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}", *options])
-    assert _trainer(run, shape_of(str(tiny_model_dir)), DEVICES["cpu"]).held == pytest.approx(allocated, rel=0.01)
+    assert trainer_bytes(run, shape_of(str(tiny_model_dir)), DEVICES["cpu"]).held == pytest.approx(allocated, rel=0.01)
 
 
 def _moments(optimiser: Any) -> list[torch.Tensor]:
@@ -189,7 +195,50 @@ def test_prompts_are_measured_of_an_environment_that_lists_no_actions(
     if offered == "weak":
         monkeypatch.setattr(Unlisted, "weak", lambda self, state, rng: Minesweeper(4, 3).weak(state, rng))
     monkeypatch.setattr(planning, "make", lambda spec: Unlisted(4, 3))
-    prompts, shortest = planning.measure(load_run(preset="minesweeper-cpu"), planning._by_characters)
-    assert len(prompts) > planning.PLAYED
-    assert min(prompts) > 20
-    assert shortest >= 2
+    played = planning.measure(load_run(preset="minesweeper-cpu"), planning._by_characters)
+    assert len(played.prompts) > planning.PLAYED
+    assert min(played.prompts) > 20
+    assert played.shortest >= 2
+    assert 0 < played.distinct <= 1
+
+
+# -- what is common, and the machine that is here ---------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=12))
+def test_the_distinct_share_is_that_of_the_different_beginnings(prompts: list[list[int]]) -> None:
+    beginnings = {tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt) + 1)}
+    assert distinct_share(prompts) == pytest.approx(len(beginnings) / sum(map(len, prompts)))
+
+
+def test_pieces_of_characters_are_as_long_as_tokens_on_average() -> None:
+    pieces = planning._by_characters([{"role": "user", "content": "x" * 700}, {"role": "user", "content": "y"}])
+    assert len(pieces) == 200
+    assert "".join(pieces) == ("x" * 700 + "y")[: round(200 * planning.CHARS_PER_TOKEN)]
+
+
+def test_groups_share_more_than_tasks_of_their_own() -> None:
+    def distinct(trials: int) -> float:
+        return plan(load_run(preset="minesweeper-cpu", changes=[f"collect.trials={trials}"]), "cpu").distinct
+
+    assert distinct(8) < distinct(1) < 1
+
+
+def test_unless_it_is_told_a_plan_is_for_the_device_that_is_here(tiny_model_dir: Path) -> None:
+    run = load_run(preset="minesweeper-cpu", changes=[f"policy={tiny_model_dir}"])
+    found = plan(run)
+    assert found.device == "here"
+    assert "as measured" in found.device_says
+    assert found.device_gib is not None
+    assert 0 < found.train_seconds[0] < found.train_seconds[1]
+    threads = torch.get_num_threads()
+    assert plan(run, "h100").device_says.startswith("one H100")
+    assert torch.get_num_threads() == threads
+
+
+def test_a_frozen_base_costs_less_than_its_training_and_checkpointing_more() -> None:
+    def seconds(*changes: str) -> float:
+        return made("server=null", *changes).train_seconds[0]
+
+    assert seconds("lora.rank=1") < seconds("lora=null")
+    assert seconds("optimise.gradient_checkpointing=false") < seconds("optimise.gradient_checkpointing=true")

@@ -150,14 +150,6 @@ def test_last_weights_are_whole_or_not_there(tiny_model_dir, tmp_path, monkeypat
     assert train(run, tmp_path / "run", resume=True).folder.is_dir()
 
 
-def test_a_loop_that_was_launched_as_several_processes_is_refused(tiny_model_dir, tmp_path, monkeypatch):
-    run = small(tiny_model_dir)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingConfigError, match="loop is one process, and this was launched as 2"):
-        train(run, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_fresh_adapter_is_drawn_by_the_runs_seed(tiny_model_dir, tmp_path):
     def drawn(name, seed):
         torch.rand(7)  # whatever was drawn before in the process

@@ -189,7 +189,7 @@ def test_what_this_vllm_cannot_load_is_known_before_there_is_a_folder(
         if broken:
             raise ConfigError(f"this vLLM cannot serve {name}: ModuleNotFoundError: No module named 'torchvision'")
 
-    monkeypatch.setattr("lamer_trainers.loop.train.check_architecture", check)
+    monkeypatch.setattr("lamer_graph.serving.needs.check_architecture", check)
     served = ("lora.rank=4", "server.dtype=float32", "validation=null", "optimise.old_logprobs=recomputed")
     run = load_run(preset="minesweeper-cpu", changes=[f"policy={hybrid}", *served])
     if broken:

@@ -20,6 +20,7 @@ from lamer_graph.errors import ConfigError, PolicyError, ServeError
 from lamer_graph.policies.base import run_sync
 from lamer_graph.policies.shipped import card, shipped_policy
 from lamer_graph.runlog import read_trials
+from lamer_graph.serving import arguments, needs
 from lamer_graph.serving import vllm as serve
 from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
@@ -123,7 +124,11 @@ def test_a_server_that_does_not_wake_or_was_not_made_to_sleep_is_one_clear_line(
         VllmServer(tiny_model_dir, can_sleep=True, host="0.0.0.0", api_key="sk-1")
 
 
-def test_placement_reaches_the_servers_command_and_environment(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_placement_reaches_the_servers_command_and_environment(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "_parsed", lambda given: set())  # vLLM itself takes a while to answer
+
     def made(*changes: str) -> tuple[list[str], dict[str, str]]:
         run = load_run(
             preset="minesweeper-qwen3-4b", changes=[f"policy={tiny_model_dir}", "template=null", "pipeline=0", *changes]
@@ -136,9 +141,27 @@ def test_placement_reaches_the_servers_command_and_environment(tiny_model_dir: P
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     assert "--enable-sleep-mode" not in argv
     assert "VLLM_SERVER_DEV_MODE" not in environment
+    extra = "server.extra_args=[--max-num-seqs, 64, --block-size=16]"
+    assert made(extra)[0][-3:] == ["--max-num-seqs", "64", "--block-size=16"]
     argv, environment = made("server.placement=colocated")
     assert "--enable-sleep-mode" in argv
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_devices_of_a_run_and_its_parallelism_are_as_many(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (arguments, needs):
+        monkeypatch.setattr(module, "vllm_flavour", lambda: "gpu")
+    base = [f"policy={tiny_model_dir}", "template=null", "pipeline=0", "server.devices='1,2,3,4'"]
+
+    def made(*changes: str) -> list[str]:
+        return make_server(load_run(preset="minesweeper-qwen3-4b", changes=[*base, *changes]), tmp_path)._argv()
+
+    argv = made("server.tensor_parallel=2", "server.data_parallel=2")
+    assert argv[argv.index("--tensor-parallel-size") + 1] == argv[argv.index("--data-parallel-size") + 1] == "2"
+    with pytest.raises(ConfigError, match=r"devices 1,2,3,4 are 4, and .* uses 2: the others would do nothing"):
+        made("server.tensor_parallel=2")
 
 
 @pytest.mark.parametrize(
@@ -175,6 +198,9 @@ def test_a_server_beside_the_trainer_takes_half_of_the_device_unless_it_is_told(
         ({"devices": "1"}, True, None, "the trainer sees all devices: start it with CUDA_VISIBLE_DEVICES"),
         ({"devices": "0,1"}, True, "1", "alone on server.devices=0,1, but the trainer sees 1"),
         ({"devices": "1"}, True, "0", None),
+        ({"tensor_parallel": 2}, False, None, "server.tensor_parallel need a CUDA device"),
+        ({"data_parallel": 2}, True, "0", "uses 2 devices: name them in server.devices, apart from the trainer's"),
+        ({"devices": "1,2", "tensor_parallel": 2}, True, "0", None),
         ({"placement": "colocated", "gpu_memory": 0.5}, True, None, None),
         ({}, False, None, None),
     ],

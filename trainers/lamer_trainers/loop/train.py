@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, PrinterCallback, ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from lamer_graph.collection.config import check_memory
 from lamer_graph.collection.run_memory import check_source, probe_memory
 from lamer_graph.policies.loading import check_folder as check_loadable
-from lamer_graph.policies.loading import no_bar, renderer_of, runs_here
+from lamer_graph.policies.loading import no_bar, renderer_of
 from lamer_graph.policies.local import SMALL, LocalPolicy
 from lamer_graph.policies.shipped import is_policy
-from lamer_graph.serving.needs import check_architecture
+from lamer_graph.serving.needs import check_servable
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.saving import replacing
 from lamer_trainers.learning.trainer import LamerTrainer
+from lamer_trainers.loop.adapters import check_modules, with_adapter
+from lamer_trainers.loop.memory import check_fits
+from lamer_trainers.loop.processes import Agree, Group, Unasked, launched
 from lamer_trainers.loop.run_folder import (
     CHECKPOINTS,
     COLLECTED,
@@ -42,9 +45,9 @@ from lamer_trainers.loop.run_folder import (
 from lamer_trainers.loop.watch import Watch
 from lamer_trainers.runfile import RunFile
 from lamer_trainers.sources.batches import version_name
-from lamer_trainers.sources.collector import collecting
+from lamer_trainers.sources.collector import Collector, collecting
 from lamer_trainers.sources.offline import check_logs
-from lamer_trainers.sources.served import check_placement
+from lamer_trainers.sources.served import check_placement, make_server
 
 Json = dict[str, Any]
 
@@ -63,34 +66,53 @@ def train(
 ) -> Trained:
     """Train as `run` says, with everything in `folder`. `progress` gets one JSON object per update.
 
+    In several processes (`accelerate launch`) all of them call it: the main one collects, validates and writes.
+
     Raises TrainingConfigError, CheckpointError and ConfigError before any work; TrainingDataError, PolicyError and
-    RunLogError during it, with the run resumable.
+    RunLogError during it, with the run resumable. StoppedElsewhereError where another process stops before the work.
     """
-    folder = Path(folder)
-    check(run, folder, resume=resume and (folder / RUN).exists())
+    folder, group = Path(folder), Group()
+    group.first(lambda: check(run, folder, resume=resume and (folder / RUN).exists()))
     set_seed(run.optimise.seed)  # a fresh adapter is drawn before the trainer seeds anything
-    policy = make_policy(run)
+    policy = make_policy(run, plays=run.plays_here and group.main, device=group.device)
     args = run.trainer_config(folder / CHECKPOINTS, cpu=policy.model.device.type == "cpu")
     checkpoint = last_checkpoint(folder / CHECKPOINTS) if resume else None
-    with no_bar(), _few_threads(policy), collecting(run, policy, folder, folder / COLLECTED) as collector:
-        # Only now: what could not be loaded or served leaves no run behind that the corrected one would have to resume.
-        claim(folder, run, resume)
-        watch = Watch(run, folder, collector, progress)
-        steps = 0 if checkpoint is None else steps_of(checkpoint)
-        watch.go_back(steps // args.steps_per_update)
-        if watch.over:
+    steps = 0 if checkpoint is None else steps_of(checkpoint)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_bar())
+        stack.enter_context(_few_threads(policy))
+        made: list[tuple[Collector, Watch]] = []
+
+        def set_up() -> bool:
+            collector = stack.enter_context(collecting(run, policy, folder, folder / COLLECTED))
+            # Only now: what could not be loaded or served leaves no run behind that the corrected one would have to
+            # resume.
+            claim(folder, run, resume)
+            watch = Watch(run, folder, collector, progress)
+            watch.go_back(steps // args.steps_per_update)
+            made.append((collector, watch))
+            return watch.over
+
+        if group.first(set_up):
             args.max_steps = steps  # it had stopped early, and does not go on
-        trainer = LamerTrainer(policy.model, collector, args, processing_class=policy.tokenizer)
-        # Before the reports of `report_to`, so that they get what it adds.
-        trainer.callback_handler.callbacks.insert(0, watch)
+        source, watch = made[0] if made else (Unasked(), None)
+        trainer = LamerTrainer(policy.model, source, args, processing_class=policy.tokenizer)
+        if watch is not None:
+            # Before the reports of `report_to`, so that they get what it adds.
+            trainer.callback_handler.callbacks.insert(0, watch)
+        if group.count > 1:
+            trainer.add_callback(Agree(group))
         for printer in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(printer)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     result = folder / ("adapter" if run.lora else "policy")
-    with no_bar(), replacing(result) as fresh:
-        trainer.save_model(str(fresh))
-        finish(fresh, run, policy.tokenizer)
-    return Trained(result, trainer.update, watch.best, watch.best_update)
+    if watch is not None:
+        with no_bar(), replacing(result) as fresh:
+            trainer.save_model(str(fresh))
+            finish(fresh, run, policy.tokenizer)
+    group.leave()
+    best = (None, None) if watch is None else (watch.best, watch.best_update)
+    return Trained(result, trainer.update, *best)
 
 
 @contextlib.contextmanager
@@ -106,26 +128,25 @@ def _few_threads(policy: LocalPolicy) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_policy(run: RunFile) -> LocalPolicy:
-    """The policy that samples and is trained: the folder's weights, with a fresh adapter if the run trains one.
+def make_policy(run: RunFile, *, plays: bool | None = None, device: str | None = None) -> LocalPolicy:
+    """The policy that samples (unless `plays` is False) and is trained: the folder's weights, with a fresh adapter if
+    the run trains one.
 
     What is trained is float32 on every device (PEFT's adapters are so anyway): a step at the paper's learning rate of
     1e-6 is far below the last digit of a 16-bit weight, and would be rounded away. A frozen base has 16 bits on a GPU.
     """
     dtype = "float32" if run.lora is None else run.dtype
-    common: Json = {"deterministic": run.deterministic, "version": version_name(0), "plays": run.plays_here}
+    common: Json = {
+        "deterministic": run.deterministic,
+        "version": version_name(0),
+        "plays": run.plays_here if plays is None else plays,
+    }
     common["template_args"] = run.template_args
-    policy = LocalPolicy(run.policy, dtype=dtype, **common)
+    policy = LocalPolicy(run.policy, dtype=dtype, device=device, **common)
     if run.lora is None:
         return policy
     common["fold_system"] = policy.folds_system
-    from peft import LoraConfig, get_peft_model
-
-    settings = LoraConfig(
-        r=run.lora.rank, lora_alpha=run.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(policy.model, settings)
-    return LocalPolicy(model, policy.tokenizer, **common)
+    return LocalPolicy(with_adapter(policy.model, run.lora), policy.tokenizer, **common)
 
 
 def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> None:
@@ -137,12 +158,6 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
     collection that cannot be played, CheckpointError for a folder that holds something else, RunLogError and
     TrainingDataError for logs that cannot be trained on.
     """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise TrainingConfigError(
-            f"a run file's loop is one process, and this was launched as {processes}: start it without a launcher, or "
-            "launch a script of your own around LamerTrainer, which takes any number"
-        )
     path = Path(run.policy)
     if not is_policy(path):
         raise TrainingConfigError(
@@ -151,21 +166,23 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
         )
     check_loadable(path, plays=run.plays_here)
     renderer_of(run.policy, run.template_args)
+    check_fits(run, path, "cuda" if torch.cuda.is_available() else "cpu", launched())
+    if run.lora is not None:
+        check_modules(path, run.lora)
     run.collect.prompts()
     check_memory(run.collect)
     if run.collect.scope == "tasks" and not run.logs:
         probe_memory(run.collect)
         if run.collect.store:
             check_source(Path(run.collect.store))
+    run.trainer_config(folder, cpu=True)
     if run.server is not None and vllm_flavour() is None:
         raise TrainingConfigError(f"`server` needs vLLM: {INSTALL_HINT}")
     if run.server is not None:
         cuda = torch.cuda.is_available() and vllm_flavour() == "gpu"
         check_placement(run.server, cuda=cuda, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
-        if not runs_here(path):  # most models are served as they are run here; of the others this vLLM may lack parts
-            for name in AutoConfig.from_pretrained(path).architectures or ():
-                check_architecture(name)
-    run.trainer_config(folder, cpu=True)
+        make_server(run, folder)  # what it is asked for is checked, nothing is started
+        check_servable(path)
     if run.report_to != "none" and find_spec(run.report_to) is None:
         raise TrainingConfigError(
             f"report_to '{run.report_to}' needs the package {run.report_to}, which is not installed: pip install "

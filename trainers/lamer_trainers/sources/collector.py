@@ -102,7 +102,13 @@ def collecting(run: RunFile, policy: LocalPolicy, folder: Path, trials: Path) ->
             shutil.rmtree(folder / ADAPTERS, ignore_errors=True)  # a killed run's: its server is gone
             tolerance = probe_tolerance(server, run)
             sync = AdapterSync(
-                server, policy.model, folder / ADAPTERS, keep=run.pipeline + 1, tolerance=tolerance, card=run.card
+                server,
+                policy.model,
+                folder / ADAPTERS,
+                keep=run.pipeline + 1,
+                tolerance=tolerance,
+                copies=run.server.data_parallel,
+                card=run.card,
             )
             sampler = Served(sync, colocated=run.server.placement == "colocated")
         else:

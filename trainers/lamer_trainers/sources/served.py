@@ -74,10 +74,6 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
     assert run.server is not None
     assert run.lora is not None
     rank = next((size for size in LORA_RANKS if size >= run.lora.rank), LORA_RANKS[-1])
-    extra = [] if run.server.dtype == "auto" else ["--dtype", run.server.dtype]
-    share = gpu_share(run.server, cuda=torch.cuda.is_available() and vllm_flavour() == "gpu")
-    if share is not None:
-        extra += ["--gpu-memory-utilization", str(share)]
     return VllmServer(
         run.policy,
         max_adapters=run.pipeline + 2,
@@ -87,7 +83,11 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
         devices=run.server.devices,
         can_sleep=run.server.placement == "colocated",
         template_args=run.template_args,
-        extra_args=extra,
+        tensor_parallel=run.server.tensor_parallel,
+        data_parallel=run.server.data_parallel,
+        dtype=run.server.dtype,
+        gpu_memory=gpu_share(run.server, cuda=torch.cuda.is_available() and vllm_flavour() == "gpu"),
+        extra_args=run.server.extra_args,
     )
 
 
@@ -106,12 +106,18 @@ def check_placement(server: Server, *, cuda: bool, visible: str | None) -> None:
     `cuda` says whether it has such devices and a vLLM for them, `visible` is the trainer's CUDA_VISIBLE_DEVICES.
     """
     asked = [f"server.{name}" for name in ("devices", "gpu_memory") if getattr(server, name) is not None]
+    asked += [f"server.{name}" for name in ("tensor_parallel", "data_parallel") if getattr(server, name) > 1]
     asked += ["server.placement=colocated"] if server.placement == "colocated" else []
     if asked and not cuda:
         raise TrainingConfigError(
             f"{' and '.join(asked)} need a CUDA device and vLLM's build for it: leave them out here"
         )
     if server.devices is None:
+        if (used := server.tensor_parallel * server.data_parallel) > 1:
+            raise TrainingConfigError(
+                f"server.tensor_parallel x server.data_parallel uses {used} devices: name them in server.devices, "
+                "apart from the trainer's"
+            )
         return
     own = {device.strip() for device in (visible or "").split(",")} - {""}
     if not own or own & {*server.devices.split(",")}:
@@ -124,5 +130,4 @@ def check_placement(server: Server, *, cuda: bool, visible: str | None) -> None:
 def probe_tolerance(server: VllmServer, run: RunFile) -> float:
     """How far the server's logprobs may be from the trainer's, in nats: as the run says, or by what it computes in."""
     assert run.server is not None
-    served = server.dtype if run.server.dtype == "auto" else run.server.dtype
-    return run.server.tolerance or TOLERANCE["float32" if served == "float32" else "bfloat16"]
+    return run.server.tolerance or TOLERANCE["float32" if server.dtype == "float32" else "bfloat16"]

@@ -81,8 +81,9 @@ class AdapterSync:
     """Keeps `server` on the PEFT `model`'s newest adapter.
 
     `push` brings a version, `using` lends a policy that samples from it. The newest `keep` versions stay loaded, so the
-    server needs room for `keep + 1` adapters. `tolerance` is in nats; `card` is what the adapters' folders say of
-    how they play. Raises WeightSyncError for a model without adapter or of another base than the server's.
+    server needs room for `keep + 1` adapters. `tolerance` is in nats; `copies` is how often the server has the weights,
+    which it spreads its probes over; `card` is what the adapters' folders say of how they play. Raises WeightSyncError
+    for a model without adapter or of another base than the server's.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class AdapterSync:
         *,
         keep: int = 1,
         tolerance: float = 0.02,
+        copies: int = 1,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         self.server = server
@@ -102,6 +104,7 @@ class AdapterSync:
         self._model = model
         self._keep = keep
         self._tolerance = tolerance
+        self._probes = PROBES * copies
         self._card = card
         self._base = _check_base(model, server)
         self._prober = server.policy(training=True)
@@ -207,7 +210,7 @@ class AdapterSync:
         """Largest difference on the probes, in nats. Raises WeightSyncError beyond the tolerance."""
         restarts = self.server.restarts
         self._prober.model = version_name(update)
-        answers = run_sync(_sample(self._prober))
+        answers = run_sync(_sample(self._prober, self._probes))
         worst = self._difference(answers)
         if not worst <= self._tolerance:
             raise WeightSyncError(
@@ -252,12 +255,12 @@ class AdapterSync:
             shutil.rmtree(self.folder / version_name(update), ignore_errors=True)
 
 
-async def _sample(policy: OpenAIPolicy) -> list[Completion]:
+async def _sample(policy: OpenAIPolicy, probes: Sequence[str]) -> list[Completion]:
     def ask(number: int, text: str) -> Coroutine[Any, Any, Completion]:
         messages: list[Message] = [{"role": "user", "content": text}]
         return policy.generate(messages, Sampling(max_tokens=PROBE_TOKENS, seed=number))
 
-    return await asyncio.gather(*(ask(number, text) for number, text in enumerate(PROBES)))
+    return await asyncio.gather(*(ask(number, text) for number, text in enumerate(probes)))
 
 
 def _check_base(model: Any, server: VllmServer) -> dict[str, str]:

@@ -1,0 +1,69 @@
+"""Sections of a run file that say where a policy is sampled and what of it is trained.
+
+What must stay true: closed and typed, as all of a run file; a section checks what it can know by itself, `runfile` what
+contradicts another one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Closed(BaseModel):
+    """Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(Closed):
+    """Train an adapter instead of the weights.
+
+    `modules` are names of linear layers, as they end in the model (`q_proj`), None: all but the head. `dropout` is on
+    what enters the adapter while it is trained. `rslora` scales by alpha / sqrt(rank) instead of alpha / rank, so that
+    a higher rank learns as fast (arXiv 2312.03732).
+    """
+
+    rank: Positive = 32
+    alpha: Positive = 64
+    modules: tuple[Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")], ...] | None = Field(default=None, min_length=1)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rslora: bool = False
+
+
+def _as_text(value: object) -> object:
+    """A single number, which YAML reads as a number."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_texts(value: object) -> object:
+    return [_as_text(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+class Server(Closed):
+    """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
+
+    `tolerance` is how far its logprobs may be from the trainer's on the probe after a swap, in nats (None: by dtype).
+
+    On CUDA: `apart` keeps the server in memory all the time, on `devices` (its CUDA_VISIBLE_DEVICES) or beside the
+    trainer; `colocated` has the two take turns on the trainer's device, the server asleep while the trainer updates.
+    `tensor_parallel` devices hold the weights together, and `data_parallel` is how often they are there; `devices`
+    names as many as the two need. `gpu_memory` is the share of a device that vLLM reserves, all it needs included
+    (None: half of a device that it shares with the trainer, `served.SHARED_GPU_MEMORY`, and vLLM's own default of one
+    that it has to itself). `extra_args` are arguments of vLLM's own, e.g. `[--max-num-seqs, 64]`, none that is set here
+    or by the run.
+    """
+
+    placement: Literal["apart", "colocated"] = "apart"
+    devices: Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^\d+(,\d+)*$")] | None = None
+    tensor_parallel: Positive = 1
+    data_parallel: Positive = 1
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_model_len: Positive | None = None
+    tolerance: Annotated[float, Field(gt=0)] | None = None
+    extra_args: Annotated[tuple[str, ...], BeforeValidator(_as_texts)] = ()
