@@ -27,8 +27,7 @@ def check_fits(run: RunFile, folder: Path, place: str, processes: int = 1) -> No
     """Raises ConfigError if what a trainer in `place` holds for certain does not fit there: weights, and of what is
     trained gradients and Adam's moments (an adapter's are not counted), in each of `processes` on this machine."""
     if run.lora is not None:
-        kinds = {"bfloat16": 2, "float32": 4}
-        frozen = kinds[run.dtype] if run.dtype else 2 if place.startswith("cuda") else 4
+        frozen = _weight_size(run, cuda=place.startswith("cuda"))
         needs, instead = weight_bytes(folder, frozen), "train a smaller model"
     else:
         # Each a float32: the weight, its gradient and two moments, and with `kl` the reference's.
@@ -77,7 +76,7 @@ def trainer_bytes(run: RunFile, shape: Shape, device: Device) -> TrainerBytes:
     checkpointing. On a GPU autocast makes 16-bit copies of what is trained.
     """
     optimise = run.optimise
-    weights = shape.parameters * _weight_size(run, device)
+    weights = shape.parameters * _weight_size(run, cuda=device.cuda)
     changed = 4 * (shape.adapter(run.lora.rank, run.lora.modules) if run.lora else shape.parameters)
     held = weights + (4 if run.lora else 3) * changed + (changed if optimise.kl else 0)
     wide, copies = (2, changed / 2) if device.cuda else (4, 0.0)
@@ -92,16 +91,19 @@ def trainer_bytes(run: RunFile, shape: Shape, device: Device) -> TrainerBytes:
     return TrainerBytes(held, passing, changed)
 
 
-def _weight_size(run: RunFile, device: Device) -> int:
-    """Bytes of one of the policy's weights, as `loop.make_policy` loads them: 16 bits for a frozen base on a GPU."""
-    return 2 if run.lora and device.cuda else 4
+def _weight_size(run: RunFile, *, cuda: bool) -> int:
+    """Bytes of one of the policy's weights, as `loop.make_policy` loads them: a frozen base's are those of `dtype`, or
+    16 bits on a GPU."""
+    if run.lora is None:
+        return 4
+    return {"bfloat16": 2, "float32": 4}[run.dtype] if run.dtype else 2 if cuda else 4
 
 
 def sampler_bytes(run: RunFile, shape: Shape, length: int, device: Device) -> SamplerBytes:
     """`concurrency` calls of `length` tokens. In process keys and values are of the weights' type and bounded."""
     server, tokens = run.server, run.concurrency * length
     if server is None:
-        size = _weight_size(run, device)
+        size = _weight_size(run, cuda=device.cuda)
         weights = float(shape.parameters * size)
         most = GPU_CACHE_SHARE * max(0.0, (device.memory or 0) - weights) if device.cuda else CPU_CACHE_BYTES
         return SamplerBytes(weights, min(tokens * shape.cache_bytes * size / 2, most))
