@@ -49,7 +49,7 @@ class _Play:
         self.env, self.prompts, self.renderer = env, prompts, renderer
 
     def trial(self, seed: int, number: int) -> dict[str, Any]:
-        from lamer_graph.trial.prompts import Remembered, View
+        from lamer_graph.trial.prompts import Remembered
 
         rng = random.Random(1000 * seed + number)
         task = {"id": f"{ENV}/{seed}", "env": ENV, "seed": seed, "instance": None, "split": "train"}
@@ -65,7 +65,7 @@ class _Play:
             if success or episode == EPISODES:
                 break
             text = f"There is a mine at {turns[-1]['action']}. Do not open {turns[-1]['action']} again."
-            view = View(episode, self.env.observe(state), told, memory)
+            view = self.prompts.view(state, episode, told, memory)
             call = self._call(self.prompts.reflect(view), self.prompts.remark_answer(text))
             reflections.append({"episode": episode - 1, "text": text, "valid": True, "call": call})
             memory = [*memory, Remembered("reflection", text, episode)]
@@ -83,13 +83,14 @@ class _Play:
     def _episode(
         self, seed: int, episode: int, memory: Any, rng: random.Random
     ) -> tuple[list[Any], tuple[Any, ...], Any]:
-        from lamer_graph.trial.prompts import Turn, View
+        from lamer_graph.trial.prompts import Turn
 
         state, turns, told = self.env.reset(seed), [], ()
         while len(turns) < self.prompts.turns:
             seen = self.env.observe(state)
+            view = self.prompts.view(state, episode, told, memory)
             action = rng.choice(self.env.admissible(state))
-            call = self._call(self.prompts.act(View(episode, seen, told, memory)), self.prompts.action_answer(action))
+            call = self._call(self.prompts.act(view), self.prompts.action_answer(action))
             step = self.env.step(state, action)
             turn = {"observation": seen, "action": action, "reward": step.reward, "valid": step.valid, "text": ""}
             turns.append({**turn, "success": step.success, "call": call})
