@@ -17,7 +17,7 @@ from bench import row
 from bench.real_play import ENV, TRIALS, calls_of, model_folder, skipped, tokens_of, trials
 
 CALLS, ROW_TRIALS = 600, 2
-BUDGET = 3072
+BUDGET = 2048
 """Tokens of a pass."""
 
 
