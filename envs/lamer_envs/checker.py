@@ -261,11 +261,11 @@ def _checked_step(env: _Watched, state: State, action: str) -> Step:
     _require(random.getstate() == before, env, "`step` uses Python's global random state")
     _require(state == kept, env, f"`step` with {shown} mutated the state that it was given")
     _require(step.state is not state, env, "`step` must return a new state, not the one it was given")
+    number = type(step.reward) in (int, float) and math.isfinite(step.reward)  # first: nan is not even equal to itself
+    _require(number, env, f"the reward after {shown} must be a finite number, not {step.reward!r}")
     _require(step == again, env, f"`step` with {shown} gave two different results for one state")
     _require(_is_json(step.state), env, f"the state after {shown} is not plain JSON")
     _require(step.observation == env.observe(step.state), env, "`observation` must be `observe` of the new state")
-    number = type(step.reward) in (int, float) and math.isfinite(step.reward)
-    _require(number, env, f"the reward after {shown} must be a finite number, not {step.reward!r}")
     flags = all(type(flag) is bool for flag in (step.done, step.success, step.valid))
     _require(flags, env, "`done`, `success` and `valid` must be True or False")
     _require(step.done or not step.success, env, "`success` without `done`")

@@ -15,6 +15,8 @@ from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.shown import one_line
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lamer_memory import MemoryBackend
     from lamer_memory.base import Namespace
 
@@ -124,14 +126,13 @@ def _reading(memory: typer.Typer) -> None:
     def stats(ui: Ui, target: Target) -> Json:
         """How many records each namespace holds, of which kind, from how many tasks, how many of them successful."""
         from rich.markup import escape
-        from rich.table import Table
 
         from lamer_memory import hygiene
 
         with target.opened(read_only=True) as backend:
             ui.working()
             found = [hygiene.stats(backend, name) for name in target.namespaces(backend)]
-        table = Table("namespace", "records", "reflections", "trajectories", "successful", "tasks", "characters")
+        table = _table("namespace", "records", "reflections", "trajectories", "successful", "tasks", "characters")
         for one in found:
             numbers = (one.records, one.reflections, one.trajectories, one.successes, one.tasks, one.chars)
             table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
@@ -148,7 +149,10 @@ def _reading(memory: typer.Typer) -> None:
         examples=[("lamer-graph memory search runs/memory 'box in a corner'", "The most similar records.")],
     )
     def search(ui: Ui, target: Target, text: QueryArgument, limit: LimitOption = 5) -> Json:
-        """The records most similar to a text, in each namespace."""
+        """The records most similar to a text, in each namespace.
+
+        Compared is what a record is about, as its task first looked; the words of those that do not say.
+        """
         from rich.markup import escape
 
         found = []
@@ -244,7 +248,6 @@ def _writing(memory: typer.Typer) -> None:
         Of equal or nearly equal texts the successful one stays, else the newest. Not while a run plays on the store.
         """
         from rich.markup import escape
-        from rich.table import Table
 
         from lamer_memory import hygiene
 
@@ -254,7 +257,7 @@ def _writing(memory: typer.Typer) -> None:
                 hygiene.prune(backend, name, budget=max_records, near=near or None, dry_run=dry_run)
                 for name in target.namespaces(backend)
             ]
-        table = Table("namespace", "duplicates", "near-duplicates", "over budget", "kept")
+        table = _table("namespace", "duplicates", "near-duplicates", "over budget", "kept")
         for one in pruned:
             numbers = (len(one.duplicates), len(one.near_duplicates), len(one.evicted), one.kept)
             table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
@@ -299,6 +302,13 @@ def _writing(memory: typer.Typer) -> None:
         count = embed_anew(store, embedder, collection=collection)
         ui.print(f"{count:,} records embedded with {embedder}")
         return {"store": store, "embedder": embedder, "records": count}
+
+
+def _table(*headers: str) -> Table:
+    """A table whose cells are folded where they do not fit: a name that was cut could not be given back to us."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(header, overflow="fold") for header in headers))
 
 
 def _shown(namespace: Namespace) -> str:

@@ -104,6 +104,11 @@ class ChargesButDenies(Minesweeper):
     penalises_invalid = False
 
 
+class RewardsNothingThatCounts(Minesweeper):
+    def step(self, state: State, action: str) -> Step:
+        return super().step(state, action)._replace(reward=float("nan"))
+
+
 class SaysNothing(Minesweeper):
     def outcome(self, before: State, action: str, step: Step) -> str:
         return ""
@@ -132,6 +137,7 @@ class OpensText(Minesweeper):
         (ForgetsParameters, {"size": 5}, "gives another environment"),
         (InstanceFollowsTheBoard, {}, "`instance` changed"),
         (SaysNothing, {}, "`outcome`"),
+        (RewardsNothingThatCounts, {}, "must be a finite number, not nan"),
         (OpensText, {}, "`load` of text must raise InstanceError, not FileNotFoundError: .*pathlib.Path"),
     ],
 )

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from lamer_graph.policies.shipped import taught_wording
+from lamer_graph.policies.shipped import shipped_policy, taught_wording
 from lamer_graph.trial.prompt_texts import PromptTexts
 from lamer_trainers import runfile
 from lamer_trainers.errors import TrainingConfigError
@@ -191,3 +191,14 @@ def test_a_run_file_of_before_says_the_template_beside_the_server_and_means_the_
     path.write_text(yaml.safe_dump({**data, "template": {"a": 1}, "server": {"template": {"a": 2}}}))
     with pytest.raises(TrainingConfigError, match="say it once, as `template`"):
         load_run(path)
+
+
+def test_a_policy_is_asked_as_it_was_taught_unless_the_run_file_says_otherwise(tmp_path):
+    policy = shipped_policy("minesweeper:4x4-3")
+    file = tmp_path / "run.yaml"
+    file.write_text(f"policy: {policy}\ncollect: {{env: 'minesweeper:4x4-3', tasks: 2}}\n")
+    assert load_run(file).collect.prompt_style == "compact"
+    assert load_run(file, changes=["collect.prompt_style=standard"]).collect.prompt_style == "standard"
+    assert load_run(file, changes=["collect.prompt_style=auto"]).collect.prompt_style == "compact"
+    file.write_text(f"policy: {tmp_path}\ncollect: {{tasks: 2}}\n")  # a model without a card
+    assert load_run(file).collect.prompt_style == "standard"

@@ -20,7 +20,7 @@ from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import rendered
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.rendering import knows, template_text
-from lamer_graph.policies.shipped import TEMPLATE, WORDING, shipped_policies, taught_template
+from lamer_graph.policies.shipped import TEMPLATE, WORDING, shipped_policies, taught_style, taught_template
 from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
@@ -304,6 +304,7 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
         data = _read(Path(str(source)))
     for change in changes:
         _apply(data, change)
+    _choose_style(data)
     try:
         run = RunFile.model_validate(data)
     except ValidationError as error:
@@ -315,6 +316,13 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
         run = run.model_copy(update={"collect": run.collect.model_copy(update={"store": store})})
     run.trainer_config(Path(), cpu=True)
     return run
+
+
+def _choose_style(data: dict[str, Any]) -> None:
+    """`collect.prompt_style` where nothing is said, or `auto`: as the policy was taught."""
+    collect, policy = data.setdefault("collect", {}), data.get("policy")
+    if isinstance(collect, dict) and isinstance(policy, str) and collect.get("prompt_style", "auto") == "auto":
+        collect["prompt_style"] = taught_style(Path(policy))
 
 
 def _read(path: Path) -> dict[str, Any]:
