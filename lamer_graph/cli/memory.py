@@ -132,7 +132,7 @@ def _reading(memory: typer.Typer) -> None:
         with target.opened(read_only=True) as backend:
             ui.working()
             found = [hygiene.stats(backend, name) for name in target.namespaces(backend)]
-        table = _table("namespace", "records", "reflections", "trajectories", "successful", "tasks", "characters")
+        table = _table("namespace", "records", "reflect.", "traject.", "solved", "tasks", "chars")
         for one in found:
             numbers = (one.records, one.reflections, one.trajectories, one.successes, one.tasks, one.chars)
             table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
@@ -257,7 +257,7 @@ def _writing(memory: typer.Typer) -> None:
                 hygiene.prune(backend, name, budget=max_records, near=near or None, dry_run=dry_run)
                 for name in target.namespaces(backend)
             ]
-        table = _table("namespace", "duplicates", "near-duplicates", "over budget", "kept")
+        table = _table("namespace", "duplicates", "near them", "over budget", "kept")
         for one in pruned:
             numbers = (len(one.duplicates), len(one.near_duplicates), len(one.evicted), one.kept)
             table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))

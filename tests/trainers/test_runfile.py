@@ -200,5 +200,5 @@ def test_a_policy_is_asked_as_it_was_taught_unless_the_run_file_says_otherwise(t
     assert load_run(file).collect.prompt_style == "compact"
     assert load_run(file, changes=["collect.prompt_style=standard"]).collect.prompt_style == "standard"
     assert load_run(file, changes=["collect.prompt_style=auto"]).collect.prompt_style == "compact"
-    file.write_text(f"policy: {tmp_path}\ncollect: {{tasks: 2}}\n")  # a model without a card
+    file.write_text(f"policy: {tmp_path}\ncollect: {{env: sokoban, tasks: 2}}\n")  # a model without a card
     assert load_run(file).collect.prompt_style == "standard"

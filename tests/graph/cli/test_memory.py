@@ -35,7 +35,7 @@ def test_stats_and_search(cli, store):
     shown = cli("memory", "stats", store)
     assert shown.code == 0
     assert "lamer/t" in shown.out
-    assert "characters" in shown.out
+    assert all(name in shown.out for name in ("records", "reflect.", "traject.", "solved", "tasks", "chars"))
     document = cli("memory", "search", store, "push the box", "--limit", 1, "--namespace", "lamer", "--json").document
     (found,) = document["found"]
     assert found["record"]["key"] == "t3/0/reflection"
