@@ -108,6 +108,18 @@ def test_a_run_file_words_the_prompts(tmp_path):
     assert taught_wording(tmp_path) == {"actions": "never", "texts": loaded.collect.texts.to_json()}
 
 
+def test_a_run_is_worded_as_its_policy_was_taught_unless_it_says_otherwise(tmp_path):
+    texts = {"act": "Move {turn}?"}
+    (tmp_path / "lamer.json").write_text(json.dumps({"prompt_style": "standard", "actions": "never", "texts": texts}))
+    policy = [f"policy={tmp_path}", "collect.prompt_style=auto"]
+    run = load_run(preset="minesweeper-cpu", changes=policy).collect
+    assert (run.prompt_style, run.actions, run.texts.to_json()) == ("standard", "never", texts)
+    run = load_run(preset="minesweeper-cpu", changes=[*policy, "collect.texts={}", "collect.actions=always"]).collect
+    assert (run.actions, run.texts.to_json()) == ("always", {})
+    run = load_run(preset="minesweeper-cpu", changes=[f"policy={tmp_path}", "collect.prompt_style=compact"]).collect
+    assert (run.actions, run.texts.to_json()) == ("auto", {})
+
+
 def test_a_misplaced_key_of_a_file_is_named_before_what_it_leaves_missing(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("policy: x\nenv: sokoban\ncollect: {tasks: 2}\n")

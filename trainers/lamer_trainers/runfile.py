@@ -20,7 +20,14 @@ from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import rendered
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.rendering import knows, template_text
-from lamer_graph.policies.shipped import TEMPLATE, WORDING, shipped_policies, taught_style, taught_template
+from lamer_graph.policies.shipped import (
+    TEMPLATE,
+    WORDING,
+    shipped_policies,
+    taught_style,
+    taught_template,
+    taught_wording,
+)
 from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
@@ -319,10 +326,16 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
 
 
 def _choose_style(data: dict[str, Any]) -> None:
-    """`collect.prompt_style` where nothing is said, or `auto`: as the policy was taught."""
+    """`collect.prompt_style` where nothing is said, or `auto`: as the policy was taught. In that style `actions` and
+    `texts`, too, where nothing is said."""
     collect, policy = data.setdefault("collect", {}), data.get("policy")
-    if isinstance(collect, dict) and isinstance(policy, str) and collect.get("prompt_style", "auto") == "auto":
-        collect["prompt_style"] = taught_style(Path(policy))
+    if not isinstance(collect, dict) or not isinstance(policy, str):
+        return
+    taught = taught_style(Path(policy))
+    if collect.get("prompt_style", "auto") == "auto":
+        collect["prompt_style"] = taught
+    if collect["prompt_style"] == taught:
+        data["collect"] = {**taught_wording(Path(policy)), **collect}
 
 
 def _read(path: Path) -> dict[str, Any]:
