@@ -216,7 +216,7 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
         ui.print(f"no plot of {at}/{METRICS}: it needs matplotlib, pip install 'lamer-graph\\[viewer]'")
     ui.print(f"next: lamer-graph eval --policy {made} --env {run.collect.env} --tasks 500", soft_wrap=True)
     if run.lora is not None:
-        base = escape(_short(run.policy))
+        base = escape(_short(run.base))
         ui.print(f"or:   lamer-graph serve --policy {base} --adapter trained={made}", soft_wrap=True)
     return {
         "out": str(folder),

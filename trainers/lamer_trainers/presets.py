@@ -135,6 +135,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
+    # A pretrained model on two cores, in plain language; its warm start, which is begun with, is the user's to make:
+    # lamer-graph warmup --policy models/smollm2-135m --env minesweeper:4x4-3 --out runs/smollm2-minesweeper
+    "minesweeper-smollm2": {
+        "policy": "runs/smollm2-minesweeper",
+        "collect": {**_board("minesweeper:4x4-3", 6), "tasks": 4, "prompt_style": "standard", "max_tokens": 64},
+        # An update is minutes, so there are few of them.
+        "optimise": {**_SMALL, "updates": 40, "learning_rate": 2e-4, "warmup_updates": 2, "mini_batches": 2},
+        "lora": {"rank": 32, "alpha": 64},
+        "validation": {"tasks": 32, "every": 10},
+        "save_every": 1,
+    },
     "minesweeper-qwen3-4b": _qwen3("minesweeper:6x6-3"),
     "sokoban-qwen3-4b": _qwen3("sokoban:6x6-2"),
     # Histories are long: with fewer calls at a time they fit the server's share of the GPU.

@@ -23,6 +23,8 @@ from lamer_graph.policies.rendering import knows, template_text
 from lamer_graph.policies.shipped import (
     TEMPLATE,
     WORDING,
+    base_of,
+    is_adapter,
     shipped_policies,
     taught_style,
     taught_template,
@@ -115,7 +117,8 @@ class Remember(Closed):
 
 
 class RunFile(Closed):
-    """A training run: `policy` is a folder in Hugging Face format.
+    """A training run: `policy` is a folder in Hugging Face format, or an adapter, which `lora` goes on with (without
+    `lora` it is merged, and all weights are trained).
 
     `template` are arguments of its chat template, e.g. `{enable_thinking: false}`, wherever it plays and with what is
     trained (None: as its card says, or else the logs, or else none).
@@ -162,6 +165,11 @@ class RunFile(Closed):
         if moved and said is not None and said != moved:
             raise ValueError("`server.template` and `template` differ; say it once, as `template`")
         return {**data, "server": server, "template": moved or None if said is None else said}
+
+    @property
+    def base(self) -> str:
+        """The model's folder: `policy`, or what it is an adapter of. Raises ConfigError for an adapter without it."""
+        return str(base_of(Path(self.policy))) if is_adapter(Path(self.policy)) else self.policy
 
     @property
     def template_args(self) -> dict[str, Any]:

@@ -66,6 +66,14 @@ BAD_INPUT: dict[str, tuple[tuple[str, ...], str]] = {
     "port out of range": (("serve", "--policy", ".", "--port", "-3"), "--port"),
     "serving nothing": (("serve", "--policy", "nowhere"), "nowhere"),
     "warm start for nothing": (("warmup", "--out", "p", "--env", "tictactoe"), "tictactoe"),
+    "warm start of no model": (("warmup", "--out", "p", "--policy", "nowhere"), "no model at nowhere"),
+    "all weights of nothing": (("warmup", "--out", "p", "--full"), "--full is for a given model"),
+    "resuming a fit from nothing": (("warmup", "--out", "p", "--resume"), "--resume is for a given model"),
+    "all weights and an adapter": (
+        ("warmup", "--out", "p", "--policy", "nowhere", "--full", "--lora-rank", "8"),
+        "exclude each other",
+    ),
+    "an unknown style": (("warmup", "--out", "p", "--policy", "nowhere", "--prompt-style", "poetic"), "poetic"),
 }
 
 

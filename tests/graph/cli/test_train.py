@@ -173,12 +173,14 @@ def test_the_known_models_have_the_size_that_their_cards_say(name: str, billions
 def test_every_preset_has_a_plan(name: str, changes: tuple[str, ...], request: pytest.FixtureRequest) -> None:
     if "-cpu" in name:
         changes = (*changes, f"policy={request.config.rootpath / PRESETS[name]['policy']}")
+    if "smollm2" in name:
+        changes = (*changes, f"policy={request.getfixturevalue('tiny_model_dir')}")
     run = load_run(preset=name, changes=changes)
     made = plan(run, "cpu" if "-cpu" in name else "h100")
     assert 0 < made.calls[0] <= made.calls[1]
     assert made.tokens[0] < made.tokens[1]
     assert made.hours[0] < made.hours[1]
-    assert made.tokens_measured is ("-cpu" in name)
+    assert made.tokens_measured is ("-cpu" in name or "smollm2" in name)
     episodes, turns = run.collect.max_episodes, run.collect.max_turns or 0
     assert made.calls[1] == run.collect.tasks * run.collect.trials * (episodes * turns + episodes - 1)
     assert 0 < made.trainer_gib < 80 - made.server_gib

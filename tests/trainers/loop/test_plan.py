@@ -26,7 +26,7 @@ from lamer_trainers.presets import PRESETS, RL_BASELINE
 from lamer_trainers.runfile import load_run
 from training import Trials, load, make_trials, train
 
-GPU_PRESETS = [name for name in PRESETS if "-cpu" not in name]
+GPU_PRESETS = [name for name in PRESETS if "-cpu" not in name and "smollm2" not in name]
 WEIGHTS = KNOWN["Qwen/Qwen3-4B"].parameters / GIB
 
 

@@ -6,20 +6,25 @@ than it says, without an error.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from rapidfuzz import process
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lamer_graph.policies.fingerprint import check_adapter
+from lamer_graph.policies.shipped import is_adapter
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.sections import Lora
 
 
-def with_adapter(model: Any, lora: Lora) -> Any:
-    """`model` with a fresh adapter, which alone is trained."""
+def with_adapter(model: Any, lora: Lora, begun: Path | None = None) -> Any:
+    """`model` with a fresh adapter, or the one in the folder `begun` to go on with, which alone is trained."""
+    if begun is not None:
+        return PeftModel.from_pretrained(model, begun, is_trainable=True)
     settings = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -29,6 +34,31 @@ def with_adapter(model: Any, lora: Lora) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, settings)
+
+
+def check_begun(policy: Path, base: Path, lora: Lora | None) -> None:
+    """Raises TrainingConfigError, or ConfigError, for an adapter that cannot be gone on with as `lora` says."""
+    if not is_adapter(policy):
+        return
+    check_adapter(policy, base)
+    if lora is None:
+        return
+    config = json.loads((policy / "adapter_config.json").read_text())
+    asked = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "use_rslora": lora.rslora}
+    names = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "use_rslora": "rslora"}
+    for key, value in asked.items():
+        there = config.get(key) or type(value)()
+        if there != value:
+            name = names[key]
+            raise TrainingConfigError(
+                f"the adapter {policy} has {name} {there}, and lora.{name} is {value}: set lora.{name}="
+                f"{json.dumps(there)} to go on with it"
+            )
+    if lora.modules is not None and {*lora.modules} != {*config.get("target_modules", ())}:
+        raise TrainingConfigError(
+            f"the adapter {policy} changes {', '.join(sorted(config['target_modules']))}, and lora.modules says other "
+            "layers: leave lora.modules out to go on with it"
+        )
 
 
 def check_modules(folder: Path, lora: Lora) -> None:

@@ -84,9 +84,9 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
 
     Raises TrainingConfigError for a policy whose size cannot be known here, ConfigError for one that cannot play here.
     """
-    if is_policy(Path(run.policy)):
-        check_folder(Path(run.policy), plays=run.plays_here)
-    shape, encode = shape_of(run.policy), tokens_of(run.policy, run.template_args)
+    if is_policy(Path(run.base)):
+        check_folder(Path(run.base), plays=run.plays_here)
+    shape, encode = shape_of(run.base), tokens_of(run.base, run.template_args)
     speed = here(shape) if device is None else DEVICES[device]
     collect = run.collect
     turns = collect.max_turns or make(collect.env).max_turns

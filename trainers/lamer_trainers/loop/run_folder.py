@@ -31,7 +31,7 @@ def claim(folder: Path, run: RunFile, resume: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RUN, orjson.dumps(run.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
-        record_base(folder, run.policy)
+        record_base(folder, run.base)
     except OSError as error:
         raise CheckpointError(f"the run folder {folder} cannot be used ({error}); choose another") from None
 
@@ -56,7 +56,7 @@ def check_folder(folder: Path, run: RunFile, resume: bool, longer: bool = True) 
     there = _lengthened(there, run.optimise.updates) if longer else there
     if there != wanted:
         raise CheckpointError(f"{folder} holds a run of other settings ({_difference(there, wanted)}); name another")
-    differing = other_base(folder, Path(run.policy))
+    differing = other_base(folder, Path(run.base))
     if differing is not None:
         raise CheckpointError(
             f"{folder} holds a run that began with another policy than {run.policy} now is (its {differing} differs): "
@@ -113,4 +113,4 @@ def describe(folder: Path, run: RunFile) -> None:
     """Put beside saved weights what they play and how, and an adapter's base."""
     write_card(folder, run.card)
     if run.lora:
-        record_base(folder, run.policy)
+        record_base(folder, run.base)

@@ -22,7 +22,7 @@ from lamer_graph.collection.run_memory import check_source, probe_memory
 from lamer_graph.policies.loading import check_folder as check_loadable
 from lamer_graph.policies.loading import no_bar, renderer_of
 from lamer_graph.policies.local import SMALL, LocalPolicy
-from lamer_graph.policies.shipped import is_policy
+from lamer_graph.policies.shipped import is_adapter, is_policy
 from lamer_graph.serving.needs import check_servable
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
@@ -142,11 +142,14 @@ def make_policy(run: RunFile, *, plays: bool | None = None, device: str | None =
         "plays": run.plays_here if plays is None else plays,
     }
     common["template_args"] = run.template_args
-    policy = LocalPolicy(run.policy, dtype=dtype, device=device, **common)
+    begun = Path(run.policy) if is_adapter(Path(run.policy)) else None
+    merged = begun if run.lora is None else None
+    policy = LocalPolicy(run.base, dtype=dtype, device=device, adapter=merged, **common)
     if run.lora is None:
+        policy.model.requires_grad_(True)  # merging an adapter has frozen them
         return policy
     common["fold_system"] = policy.folds_system
-    return LocalPolicy(with_adapter(policy.model, run.lora), policy.tokenizer, **common)
+    return LocalPolicy(with_adapter(policy.model, run.lora, begun), policy.tokenizer, **common)
 
 
 def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> None:
@@ -158,14 +161,16 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
     collection that cannot be played, CheckpointError for a folder that holds something else, RunLogError and
     TrainingDataError for logs that cannot be trained on.
     """
-    path = Path(run.policy)
+    path = Path(run.base)
+    check_begun(Path(run.policy), path, run.lora)
     if not is_policy(path):
         raise TrainingConfigError(
             f"policy '{run.policy}' is not a folder with a model in Hugging Face format (config.json, tokenizer.json, "
-            f"model.safetensors); make one, e.g. `lamer-graph import {run.policy} --out models/NAME`"
+            "model.safetensors) or an adapter of one: `lamer-graph import` gets a model, `lamer-graph warmup --policy` "
+            "begins with it"
         )
     check_loadable(path, plays=run.plays_here)
-    renderer_of(run.policy, run.template_args)
+    renderer_of(run.base, run.template_args)
     check_fits(run, path, "cuda" if torch.cuda.is_available() else "cpu", launched())
     if run.lora is not None:
         check_modules(path, run.lora)

@@ -60,7 +60,7 @@ def check_logs(run: RunFile) -> None:
         check_config(run.collect, read_config(folder), folder)
     logged_runs(run)
     renderer = renderer_of(run.policy, run.template_args)
-    kind = model_kind(AutoConfig.from_pretrained(run.policy), renderer.tokenizer)
+    kind = model_kind(AutoConfig.from_pretrained(run.base), renderer.tokenizer)
     for folder in run.logs:
         check_model(kind, folder, run.policy)
         check_rendering(renderer, folder)

@@ -75,7 +75,7 @@ def make_server(run: RunFile, folder: Path) -> VllmServer:
     assert run.lora is not None
     rank = next((size for size in LORA_RANKS if size >= run.lora.rank), LORA_RANKS[-1])
     return VllmServer(
-        run.policy,
+        run.base,
         max_adapters=run.pipeline + 2,
         max_lora_rank=rank,
         run_dir=folder,

@@ -21,9 +21,11 @@ from lamer_graph.policies.base import Policy
 from lamer_graph.trial.answers import ACTION_TAG, extract
 from lamer_graph.trial.driver import play_trial
 from lamer_graph.trial.harness import make_harness
+from lamer_graph.trial.prompts import PromptStyle
 from lamer_graph.trial.states import TrialState
 from lamer_graph.types import Sampling, stable_seed
 from lamer_memory import Contents
+from lamer_memory.recall import kinds
 from lamer_trainers.warmstart.fitting import LeftCollator, answer_logprobs, encode
 from lamer_trainers.warmstart.teachers import Row, Teacher
 
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 SPLIT = "val"
 CONTENTS: tuple[Contents, ...] = ("none", "trajectory", "reflection", "both")
 CONCURRENCY = 128
-MAX_TOKENS = 32
+MAX_TOKENS: dict[PromptStyle, int] = {"compact": 32, "standard": 64}
+"""Of an answer; reflections in sentences take more than notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,40 +89,45 @@ class Reading:
 async def measure(
     teacher: Teacher,
     policy: Policy,
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
     *,
     tasks: int,
     seed: int,
+    forbidden: float,
+    contents: Sequence[Contents] = CONTENTS,
 ) -> Reading:
-    """Play `tasks` held-out tasks under each memory and take all readings. `model` is what `policy` samples from."""
-    finished = {contents: await trials(teacher.env, policy, contents, tasks, seed) for contents in CONTENTS}
+    """Play `tasks` held-out tasks under each of the memories and take all readings.
+
+    `forbidden` is the reading that play does not give: the probability of forbidden answers.
+    """
+    finished = {kind: await trials(teacher.env, policy, kind, tasks, seed, teacher.prompts.style) for kind in contents}
     turns = [turn for states in finished.values() for s in states for e in s["episodes"] for turn in e["turns"]]
-    remarks = [found for s in finished["reflection"] + finished["both"] for found in judged_remarks(teacher, s)]
+    remembered = [s for kind, states in finished.items() if "reflection" in kinds(kind) for s in states]
     return Reading(
         valid_actions=_share([turn["valid"] for turn in turns]),
         well_formed=_share([extract(turn["text"], ACTION_TAG).failure is None for turn in turns]),
-        forbidden=forbidden_probability(model, tokenizer, held_out_drills(teacher, tasks, seed)),
-        true_remarks=_share(remarks),
+        forbidden=forbidden,
+        true_remarks=_share([found for s in remembered for found in judged_remarks(teacher, s)]),
         same_end={
-            contents: _share([same for s in states if (same := _same_end(s)) is not None])
-            for contents, states in finished.items()
+            kind: _share([same for s in states if (same := _same_end(s)) is not None])
+            for kind, states in finished.items()
         },
         pass_at={
-            contents: pass_at_k([_first_success(s) for s in states], teacher.prompts.max_episodes)
-            for contents, states in finished.items()
+            kind: pass_at_k([_first_success(s) for s in states], teacher.prompts.max_episodes)
+            for kind, states in finished.items()
         },
     )
 
 
-async def trials(env: Env, policy: Policy, contents: Contents, tasks: int, seed: int) -> list[TrialState]:
+async def trials(
+    env: Env, policy: Policy, contents: Contents, tasks: int, seed: int, style: PromptStyle = "compact"
+) -> list[TrialState]:
     """One trial of each of the first `tasks` validation tasks. Raises PolicyError for the first that failed."""
     h = make_harness(
         policy,
         env,
         contents,
-        prompt_style="compact",
-        sampling=Sampling(temperature=1.0, max_tokens=MAX_TOKENS, seed=stable_seed("gates", seed)),
+        prompt_style=style,
+        sampling=Sampling(temperature=1.0, max_tokens=MAX_TOKENS[style], seed=stable_seed("gates", seed)),
     )
     gate = asyncio.Semaphore(CONCURRENCY)
 

@@ -50,6 +50,43 @@ versions gives the same weights.
 {limits}
 """
 
+GIVEN = """\
+---
+library_name: {library}
+pipeline_tag: text-generation
+tags: [lamer-graph, reinforcement-learning, warm-start]
+---
+# A warm start of `{policy}` for `{env}`
+
+{what}, fitted to scripted play in `{prompt_style}` prompts. It answers in the form that is asked for, plays weakly,
+heeds what its memory warns of, and reflects truly sometimes: a starting point for reinforcement learning.
+
+## How it was made
+
+    {command}
+
+{minutes:.1f} minutes, {fitting:.1f} of them the fit in {precision}; {threads} torch threads, Python {python},
+{versions}.
+
+- Data: {rows:,} rows of scripted play on the training split, generated from the seed; no other model or person wrote
+  any of it. Seven in ten come from trials of up to three episodes; the others are drills under a made-up memory.{left}
+- Teacher: plays well in some of its episodes and carelessly in the others, never against its memory. Of its reflections
+  some are true, some vague and some wrong, on purpose.
+- Fit: transformers' Trainer on answers only, one pass, batches of {batch}, learning rate {rate:g} with cosine decay.
+
+## Measured before it was handed out
+
+{tasks} held-out tasks per memory, temperature 1, {prompt_style} prompts.
+
+| gate | reading | asked for | |
+|---|---|---|---|
+{gates}
+
+| memory | {heads} | second episode ends like the first |
+|---|{rules}---|
+{table}
+"""
+
 BOARD = {
     "teacher": "- Teacher: plays well in some of its episodes and at random in the others, never against its memory. "
     "Of its reflections\n  about 42 % are true, 28 % vague and 30 % wrong, on purpose.",
@@ -80,28 +117,68 @@ TEXTS = {
 
 def model_card(report: Mapping[str, Any]) -> str:
     """Markdown from `WarmupReport.to_json()`."""
+    return _given_card(report) if "given" in report else _tiny_card(report)
+
+
+def _tiny_card(report: Mapping[str, Any]) -> str:
+    return CARD.format(
+        **{key: report[key] for key in ("env", "seed", "parameters", "vocabulary", "rows")},
+        **TEXTS.get(report["env"].partition(":")[0], BOARD),
+        **_made(report),
+        **_readings(report),
+        learnt="answers and, more lightly, on the prompts before them" if report["fit"]["reading"] else "answers only",
+    )
+
+
+def _given_card(report: Mapping[str, Any]) -> str:
+    given, fit = report["given"], report["fit"]
+    adapter = given["weights"] == "adapter"
+    size = f"{report['parameters']:,} parameters"
+    command = ["lamer-graph warmup", f"--policy {given['policy']}", f"--env {report['env']}"]
+    command += [f"--prompt-style {given['prompt_style']}", f"--seed {report['seed']}", f"--rows {given['written']}"]
+    command += [f"--lora-rank {fit['rank']}"] if adapter else ["--full"]
+    return GIVEN.format(
+        **{key: report[key] for key in ("env", "rows")},
+        **{key: given[key] for key in ("policy", "prompt_style", "precision")},
+        **_made(report),
+        **_readings(report),
+        library="peft" if adapter else "transformers",
+        what=f"An adapter of rank {fit['rank']} ({size})" if adapter else f"All weights ({size})",
+        command=" ".join([*command, "--out DIR"]),
+        fitting=given["fit_seconds"] / 60,
+        left=f" {given['left_out']:,} were too long." if given["left_out"] else "",
+        batch=fit["batch"],
+        rate=fit["learning_rate"],
+    )
+
+
+def _made(report: Mapping[str, Any]) -> dict[str, Any]:
+    """By what, and in which time."""
+    return {
+        "minutes": report["seconds"] / 60,
+        "threads": report["threads"],
+        "python": report["python"],
+        "versions": ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
+    }
+
+
+def _readings(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables."""
     reading = report["reading"]
     episodes = len(next(iter(reading["pass_at"].values())))
-    return CARD.format(
-        **{
-            key: report[key]
-            for key in ("env", "seed", "parameters", "vocabulary", "rows", "threads", "python", "tasks")
-        },
-        **TEXTS.get(report["env"].partition(":")[0], BOARD),
-        minutes=report["seconds"] / 60,
-        learnt="answers and, more lightly, on the prompts before them" if report["fit"]["reading"] else "answers only",
-        versions=", ".join(f"{name} {number}" for name, number in report["versions"].items()),
-        gates="\n".join(
+    return {
+        "tasks": report["tasks"],
+        "gates": "\n".join(
             f"| {gate['name']} | {gate['value']:.3f} | {gate['low']:g} to {gate['high']:g} | "
             f"{'passed' if gate['passed'] else 'missed'} |"
             for gate in report["gates"]
         ),
-        heads=" | ".join(f"pass@{k}" for k in range(1, episodes + 1)),
-        rules="---|" * episodes,
-        table="\n".join(
+        "heads": " | ".join(f"pass@{k}" for k in range(1, episodes + 1)),
+        "rules": "---|" * episodes,
+        "table": "\n".join(
             f"| {contents} | "
             + " | ".join(f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in row)
             + f" | {reading['same_end'][contents]:.3f} |"
             for contents, row in reading["pass_at"].items()
         ),
-    )
+    }

@@ -29,7 +29,12 @@ CARE = 0.6
 SLIP = 0.04
 TRUE, VAGUE = 0.5, 0.25
 """Shares of reflections that say truly what was seen, and that say nothing of use; the others name a wrong place."""
-VAGUE_REMARKS = ("be quicker", "look in more places", "open what is closed")
+VAGUE_REMARKS = {
+    "be quicker": "I should be quicker.",
+    "look in more places": "I should look in more places.",
+    "open what is closed": "I should open what is closed.",
+}
+"""Notes of no use, and how they are told."""
 WALKS_KEPT = 0.6
 STRAYS = 0.1
 """How often a walk does not go on in the order of the list."""
@@ -62,8 +67,8 @@ BETWEEN = (
 )
 """What stands between names."""
 TREATMENTS = {"heat": ("h", "hot"), "cool": ("c", "cool"), "clean": ("w", "clean")}
-SEEN = re.compile(r"(?:go to|open|examine) ([a-z]+ [0-9]+): (closed|has ([a-z0-9 ()]+))")
-SEE = re.compile(r"see ([a-z]+) ([0-9]+) in ([a-z]+ [0-9]+)")
+SEEN = re.compile(r"(?:go to|open|examine) ([a-z]+ [0-9]+)(?:: | -> )(closed|has ([a-z0-9 ()]+))")
+SEE = re.compile(r"s(?:ee|aw) ([a-z]+) ([0-9]+) in ([a-z]+ [0-9]+)")
 NONE_IN = re.compile(r"no ([a-z]+) in ([a-z]+ [0-9]+(?: and [a-z]+ [0-9]+)*)")
 
 
@@ -119,6 +124,13 @@ class AlfworldTeacher(Teacher):
             found.append(Piece(f" {name}", (name,)))
             found += [Piece(f" {name} {n}", ("place", name, f"place {n}")) for n in range(1, most + 1)]
         return found
+
+    def sentence(self, note: str) -> str:
+        if note in VAGUE_REMARKS:
+            return VAGUE_REMARKS[note]
+        if note.startswith("see "):
+            return f"I saw {note.removeprefix('see ')}. Go there first."
+        return f"There is {note}. Look elsewhere."
 
     def trial(self, start: State, contents: Contents, rng: random.Random) -> Iterator[Row]:
         """As everywhere, with fewer rows that only walk (seven in ten would) and so more of the others."""
@@ -234,7 +246,7 @@ class AlfworldTeacher(Teacher):
         known = Known(h.thing).read(turn.outcome for turn in attempt.turns)
         draw = rng.random()
         if draw < VAGUE or not (known.at or known.without):
-            return rng.choice(VAGUE_REMARKS)
+            return rng.choice(list(VAGUE_REMARKS))
         if draw < VAGUE + TRUE:
             if known.at:
                 name, place = next(iter(known.at.items()))
@@ -270,7 +282,7 @@ class AlfworldTeacher(Teacher):
             vain = rng.sample(pool, min(len(pool), rng.randint(1, MOST_LISTED)))
             found = rng.choice(pool) if rng.random() < 0.5 else ""
             vain = [place for place in vain if place != found]
-            if rng.random() < 0.4:
+            if self.compact and rng.random() < 0.4:
                 pieces = [f"go to {place}: has {' and '.join(rng.sample(others, min(len(others), rng.randint(1, 3))))}"
                           for place in vain]  # fmt: skip
                 pieces += [f"go to {found}: has {h.thing} 1"] if found else []

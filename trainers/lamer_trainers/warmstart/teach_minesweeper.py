@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from lamer_envs.base import State
 from lamer_envs.minesweeper.env import Minesweeper, mine_probabilities
-from lamer_graph.trial.prompts import Remembered
+from lamer_graph.trial.prompts import PromptStyle, Remembered
 from lamer_trainers.warmstart.teachers import Attempt, Choice, Teacher
 from lamer_trainers.warmstart.tiny import Piece, spaced
 
@@ -24,7 +24,12 @@ BROADEST = 8.0
 """A fit of over an hour; boards that would need more are not for policies this small."""
 TRUE, VAGUE = 0.42, 0.28
 """Shares of reflections that name the mine that was hit, and that say nothing of use; the others name a wrong cell."""
-VAGUE_REMARKS = ("be careful", "count the numbers first", "try another cell")
+VAGUE_REMARKS = {
+    "be careful": "I should be more careful.",
+    "count the numbers first": "I should count the numbers before I open a cell.",
+    "try another cell": "I should try another cell.",
+}
+"""Notes of no use, and how they are told."""
 MINE_AT = re.compile(r"mine at (\([0-9]+, [0-9]+\))")
 MOST_NAMED = 6
 
@@ -35,8 +40,15 @@ class MinesweeperTeacher(Teacher):
     env: Minesweeper
     skill = SKILL
 
-    def __init__(self, env: Minesweeper, max_episodes: int = 3) -> None:
-        super().__init__(env, max_episodes)
+    def __init__(
+        self,
+        env: Minesweeper,
+        max_episodes: int = 3,
+        *,
+        style: PromptStyle = "compact",
+        control: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(env, max_episodes, style=style, control=control)
         broad = max(1.0, env.size**2 / TUNED_CELLS) * max(1.0, env.mines / TUNED_MINES) ** 2
         self.breadth = min(broad, BROADEST)
         # Of some twenty cells that are as good, one draw says little: on 5x5 with 4 mines half as many rows do if all
@@ -57,6 +69,9 @@ class MinesweeperTeacher(Teacher):
                     found += spaced(f"{cell}={number}", *parts, f"number {number}")
         return found
 
+    def sentence(self, note: str) -> str:
+        return VAGUE_REMARKS.get(note) or f"There is a {note}. Do not open it again."
+
     def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
         closed = self.env.admissible(attempt.state)
         named = named_mines(attempt.memory)
@@ -73,7 +88,7 @@ class MinesweeperTeacher(Teacher):
         hit = attempt.actions[-1] if attempt.state["hit"] is not None else None
         draw = rng.random()
         if hit is None or TRUE <= draw < TRUE + VAGUE:
-            return rng.choice(VAGUE_REMARKS)
+            return rng.choice(list(VAGUE_REMARKS))
         if draw < TRUE:
             return f"mine at {hit}"
         mines = self._mines(attempt.state)
@@ -98,7 +113,7 @@ class MinesweeperTeacher(Teacher):
             share = named[episode - 1 :: episodes]
             if not share:
                 continue
-            if rng.random() < 0.3:
+            if self.compact and rng.random() < 0.3:
                 opened = [f"{cell}={rng.randint(0, 3)}" for cell in rng.sample(cells, rng.randint(0, 4))]
                 memory.append(Remembered("trajectory", "; ".join([*opened, f"mine at {share.pop()}"]), episode))
             if share:

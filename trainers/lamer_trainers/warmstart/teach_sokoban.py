@@ -22,9 +22,14 @@ SKILL = 0.95
 SLIP = 0.2
 """Share of a skilled episode's turns that go wrong, so that there is something to recover from."""
 TRUE, VAGUE = 0.42, 0.28
-VAGUE_REMARKS = ("think ahead", "walk around the box", "try another way")
+VAGUE_REMARKS = {
+    "think ahead": "I should think ahead.",
+    "walk around the box": "I should walk around the box.",
+    "try another way": "I should try another way.",
+}
+"""Notes of no use, and how they are told."""
 STUCK_AT = re.compile(r"box to (\([0-9]+, [0-9]+\))(?: on goal)?(?:, bumped [0-9]+)?, stuck")
-NO_BOX_AT = re.compile(r"no box to (\([0-9]+, [0-9]+\))")
+NO_BOX_AT = re.compile(r"(?:no|not push a) box to (\([0-9]+, [0-9]+\))")
 ALL_TURNS = [", ".join(moves) for n in range(1, MOVES_PER_TURN + 1) for moves in product(DIRECTIONS, repeat=n)]
 MOST_NAMED = 4
 
@@ -51,6 +56,9 @@ class SokobanTeacher(Teacher):
                 found += spaced(f"at {cell}", *parts, "at")
         return found
 
+    def sentence(self, note: str) -> str:
+        return VAGUE_REMARKS.get(note) or f"A box gets stuck there. Do not push a {note.removeprefix('no ')}."
+
     def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
         state = attempt.state
         named = warned_cells(attempt.memory)
@@ -72,7 +80,7 @@ class SokobanTeacher(Teacher):
         stuck = STUCK_AT.findall(attempt.turns[-1].outcome)
         draw = rng.random()
         if not stuck or TRUE <= draw < TRUE + VAGUE:
-            return rng.choice(VAGUE_REMARKS)
+            return rng.choice(list(VAGUE_REMARKS))
         if draw < TRUE:
             return f"no box to {stuck[-1]}"
         return f"no box to {rng.choice([cell for cell in self._cells() if cell not in stuck])}"
@@ -96,7 +104,7 @@ class SokobanTeacher(Teacher):
         memory: list[Remembered] = []
         for episode in range(1, episodes + 1):
             share = named[episode - 1 :: episodes]
-            if share and rng.random() < 0.3:
+            if share and self.compact and rng.random() < 0.3:
                 text = f"{rng.choice(ALL_TURNS)}: box to {share.pop()}, stuck"
                 memory.append(Remembered("trajectory", text, episode))
             if share:

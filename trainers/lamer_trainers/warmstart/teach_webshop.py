@@ -33,7 +33,12 @@ READING = 0.05
 SLIP = 0.02
 TRUE, VAGUE = 0.5, 0.25
 """Shares of reflections that say truly what was wrong, and that say nothing of use; the others reject any product."""
-VAGUE_REMARKS = ("read more first", "search for other words", "mind the price")
+VAGUE_REMARKS = {
+    "read more first": "I should read more before I buy.",
+    "search for other words": "I should search for other words.",
+    "mind the price": "I should mind the price.",
+}
+"""Notes of no use, and how they are told."""
 EVERY_VALUE = tuple(dict.fromkeys(value for choice in CHOICES.values() for value in choice.values))
 """Of all options; those that a page has not are forbidden there, so that values are read and not guessed."""
 MOST_NAMED = 3
@@ -48,9 +53,9 @@ WORDS = ("]", "Goal ", "\nSearch page", "\nResults", "\nItem ", ": ", "Bought ",
          "at the search page", "other kind", "too dear", "..", "nothing", " not ", " take ")  # fmt: skip
 """Fixed parts of pages, outcomes, actions and remarks. Names of things have no separator in their tokens, so that each
 is the same token wherever it stands."""
-NOT = re.compile(r"not (B[0-9A-Z]{9})")
-TAKE = re.compile(r"take (B[0-9A-Z]{9}) with ([^;]*)")
-BOUGHT = re.compile(r"bought (B[0-9A-Z]{9})[^;]*: score (0\.[0-9]+)")
+NOT = re.compile(r"not (?:buy )?(B[0-9A-Z]{9})")
+TAKE = re.compile(r"[Tt]ake (B[0-9A-Z]{9}) with ([^;\n]*)")
+BOUGHT = re.compile(r"bought (B[0-9A-Z]{9})[^;\n]*: score (0\.[0-9]+)")
 
 
 class WebshopTeacher(Teacher):
@@ -79,6 +84,13 @@ class WebshopTeacher(Teacher):
         found += [Piece(text, (what, what)) for text, what in LEADING.items()]
         found += [Piece("click[", ("product", "option", "click", "click"))]
         return [*found, *map(Piece, (*WORDS, *VAGUE_REMARKS))]
+
+    def sentence(self, note: str) -> str:
+        if note in VAGUE_REMARKS:
+            return VAGUE_REMARKS[note]
+        if note.startswith("not "):
+            return f"That was the wrong product. Do not buy {note.removeprefix('not ')} again."
+        return f"The product was right. T{note[1:]}."
 
     # -- play ---------------------------------------------------------------------------------------------------------
 
@@ -148,7 +160,7 @@ class WebshopTeacher(Teacher):
     def remark(self, attempt: Attempt, rng: random.Random) -> str:
         draw = rng.random()
         if not self.instructive(attempt) or draw < VAGUE:
-            return rng.choice(VAGUE_REMARKS)
+            return rng.choice(list(VAGUE_REMARKS))
         bought = attempt.state["product"]
         if draw < VAGUE + TRUE:
             if not self._could_win(attempt, bought):
@@ -169,7 +181,7 @@ class WebshopTeacher(Teacher):
             goal = self.env.goal(attempt.state)
             asin, values = right[0]
             wanted = set(right_options(self._product(bought), goal).values())
-            return asin == bought and self._could_win(attempt, asin) and set(values.split(", ")) == wanted
+            return asin == bought and self._could_win(attempt, asin) and set(values.rstrip(".").split(", ")) == wanted
         return wrong == [bought] and not self._could_win(attempt, bought)
 
     def _could_win(self, attempt: Attempt, asin: str) -> bool:
@@ -188,7 +200,7 @@ class WebshopTeacher(Teacher):
         memory: list[Remembered] = []
         for episode in range(1, episodes + 1):
             share = named[episode - 1 :: episodes]
-            if share and rng.random() < 0.4:
+            if share and self.compact and rng.random() < 0.4:
                 asin = share.pop()
                 total = rng.choice((0.25, 0.33, 0.5, 0.6, 0.67, 0.75, 0.8))
                 text = f"found {len(hits)}; at {asin}; bought {asin}: score {total:.2f}"

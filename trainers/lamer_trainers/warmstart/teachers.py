@@ -3,6 +3,9 @@
 What must stay true: every prompt is built by `lamer_graph.trial.prompts.PromptBuilder` from the same views as in a real
 trial, so that what is trained and what is served are identical to the character; everything follows from the seed.
 
+Teachers think in notes ("mine at (2, 3)"), which are what compact prompts remember. With standard prompts, which
+pretrained models read, a note is told in sentences (`told`); whatever a teacher reads off its memory it reads off both.
+
 A teacher is weak on purpose (a warm start must leave something to learn), but never goes against its memory: a base
 that ignores it gives RL nothing to reinforce. Its reflections are true in some four of ten cases, else vague or wrong,
 so that telling the truth is a habit RL can strengthen and not one it must invent.
@@ -13,16 +16,21 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lamer_envs.base import Env, State
-from lamer_graph.trial.prompts import PromptBuilder, Remembered, Turn, View
+from lamer_graph.text import plain
+from lamer_graph.trial.prompts import PromptBuilder, PromptStyle, Remembered, Turn, View
 from lamer_graph.types import Message
 from lamer_memory import Contents, kinds
 from lamer_trainers.warmstart.tiny import Piece
 
-CONTENTS: dict[Contents, float] = {"none": 0.1, "trajectory": 0.25, "reflection": 0.4, "both": 0.25}
+CONTENTS: dict[PromptStyle, dict[Contents, float]] = {
+    "compact": {"none": 0.1, "trajectory": 0.25, "reflection": 0.4, "both": 0.25},
+    # Told in full, a trajectory is longer than all else, and who can read needs fewer examples of it.
+    "standard": {"none": 0.25, "trajectory": 0.05, "reflection": 0.65, "both": 0.05},
+}
 """How often a scripted trial has which memory."""
 
 
@@ -69,13 +77,33 @@ class Teacher(ABC):
     breadth = 1.0
     """How many times the rows it takes that the environment of the recipe needed, at least 1."""
 
-    def __init__(self, env: Env, max_episodes: int = 3) -> None:
+    def __init__(
+        self,
+        env: Env,
+        max_episodes: int = 3,
+        *,
+        style: PromptStyle = "compact",
+        control: frozenset[str] = frozenset(),
+    ) -> None:
         self.env = env
-        self.prompts = PromptBuilder(env, style="compact", max_episodes=max_episodes)
+        self.prompts = PromptBuilder(env, style=style, max_episodes=max_episodes, control=control)
+
+    @property
+    def compact(self) -> bool:
+        """Whether prompts are compact, so that notes are remembered as they are."""
+        return self.prompts.style == "compact"
 
     @abstractmethod
     def pieces(self) -> list[Piece]:
         """Texts that deserve a token of their own."""
+
+    @abstractmethod
+    def sentence(self, note: str) -> str:
+        """One note (`remark`'s, or one of those that `drill` joins by "; ") as a person would say it."""
+
+    def told(self, notes: str) -> str:
+        """Notes as this style's reflections say them."""
+        return notes if self.compact else " ".join(map(self.sentence, notes.split("; ")))
 
     @abstractmethod
     def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
@@ -87,7 +115,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def remark(self, attempt: Attempt, rng: random.Random) -> str:
-        """A reflection on a failed episode, of mixed quality."""
+        """A reflection on a failed episode, of mixed quality, as a note."""
 
     @abstractmethod
     def instructive(self, attempt: Attempt) -> bool:
@@ -99,18 +127,36 @@ class Teacher(ABC):
 
     @abstractmethod
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
-        """A made-up memory that bears on the choice in `state`, and the number (from 1) of the episode it is for."""
+        """A made-up memory that bears on the choice in `state`, and the number (from 1) of the episode it is for.
+
+        Reflections are notes. Trajectories are made up for compact prompts only, which have them on a line.
+        """
+
+    def made_up(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
+        """`drill`, with its reflections as they are told."""
+        memory, episode = self.drill(state, rng)
+        return [replace(one, text=self.told(one.text)) if one.kind == "reflection" else one for one in memory], episode
 
     def observe(self, attempt: Attempt, episode: int) -> View:
         """What the policy sees now. `episode` is 1-based."""
-        return View(episode, self.env.compact(attempt.state), tuple(attempt.turns), tuple(attempt.memory))
+        actions = self.prompts.actions_now(attempt.state)
+        return View(episode, self.seen(attempt.state), tuple(attempt.turns), tuple(attempt.memory), actions)
+
+    def said(self, action: str) -> str:
+        """An action as it is answered: in standard prompts as their lists and their history have it."""
+        return action if self.compact else self.env.parse(action) or action
+
+    def seen(self, state: State) -> str:
+        """What prompts of this style show of a state."""
+        return self.env.compact(state) if self.compact else plain(self.env.observe(state))
 
     def play(self, attempt: Attempt, action: str) -> bool:
         """Play one turn of the attempt; True if the episode is over."""
         before = attempt.state
         step = self.env.step(before, action)
         # Compact prompts tell a turn by its outcome alone: the page that was read is not drawn again for them.
-        attempt.turns.append(Turn("", action, self.env.outcome(before, action, step)))
+        seen = "" if self.compact else self.seen(before)
+        attempt.turns.append(Turn(seen, self.said(action), plain(self.env.outcome(before, action, step))))
         attempt.actions.append(action)
         attempt.state, attempt.won = step.state, step.success
         return step.done or len(attempt.turns) >= self.env.max_turns
@@ -136,10 +182,10 @@ class Teacher(ABC):
                 return
             for kind in kinds(contents):
                 if kind == "reflection":
-                    text = self.remark(attempt, rng)
+                    text = self.told(self.remark(attempt, rng))
                     yield Row(self.prompts.reflect(self.observe(attempt, episode)), self.prompts.remark_answer(text))
                 else:
-                    text = self.prompts.trajectory(attempt.turns, self.env.compact(attempt.state))
+                    text = self.prompts.trajectory(attempt.turns, self.seen(attempt.state))
                 memory.append(Remembered(kind, text, episode))
 
     def drills(self, start: State, rng: random.Random) -> Iterator[Row]:
@@ -149,25 +195,26 @@ class Teacher(ABC):
             before, played = attempt.state, len(attempt.turns)
             if self.play(attempt, self.slip(attempt, rng) or self.choose(attempt, rng).action):
                 if not attempt.won:
-                    attempt.memory, episode = self.drill(before, rng)
-                    remark = self.prompts.remark_answer(self.remark(attempt, rng))
+                    attempt.memory, episode = self.made_up(before, rng)
+                    remark = self.prompts.remark_answer(self.told(self.remark(attempt, rng)))
                     yield Row(self.prompts.reflect(self.observe(attempt, episode)), remark)
                 attempt.state = before
                 del attempt.turns[played:], attempt.actions[played:]
                 break
-        attempt.memory, episode = self.drill(attempt.state, rng)
+        attempt.memory, episode = self.made_up(attempt.state, rng)
         choice = self.choose(attempt, rng)
         messages = self.prompts.act(self.observe(attempt, episode))
         yield self._row(messages, choice)
 
     def _row(self, messages: list[Message], choice: Choice) -> Row:
-        return Row(messages, self.prompts.action_answer(choice.action), choice.forbidden, choice.ties)
+        return Row(messages, self.prompts.action_answer(self.said(choice.action)), choice.forbidden, choice.ties)
 
 
 def rows(teacher: Teacher, count: int, seed: int, drills: float = 0.3) -> list[Row]:
     """`count` rows of scripted trials on the train split, a share `drills` of them drills; the seed decides them."""
     rng = random.Random(seed)
-    contents, weights = list(CONTENTS), list(CONTENTS.values())
+    shares = CONTENTS[teacher.prompts.style]
+    contents, weights = list(shares), list(shares.values())
     collected: list[Row] = []
     owed = 0.0
     for task in teacher.env.seeds("train"):

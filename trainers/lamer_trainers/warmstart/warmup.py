@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -38,7 +38,7 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import run_sync
 from lamer_graph.policies.local import LocalPolicy
 from lamer_trainers.warmstart.fitting import FitConfig, fit
-from lamer_trainers.warmstart.gates import Gate, Reading, measure
+from lamer_trainers.warmstart.gates import Gate, Reading, forbidden_probability, held_out_drills, measure
 from lamer_trainers.warmstart.model_card import model_card
 from lamer_trainers.warmstart.report import REPORT_FILE
 from lamer_trainers.warmstart.teach_alfworld import AlfworldTeacher
@@ -47,6 +47,7 @@ from lamer_trainers.warmstart.teach_sokoban import SokobanTeacher
 from lamer_trainers.warmstart.teach_webshop import WebshopTeacher
 from lamer_trainers.warmstart.teachers import Teacher, rows
 from lamer_trainers.warmstart.tiny import build_model, build_tokenizer
+from lamer_trainers.warmstart.tuning import TuneConfig
 
 THREADS = 1
 """Torch threads of the fit, on every machine: another number would sum in another order and give other weights."""
@@ -135,9 +136,12 @@ class WarmupReport:
     vocabulary: int
     seconds: float
     tasks: int
-    fit: FitConfig
+    fit: FitConfig | TuneConfig
     gates: list[Gate]
     reading: Reading
+    threads: int = THREADS
+    given: dict[str, Any] | None = None
+    """Of a warm start that began with a given model: which, and how it was fitted."""
 
     @property
     def passed(self) -> bool:
@@ -156,9 +160,10 @@ class WarmupReport:
             "passed": self.passed,
             "gates": [gate.to_json() for gate in self.gates],
             "reading": self.reading.to_json(),
-            "threads": THREADS,
+            "threads": self.threads,
             "python": platform.python_version(),
             "versions": {name: version(name) for name in LIBRARIES},
+            **({} if self.given is None else {"given": self.given}),
         }
 
 
@@ -168,7 +173,10 @@ def teacher_of(env: Env) -> tuple[Teacher, Recipe]:
         if isinstance(env, kind):
             return teacher(env), recipe
     known = ", ".join(sorted(kind.name for kind in RECIPES))
-    raise ConfigError(f"there is no scripted teacher for '{env.name}'; warm starts exist for {known}")
+    raise ConfigError(
+        f"a policy is made from nothing for {known}, not for '{env.name}': no scripted teacher spells its texts; give "
+        "a pretrained model with --policy"
+    )
 
 
 def run_warmup(
@@ -197,7 +205,7 @@ def run_warmup(
     count = int(recipe.rows * teacher.breadth)
     if minutes is not None:
         count = min(count, max(1, int(minutes * recipe.rows_per_minute)))
-    with _quiet(), _threads(THREADS):
+    with quiet(), _threads(THREADS):
         progress(f"writing {count:,} scripted rows for {env.spec}")
         data = rows(teacher, count, seed)
         pieces = teacher.pieces()
@@ -206,7 +214,8 @@ def run_warmup(
         fit(model, tokenizer, data, recipe.fit, seed=seed, progress=progress)
         progress(f"measuring on {tasks} held-out tasks, four memories")
         policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu", fold_system=False)
-        reading = run_sync(measure(teacher, policy, model, tokenizer, tasks=tasks, seed=seed))
+        forbidden = forbidden_probability(model, tokenizer, held_out_drills(teacher, tasks, seed))
+        reading = run_sync(measure(teacher, policy, tasks=tasks, seed=seed, forbidden=forbidden))
         run_sync(policy.aclose())
     report = WarmupReport(
         env=env.spec,
@@ -217,7 +226,7 @@ def run_warmup(
         seconds=time.perf_counter() - started,
         tasks=tasks,
         fit=recipe.fit,
-        gates=gates_of(reading, recipe),
+        gates=gates_of(reading, recipe.gates),
         reading=reading,
     )
     _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
@@ -230,8 +239,8 @@ def run_warmup(
     return report
 
 
-def gates_of(reading: Reading, recipe: Recipe) -> list[Gate]:
-    """The recipe's gates with what was read."""
+def gates_of(reading: Reading, gates: Mapping[str, tuple[float, float]]) -> list[Gate]:
+    """A recipe's gates with what was read."""
     values = {
         "well-formed answers": reading.well_formed,
         "valid actions": reading.valid_actions,
@@ -239,7 +248,7 @@ def gates_of(reading: Reading, recipe: Recipe) -> list[Gate]:
         "forbidden-cell probability": reading.forbidden,
         "true remarks": reading.true_remarks,
     }
-    return [Gate(name, values[name], low, high) for name, (low, high) in recipe.gates.items()]
+    return [Gate(name, values[name], low, high) for name, (low, high) in gates.items()]
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
@@ -257,7 +266,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars and notes of the libraries: progress lines are ours."""
     logging: Any = transformers.utils.logging
     before = logging.get_verbosity()

@@ -1,0 +1,347 @@
+"""The warm start of a pretrained model: fitted to the scripted teachers in plain language, measured, handed out.
+
+What must stay true: prompts are rendered as the policy's own renderer does, so that what is learnt is what is asked in
+play; a killed fit goes on with `resume=True` and comes to the same weights; the folder gets weights last, when it is
+known how they fared.
+
+Everything is `warmup`'s but the model: the teachers (`standard` prompts, reflections in sentences), the readings at the
+gates, the report. The fit is `tuning`, of an adapter by default. Environments without a teacher of their own that offer
+`solve` or `weak` get `teach_any`.
+
+    lamer-graph warmup --policy models/smollm2-135m --env minesweeper:4x4-3 --out runs/smollm2
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import orjson
+import torch
+
+from lamer_envs import make
+from lamer_envs.base import Env
+from lamer_envs.minesweeper.env import Minesweeper
+from lamer_envs.sokoban.env import Sokoban
+from lamer_graph.errors import ConfigError
+from lamer_graph.policies.base import run_sync
+from lamer_graph.policies.control import control_tokens_of
+from lamer_graph.policies.fingerprint import base_fingerprint, record_base
+from lamer_graph.policies.hub import folder_of
+from lamer_graph.policies.loading import check_folder, no_bar, renderer_of
+from lamer_graph.policies.local import LocalPolicy
+from lamer_graph.policies.rendering import Renderer
+from lamer_graph.policies.shipped import CARD, TEMPLATE, is_adapter, is_policy
+from lamer_graph.runlog import write_atomic
+from lamer_graph.trial.prompts import PromptStyle
+from lamer_memory import Contents
+from lamer_trainers.warmstart.gates import Reading, held_out_drills, measure
+from lamer_trainers.warmstart.model_card import model_card
+from lamer_trainers.warmstart.report import REPORT_FILE
+from lamer_trainers.warmstart.stem import Example, answer_logprobs, can_share, collate, encode
+from lamer_trainers.warmstart.teach_any import AnyTeacher
+from lamer_trainers.warmstart.teachers import Row, Teacher, rows
+from lamer_trainers.warmstart.tuning import (
+    Precision,
+    TuneConfig,
+    faster_precision,
+    merged,
+    rows_per_second,
+    tune,
+    with_adapter,
+)
+from lamer_trainers.warmstart.warmup import RECIPES, WarmupReport, gates_of, quiet
+
+ROWS = 2_000
+"""Rows of a fit; a model of 135 M parameters plays .97 valid moves after so many."""
+TRIED = 64
+"""Rows that are written to measure how fast the fit will be."""
+RANK = 32
+ADAPTER_RATE, FULL_RATE = 1e-3, 5e-4
+"""Learning rates of an adapter's fit and of one of all weights."""
+LONGEST = 2_048
+"""Tokens of a row; longer ones (late turns of environments in words) are left out."""
+TASKS = 16
+"""Held-out tasks a memory is measured on: a pretrained model takes its time to play."""
+MEASURED: tuple[Contents, ...] = ("none", "reflection")
+WORK = "fit"
+"""In the folder while it is made: checkpoints, and what the fit was asked to do."""
+REQUEST = "request.json"
+FORBIDDEN = "forbidden-cell probability"
+BOARD_GATES = {"valid actions": (0.85, 1.0), "pass@1": (0.02, 0.5), "true remarks": (0.2, 0.75)}
+TEXT_GATES = {"well-formed answers": (0.9, 1.0), "valid actions": (0.8, 1.0)}
+GATES: dict[type[Env], dict[str, tuple[float, float]]] = {
+    Minesweeper: {**BOARD_GATES, FORBIDDEN: (0.0, 0.1)},
+    Sokoban: {"valid actions": (0.9, 1.0), "pass@1": (0.02, 0.5)},
+}
+"""Wider than the tiny warm starts': they are read off fewer tasks."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a given model is fitted to, and how. `rows` or `minutes` bound the fit, at most one of the two."""
+
+    policy: Path
+    env: str
+    style: PromptStyle = "standard"
+    seed: int = 0
+    full: bool = False
+    rank: int | None = None
+    rows: int | None = None
+    minutes: float | None = None
+    learning_rate: float | None = None
+    template: dict[str, Any] | None = None
+
+    @property
+    def tuning(self) -> TuneConfig:
+        rate = self.learning_rate or (FULL_RATE if self.full else ADAPTER_RATE)
+        if self.full:
+            return TuneConfig(rate)
+        rank = self.rank or RANK
+        return TuneConfig(rate, rank=rank, alpha=2 * rank)
+
+
+def teacher_for(env: Env, style: PromptStyle, control: frozenset[str]) -> Teacher:
+    """The scripted teacher of any environment that has one. Raises ConfigError for one that offers no player."""
+    for kind, (teacher, _) in RECIPES.items():
+        if isinstance(env, kind):
+            return teacher(env, style=style, control=control)
+    return AnyTeacher(env, style=style, control=control)
+
+
+def check(given: Given, out: Path, *, resume: bool) -> tuple[Path, Renderer, Teacher]:
+    """The model's folder, its renderer and the teacher. Raises ConfigError for all that can be known to be wrong."""
+    if given.rows is not None and given.minutes is not None:
+        raise ConfigError("rows and minutes both bound the fit: give one of the two")
+    if given.full and given.rank is not None:
+        raise ConfigError("a full fit and a lora-rank exclude each other: all weights are fitted, or an adapter")
+    if given.style not in get_args(PromptStyle):
+        raise ConfigError(f"unknown prompt style '{given.style}'; choose one of: {', '.join(get_args(PromptStyle))}")
+    env = make(given.env)
+    teacher_for(env, given.style, frozenset())
+    folder = folder_of(given.policy)
+    if is_adapter(folder):
+        raise ConfigError(
+            f"{given.policy} is an adapter, and a warm start begins with a model: give the folder it was trained on"
+        )
+    if not is_policy(folder):
+        raise ConfigError(
+            f"no model at {given.policy}: it must be a folder in Hugging Face format (config.json, tokenizer.json, "
+            "model.safetensors) or a hub id; `lamer-graph import` makes one"
+        )
+    check_folder(folder)
+    renderer = renderer_of(folder, given.template)
+    if renderer.opening:
+        raise ConfigError(
+            f"prompts of {given.policy} end inside of a thought ({renderer.opening}), and scripted answers have none: "
+            "turn it off with a template argument, e.g. --template enable_thinking=false"
+        )
+    if renderer.tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer of {given.policy} names no end of an answer (eos_token)")
+    there = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if there and not resume:
+        raise ConfigError(
+            f"{out} exists already; choose another folder"
+            + (", or go on with the fit in it by --resume" if (out / WORK / REQUEST).is_file() else "")
+        )
+    if there and not (out / WORK / REQUEST).is_file():
+        raise ConfigError(f"{out} holds no fit to go on with: leave --resume out and choose another folder")
+    return folder, renderer, teacher_for(env, given.style, control_tokens_of(renderer.tokenizer))
+
+
+def run_pretrained(
+    given: Given, out: str | Path, *, resume: bool = False, tasks: int = TASKS, progress: Progress = print
+) -> WarmupReport:
+    """Fit the given model in the folder `out` and measure it on `tasks` held-out tasks per memory.
+
+    The folder gets an adapter (or all weights), the tokenizer, a model card, `lamer.json` and `warmup.json`, also when
+    a gate is missed. `minutes` of the fit become a number of rows by the rate that is measured at its beginning. With
+    `resume` a fit that was cut short goes on, and one that was never begun is begun. Raises ConfigError before any
+    work.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    folder, renderer, teacher = check(given, out, resume=resume)
+    config = given.tuning
+    with quiet(), no_bar():
+        policy = LocalPolicy(
+            folder, dtype="float32" if given.full else None, version=out.name, template_args=renderer.template_args
+        )
+        model = with_adapter(policy.model, config, given.seed)
+        pad = renderer.tokenizer.pad_token_id or 0
+        plan = _noted(out, given, folder)
+        if plan is None:
+            some, _ = examples_of(teacher, renderer, TRIED, given.seed)
+            plan = _begin(out, given, folder, _plan(model, some, config, pad, given))
+        progress(f"writing {plan['rows']:,} scripted rows for {teacher.env.spec}")
+        examples, left_out = examples_of(teacher, renderer, plan["rows"], given.seed)
+        precision: Precision = plan["precision"]
+        progress(
+            f"fitting {'all weights' if given.full else f'an adapter of rank {config.rank}'} to {len(examples):,} rows "
+            f"of {sum(one.length for one in examples) / len(examples):.0f} tokens in {precision}, some "
+            f"{plan['rate']:.3g} rows/s"
+        )
+        begun = time.perf_counter()
+        tune(
+            model, examples, config, folder=out / WORK, seed=given.seed, precision=precision, pad=pad,
+            rate=plan["rate"], resume=resume, progress=progress,
+        )  # fmt: skip
+        fitted = time.perf_counter() - begun
+        progress(f"measuring on {tasks} held-out tasks, {len(MEASURED)} memories")
+        gates = next((gates for kind, gates in GATES.items() if isinstance(teacher.env, kind)), TEXT_GATES)
+        player = LocalPolicy(
+            model,
+            renderer.tokenizer,
+            version=out.name,
+            template_args=policy.template_args,
+            fold_system=policy.folds_system,
+        )
+        with merged(model):
+            reading = _read(teacher, player, renderer, tasks, given.seed, FORBIDDEN in gates)
+        report = WarmupReport(
+            env=teacher.env.spec,
+            seed=given.seed,
+            rows=len(examples),
+            parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
+            vocabulary=len(renderer.tokenizer),
+            seconds=time.perf_counter() - started,
+            tasks=tasks,
+            fit=config,
+            gates=gates_of(reading, gates),
+            reading=reading,
+            threads=torch.get_num_threads(),
+            given={
+                "policy": str(given.policy),
+                "prompt_style": given.style,
+                "weights": "all" if given.full else "adapter",
+                "precision": precision,
+                "fit_seconds": round(fitted, 1),
+                "written": plan["rows"],
+                "left_out": left_out,
+            },
+        )
+        _hand_out(out, given, folder, model, renderer, dict(policy.template_args or {}), report)
+    return report
+
+
+def _read(teacher: Teacher, player: LocalPolicy, renderer: Renderer, tasks: int, seed: int, forbids: bool) -> Reading:
+    """All readings; the probability of forbidden answers only where it `forbids` any that a gate asks for."""
+    drills = held_out_drills(teacher, tasks, seed) if forbids else []
+    forbidden = forbidden_share(player.model, renderer, teacher, drills)
+    reading = run_sync(measure(teacher, player, tasks=tasks, seed=seed, forbidden=forbidden, contents=MEASURED))
+    run_sync(player.aclose())
+    return reading
+
+
+def examples_of(teacher: Teacher, renderer: Renderer, count: int, seed: int) -> tuple[list[Example], int]:
+    """`count` rows in tokens without those that are too long, and how many are. Raises ConfigError if most are."""
+    longest = min(LONGEST, getattr(renderer.tokenizer, "model_max_length", LONGEST))
+    written = encode(renderer, rows(teacher, count, seed))
+    found = [one for one in written if one.length <= longest]
+    if len(found) < len(written) / 2:
+        raise ConfigError(
+            f"most prompts of {teacher.env.spec} are longer than {longest} tokens in this style: try --prompt-style "
+            "compact"
+        )
+    return found, len(written) - len(found)
+
+
+def forbidden_share(model: Any, renderer: Renderer, teacher: Teacher, drills: Sequence[Row]) -> float:
+    """Mean probability of answering with a forbidden action: of each the whole answer's, exact, summed."""
+    total = 0.0
+    with torch.inference_mode():
+        for row in drills:
+            end = renderer.tokenizer.eos_token_id
+            prompt = renderer.ids(row.messages)
+            answers = [[*renderer.plain_ids(teacher.prompts.action_answer(action)), end] for action in row.forbidden]
+            batch = collate([Example(prompt, answer) for answer in answers], 0, share=can_share(model.config))
+            total += float(answer_logprobs(model, batch.to(model.device)).sum(1).exp().sum())
+    return total / max(len(drills), 1)
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def _plan(model: Any, some: Sequence[Example], config: TuneConfig, pad: int, given: Given) -> dict[str, Any]:
+    """How many rows, in which precision: measured on `some` once, so that a resumed fit is the same."""
+    precision = faster_precision(model.device)
+    rate = rows_per_second(model, some, config, precision, pad)
+    count = given.rows or ROWS
+    if given.minutes is not None:
+        count = min(count, max(config.batch, int(given.minutes * 60 * rate)))
+    return {"rows": count, "precision": precision, "rate": rate}
+
+
+def _request(given: Given, folder: Path) -> dict[str, Any]:
+    """What decides the weights, as JSON has it."""
+    told = {
+        "env": make(given.env).spec,
+        "style": given.style,
+        "seed": given.seed,
+        "fit": given.tuning.to_json(),
+        "rows": given.rows,
+        "minutes": given.minutes,
+        "template": given.template,
+        "base": base_fingerprint(folder),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
+
+
+def _noted(out: Path, given: Given, folder: Path) -> dict[str, Any] | None:
+    """What was planned when the fit in `out` was begun, None if it was not. Raises ConfigError if it was another."""
+    path = out / WORK / REQUEST
+    if not path.is_file():
+        return None
+    try:
+        there: dict[str, Any] = json.loads(path.read_bytes())
+        request, plan = there["request"], there["plan"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}): choose another folder") from None
+    wanted = _request(given, folder)
+    other = next((key for key, value in wanted.items() if request.get(key) != value), None)
+    if other is not None:
+        raise ConfigError(
+            f"the fit in {out} was begun with another {other} ({request.get(other)} there, {wanted[other]} here): "
+            "repeat its options, or choose another folder"
+        )
+    return dict(plan)
+
+
+def _begin(out: Path, given: Given, folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    (out / WORK).mkdir(parents=True, exist_ok=True)
+    write_atomic(out / WORK / REQUEST, orjson.dumps({"request": _request(given, folder), "plan": plan}))
+    return plan
+
+
+def _hand_out(
+    out: Path,
+    given: Given,
+    folder: Path,
+    model: Any,
+    renderer: Renderer,
+    template: dict[str, Any],
+    report: WarmupReport,
+) -> None:
+    """Write everything in the working folder, then move it up, weights last."""
+    made = out / WORK / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    model.save_pretrained(made)
+    renderer.tokenizer.save_pretrained(made)
+    if not given.full:
+        record_base(made, folder)
+    said = report.to_json()
+    card = {"env": report.env, "prompt_style": given.style, TEMPLATE: template}
+    for name, content in ((CARD, card), (REPORT_FILE, said)):
+        (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    (made / "README.md").write_text(model_card(said))
+    for path in sorted(made.iterdir(), key=lambda one: one.suffix == ".safetensors"):
+        path.chmod(0o644)
+        path.replace(out / path.name)
+    shutil.rmtree(out / WORK)
