@@ -28,7 +28,7 @@ from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.saving import replacing
 from lamer_trainers.learning.trainer import LamerTrainer
-from lamer_trainers.loop.adapters import check_modules, with_adapter
+from lamer_trainers.loop.adapters import check_begun, check_modules, with_adapter
 from lamer_trainers.loop.memory import check_fits
 from lamer_trainers.loop.processes import Agree, Group, Unasked, launched
 from lamer_trainers.loop.run_folder import (
