@@ -135,6 +135,10 @@ def register(app: typer.Typer) -> None:
         if presets:
             ui.print("\n".join(PRESETS))
             return {"presets": list(PRESETS)}
+        from lamer_trainers.learning.launch import is_main, launched
+
+        if launched() > 1 and out is None:
+            raise ConfigError(f"{launched()} processes train in one folder: name it with --out DIR")
         run = _run_of(arguments or [], preset, rl, from_logs or [])
         if show:
             return _show_file(ui, run)
@@ -142,10 +146,6 @@ def register(app: typer.Typer) -> None:
             return _show_plan(ui, run, device)
         if device is not None:
             raise ConfigError("--device is what --dry-run estimates for; a run trains on the device that is here")
-        from lamer_trainers.loop.processes import is_main, launched
-
-        if launched() > 1 and out is None:
-            raise ConfigError(f"{launched()} processes train in one folder: name it with --out DIR")
         folder = run_folder(out, f"train-{preset or 'run'}", resume)
         if not is_main():
             _train_along(run, folder, resume=resume)

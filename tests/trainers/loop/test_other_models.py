@@ -99,9 +99,15 @@ async def test_a_prompt_beyond_the_window_says_so_with_an_adapter_too(tiny_model
 def test_trials_that_outgrow_the_window_in_process_are_trimmed_and_train(tiny_model_dir: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_model_dir, tmp_path / "narrow")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1100}))
-    changes = [f"policy={folder}", *SMALL, "collect.prompt_style=standard", "collect.max_turns=10"]
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1300}))
+    changes = [
+        f"policy={folder}",
+        *SMALL,
+        "collect.prompt_style=standard",
+        "collect.max_turns=10",
+        "collect.max_episodes=1",
+    ]
     train(load_run(preset="minesweeper-cpu", changes=[*changes, "optimise.updates=1"]), tmp_path / "run")
     calls = _calls(tmp_path / "run" / "collected" / "update-00000")
     assert max(call["dropped"] for call in calls) > 0
-    assert max(len(call["prompt_token_ids"]) + len(call["token_ids"]) for call in calls) <= 1100
+    assert max(len(call["prompt_token_ids"]) + len(call["token_ids"]) for call in calls) <= 1300

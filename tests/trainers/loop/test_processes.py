@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from command_line import Cli
 from lamer_graph.runlog import read_trials
 from lamer_trainers.errors import StoppedElsewhereError, TrainingConfigError
+from lamer_trainers.learning.launch import is_main, launched
 from lamer_trainers.loop import processes
-from lamer_trainers.loop.processes import Agree, Group, Unasked, is_main, launched
+from lamer_trainers.loop.processes import Agree, Group, Unasked
 
 SMALL = (
     *("collect.tasks=2", "collect.trials=2", "collect.max_turns=3", "collect.max_tokens=8", "optimise.updates=2"),
@@ -49,7 +50,10 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([value.flatten() for _, value in sorted(load_file(file).items())])
 
 
-@pytest.mark.parametrize("changes", [(), ("lora.rank=4",)], ids=["all weights", "an adapter"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param((), id="all weights"), pytest.param(("lora.rank=4",), id="an adapter", marks=pytest.mark.slow)],
+)
 def test_two_processes_train_what_one_trains_and_one_of_them_speaks(
     tiny_model_dir: Path, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
@@ -104,7 +108,8 @@ def test_a_launch_that_cannot_be_trained_in_is_refused(
 
 def test_several_processes_need_one_folder_and_only_train(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
     assert not is_main()
     outcome = cli("train", "--preset", "minesweeper-cpu")
     assert outcome.code == 2

@@ -15,6 +15,7 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.learning.launch import join
 from lamer_trainers.learning.samples import (
     Algorithm,
     Anchor,
@@ -112,6 +113,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     )
 
     def __post_init__(self) -> None:
+        join()  # before transformers does, which would not wait for as long
         for name in ("updates", "mini_batches", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 raise TrainingConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

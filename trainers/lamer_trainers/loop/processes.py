@@ -7,44 +7,17 @@ whole in every process (DDP): what is spread over processes cannot be sampled fr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
-from lamer_trainers.errors import StoppedElsewhereError, TrainingConfigError
+from lamer_trainers.errors import StoppedElsewhereError
+from lamer_trainers.learning.launch import is_main, join, launched
 from lamer_trainers.learning.samples import Trial
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)
-"""How long the others wait for the main process, which plays meanwhile."""
-SPREADING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-
-
-def launched() -> int:
-    """As how many processes this one was launched. Raises TrainingConfigError if they could not train."""
-    said = os.environ.get("WORLD_SIZE", "1")
-    if not said.isdigit() or int(said) < 1:
-        raise TrainingConfigError(f"WORLD_SIZE={said} is no number of processes: start it with `accelerate launch`")
-    if int(said) > 1:
-        if spread := [name for name in SPREADING if os.environ.get(name, "").lower() == "true"]:
-            raise TrainingConfigError(
-                f"{spread[0]} spreads the weights over processes, and a policy is sampled from whole ones: launch with "
-                "--multi_gpu, and train an adapter (lora.rank=32) if all weights do not fit"
-            )
-        if "RANK" not in os.environ:
-            raise TrainingConfigError(f"WORLD_SIZE={said} without RANK: start it with `accelerate launch`")
-    return int(said)
-
-
-def is_main() -> bool:
-    """Whether this is the process that speaks, or the only one."""
-    return launched() == 1 or os.environ["RANK"] == "0"
 
 
 class Group:
@@ -56,8 +29,7 @@ class Group:
         self.device: str | None = None
         """Where this one trains; None: where a process alone would."""
         if self.count > 1:
-            state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-            self.device = str(state.device)
+            self.device = join()
 
     def first(self, act: Callable[[], T]) -> T:
         """What `act` gives in the main process, in all of them; its error is raised there.

@@ -26,11 +26,12 @@ from lamer_graph.policies.shipped import is_adapter, is_policy
 from lamer_graph.serving.needs import check_servable
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.learning.launch import launched
 from lamer_trainers.learning.saving import replacing
 from lamer_trainers.learning.trainer import LamerTrainer
 from lamer_trainers.loop.adapters import check_begun, check_modules, with_adapter
 from lamer_trainers.loop.memory import check_fits
-from lamer_trainers.loop.processes import Agree, Group, Unasked, launched
+from lamer_trainers.loop.processes import Agree, Group, Unasked
 from lamer_trainers.loop.run_folder import (
     CHECKPOINTS,
     COLLECTED,
