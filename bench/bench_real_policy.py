@@ -18,8 +18,9 @@ from unittest.mock import patch
 from bench import row
 from bench.real_play import ENV, TRIALS, model_folder, skipped, trials
 
-TASKS = 4
-CALLS = 6
+TASKS, PLAYED = 4, 200
+"""Tasks, and more calls of each than its trials have."""
+CALLS = 10
 """Of each trial, at most."""
 
 
@@ -88,7 +89,7 @@ def rows() -> list[dict[str, Any]]:
     from lamer_graph.policies.loading import multiplies_bfloat16
     from lamer_graph.serving.vllm import vllm_flavour
 
-    asked = [_asked(trial) for trial in trials(folder, TASKS * TRIALS)[: TASKS * TRIALS]]
+    asked = [_asked(trial) for trial in trials(folder, TASKS * PLAYED)[: TASKS * TRIALS]]
     calls = [call for one in asked for call in one]
     shared, found = _here(folder, asked)
     exact, _ = _here(folder, asked, deterministic=True)
