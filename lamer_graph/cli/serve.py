@@ -25,7 +25,7 @@ from lamer_graph.cli.options import (
 )
 from lamer_graph.cli.shown import one_line
 from lamer_graph.errors import ConfigError, ServeError
-from lamer_graph.policies.shipped import card, taught_style
+from lamer_graph.policies.shipped import base_of, card, is_adapter, taught_style
 
 PolicyOption = Annotated[
     Path | None,
@@ -33,7 +33,7 @@ PolicyOption = Annotated[
         "--policy",
         metavar="DIR",
         show_default=False,
-        help="A model in Hugging Face format, or a hub id. Default: the policy shipped for --env.",
+        help="A model in Hugging Face format, an adapter of one, or a hub id. Default: what ships for --env.",
     ),
 ]
 ModelOption = Annotated[
@@ -138,11 +138,15 @@ def register(app: typer.Typer) -> None:
         assert folder is not None
         if vllm_flavour() is None:
             raise ConfigError(INSTALL_HINT)
+        adapters = _adapters(adapter or [])
+        if is_adapter(folder):
+            adapters = {folder.resolve().name: folder, **adapters}
+            folder = base_of(folder)
         server = VllmServer(
             folder.resolve(),
             # A folder of the hub's cache is named by a hash.
             model_name=str(policy) if model is None and policy is not None and is_hub_id(policy) else model,
-            adapters=_adapters(adapter or []),
+            adapters=adapters,
             host=host,
             port=port,
             api_key=os.environ.get(API_KEY_ENV),

@@ -97,6 +97,18 @@ def test_a_model_of_the_hub_is_served_under_its_id(
     assert asked["model_name"] == "mine"
 
 
+def test_an_adapter_is_served_on_its_base_under_its_folders_name(
+    cli: Cli, tiny_model_dir: Path, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    adapter = tmp_path / "warm"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_model_dir)}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    cli("serve", "--policy", adapter, "--adapter", "other=elsewhere")
+    assert asked["model"] == tiny_model_dir.resolve()
+    assert asked["adapters"] == {"warm": adapter, "other": Path("elsewhere")}
+
+
 def test_a_model_that_this_vllm_cannot_load_is_refused_before_any_work(
     cli: Cli, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
