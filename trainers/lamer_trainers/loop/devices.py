@@ -46,6 +46,8 @@ CONTEXTS = 2 * GIB
 """Of a GPU's memory, what the contexts of a trainer and a server take."""
 ROWS, FEW = 1024, 16
 """Rows of the products that are timed: a pass of training, and a step of sampling."""
+MATRICES = 8
+"""Matrices of the first: enough to time, whatever they are multiplied by."""
 PROBE_S = 0.3
 """Seconds that each of them is timed for, at least."""
 
@@ -67,7 +69,7 @@ def here(shape: Shape) -> Device:
 
 
 def _says(name: str, rate: float, traffic: float) -> str:
-    return f"{name}, {rate / 1e9:,.0f} GFLOP/s and {traffic / 1e9:,.0f} GB/s as measured"
+    return f"{name}, {rate / 1e9:,.0f} GFLOP/s and {traffic / 1e9:,.1f} GB/s as measured"
 
 
 def _rates(shape: Shape, place: str, kind: torch.dtype) -> tuple[float, float]:
@@ -77,17 +79,18 @@ def _rates(shape: Shape, place: str, kind: torch.dtype) -> tuple[float, float]:
     weights = [torch.randn(shape.hidden, shape.ffn, dtype=kind, device=place) for _ in range(count)]
     many = torch.randn(ROWS, shape.hidden, dtype=kind, device=place)
 
-    def product(rows: torch.Tensor) -> Callable[[], None]:
+    def product(rows: torch.Tensor, of: list[torch.Tensor]) -> Callable[[], None]:
         def run() -> None:
-            for weight in weights:
+            for weight in of:
                 rows @ weight
             if place == "cuda":
                 torch.cuda.synchronize()
 
         return run
 
-    size = count * shape.hidden * shape.ffn
-    return 2 * ROWS * size / _seconds(product(many)), size * kind.itemsize / _seconds(product(many[:FEW]))
+    size, some = shape.hidden * shape.ffn, weights[:MATRICES]
+    rate = 2 * ROWS * size * len(some) / _seconds(product(many, some))
+    return rate, size * count * kind.itemsize / _seconds(product(many[:FEW], weights))
 
 
 def _seconds(run: Callable[[], None]) -> float:
