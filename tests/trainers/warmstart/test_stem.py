@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lamer_envs import make
 from lamer_graph.policies.loading import load_model, renderer_of
 from lamer_trainers.warmstart.pretrained import teacher_for
-from lamer_trainers.warmstart.stem import IGNORE, Example, batched, can_share, collate, encode, parts
+from lamer_trainers.warmstart.stem import IGNORE, Example, batched, can_share, collate, computed, encode, parts
 from lamer_trainers.warmstart.teachers import rows
 from lamer_trainers.warmstart.tuning import TuneConfig, _learn, with_adapter
 from tiny_llama import build_tiny_llama
@@ -112,6 +112,12 @@ def test_every_row_is_in_one_batch_and_one_part_of_bounded_size(lengths: list[in
     shared = 1 if len(examples) > 1 else len(examples[0].prompt)
     for part in cut:
         assert len(part) == 1 or len(part) * (max(one.length for one in part) - shared) <= most
+
+
+def test_what_a_step_computes_is_counted_as_it_is_collated(examples: list[Example]) -> None:
+    for share in (True, False):
+        made = [collate(part, 0, share=share) for part in parts(examples, 900, share=share)]
+        assert computed(examples, 900, share=share) == sum(len(one.stem) + one.ids.numel() for one in made)
 
 
 def test_the_end_of_an_answer_is_learnt(folder: Path, examples: list[Example]) -> None:

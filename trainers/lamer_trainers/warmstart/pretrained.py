@@ -177,6 +177,7 @@ def run_pretrained(
         pad = renderer.tokenizer.pad_token_id or 0
         plan = _noted(out, given, folder)
         if plan is None:
+            progress(f"measuring how fast {given.policy} learns here")
             some, _ = examples_of(teacher, renderer, TRIED, given.seed)
             plan = _begin(out, given, folder, _plan(model, some, config, pad, given))
         progress(f"writing {plan['rows']:,} scripted rows for {teacher.env.spec}")

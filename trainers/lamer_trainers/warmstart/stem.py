@@ -90,9 +90,9 @@ def collate(examples: Sequence[Example], pad: int, *, share: bool = True) -> Bat
     return Batch(torch.tensor(stem, dtype=torch.long), ids, mask, labels)
 
 
-def parts(examples: Sequence[Example], most: int) -> list[list[Example]]:
+def parts(examples: Sequence[Example], most: int, *, share: bool = True) -> list[list[Example]]:
     """The examples cut so that no part has more than `most` padded tokens besides its stem, unless it is one row."""
-    shared = _shared(examples)
+    shared = _shared(examples) if share else 0
     found: list[list[Example]] = []
     widest = 0
     for example in sorted(examples, key=lambda one: one.length):
@@ -103,6 +103,15 @@ def parts(examples: Sequence[Example], most: int) -> list[list[Example]]:
             found.append([example])
             width = example.length - shared
         widest = width
+    return found
+
+
+def computed(examples: Sequence[Example], most: int, *, share: bool = True) -> int:
+    """Tokens that a step on the examples computes: the stem of each part, and its padded rows."""
+    found = 0
+    for part in parts(examples, most, share=share):
+        shared = _shared(part) if share else 0
+        found += shared + len(part) * (max(example.length for example in part) - shared)
     return found
 
 

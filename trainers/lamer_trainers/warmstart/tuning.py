@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from lamer_trainers.errors import TrainingDataError
-from lamer_trainers.warmstart.stem import Example, answer_logprobs, batched, can_share, collate, parts
+from lamer_trainers.warmstart.stem import Example, answer_logprobs, batched, can_share, collate, computed, parts
 
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[str], None]
@@ -38,8 +38,8 @@ CHECKPOINT_SECONDS = 120.0
 """Between two checkpoints, about."""
 LINES = 40
 """Lines of progress of a fit, about."""
-TIMED = 3
-"""Batches that tell how fast a fit will be; the first is not counted."""
+TIMED = 4
+"""Rows that tell how fast a fit will be."""
 CLEARLY = 0.9
 """Share of float32's time that bfloat16 must stay below to be worth its digits."""
 
@@ -99,19 +99,21 @@ def with_adapter(model: Any, config: TuneConfig, seed: int) -> Any:
 def rows_per_second(
     model: Any, examples: Sequence[Example], config: TuneConfig, precision: Precision, pad: int
 ) -> float:
-    """Measured on a few batches, with nothing learnt."""
-    size = config.batch
-    some = [[examples[(at + i * TIMED) % len(examples)] for i in range(size)] for at in range(TIMED)]
+    """How fast batches of the fit will be, from a few rows that are propagated twice, with nothing learnt."""
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    some, seconds = examples[:TIMED], 0.0
     model.train()
-    begun = 0.0
-    for at, batch in enumerate(some):
-        if at == 1:
-            begun = time.perf_counter()
+    for _ in range(2):  # the first is slower
+        begun = time.perf_counter()
         with mixed:
-            _learn(model, batch, config, pad, torch.Tensor.backward)
+            _learn(model, some, config, pad, torch.Tensor.backward)
+        seconds = time.perf_counter() - begun
     model.zero_grad(set_to_none=True)
-    return size * (TIMED - 1) / max(time.perf_counter() - begun, 1e-9)
+    batches = batched(examples, config.batch, seed=0)
+    share = can_share(model.config)
+    tokens = sum(computed([examples[i] for i in batch], config.micro_tokens, share=share) for batch in batches)
+    each = seconds / computed(some, config.micro_tokens, share=share)
+    return len(examples) / max(tokens * each, 1e-9)
 
 
 def tune(
@@ -206,7 +208,7 @@ def _learn(
     answers = sum(len(example.answer) for example in batch)
     share = can_share(model.config)
     total = torch.zeros(())
-    for part in parts(batch, config.micro_tokens):
+    for part in parts(batch, config.micro_tokens, share=share):
         tensors = collate(part, pad, share=share).to(model.device)
         loss = -answer_logprobs(model, tensors).sum() / answers
         backward(loss)
