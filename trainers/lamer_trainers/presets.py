@@ -140,8 +140,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "minesweeper-smollm2": {
         "policy": "runs/smollm2-minesweeper",
         "collect": {**_board("minesweeper:4x4-3", 6), "tasks": 4, "prompt_style": "standard", "max_tokens": 64},
-        # An update is minutes, so there are few of them.
-        "optimise": {**_SMALL, "updates": 40, "learning_rate": 2e-4, "warmup_updates": 2, "mini_batches": 2},
+        # An update is minutes, so there are few of them; a token of a pass takes some 2 MB.
+        "optimise": {
+            **_SMALL,
+            "updates": 40,
+            "learning_rate": 2e-4,
+            "warmup_updates": 2,
+            "mini_batches": 2,
+            "micro_batch_tokens": 2048,
+        },
         "lora": {"rank": 32, "alpha": 64},
         "validation": {"tasks": 32, "every": 10},
         "save_every": 1,
