@@ -123,10 +123,10 @@ def test_what_is_accepted_can_be_filled(name: str, text: str) -> None:
         texts = PromptTexts.of({name: text})
     except ConfigError:
         return
-    view = View(2, "## a\n## a", VIEW.turns, [*VIEW.memory, Remembered("reflection", "## a", 1, own=False)], ["## a"])
+    view = View(2, "## Z\n## Z", VIEW.turns, [*VIEW.memory, Remembered("reflection", "## Z", 1, own=False)], ["## Z"])
     builder = PromptBuilder(make("alfworld"), texts=texts, actions="always")
     for messages in (builder.act(view), builder.act(view, 2), builder.reflect(view)):
-        assert "## a" not in messages[1]["content"].splitlines()
+        assert "## Z" not in messages[1]["content"].splitlines()
 
 
 def test_texts_that_would_do_nothing_are_refused() -> None:

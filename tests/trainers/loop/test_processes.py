@@ -52,8 +52,10 @@ def weights(folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param((), id="all weights"), pytest.param(("lora.rank=4",), id="an adapter", marks=pytest.mark.slow)],
+    [pytest.param((), id="all weights"), pytest.param(("lora.rank=4",), id="an adapter")],
 )
+@pytest.mark.slow  # five trainings, some of them of two processes
+@pytest.mark.timeout(900)
 def test_two_processes_train_what_one_trains_and_one_of_them_speaks(
     tiny_model_dir: Path, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:

@@ -233,6 +233,9 @@ def test_a_tokenizer_that_differs_beyond_the_logged_prompts_is_another(
     tokenizer = AutoTokenizer.from_pretrained(moved)
     tokenizer.add_tokens(["<never in a prompt>"])
     tokenizer.save_pretrained(moved)
+    model = AutoModelForCausalLM.from_pretrained(moved)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(moved)
     outcome = cli(*arguments(moved))
     assert outcome.code == 2
     assert re.search(r"than \S*moved: tokenizer \w{16} there, \w{16} here", outcome.error_line)
