@@ -45,6 +45,18 @@ def run(folder: Path, model: Path, *changes: str, count: int = 2) -> subprocess.
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+def played(log: Path) -> dict[str, list[Any]]:
+    """Every trial's turns and reflections, without how long their calls took."""
+    found = {}
+    for trial in read_trials(log):
+        turns = [turn for episode in trial["episodes"] for turn in episode["turns"]]
+        for one in (*turns, *trial["reflections"]):
+            one["call"].pop("seconds")
+        found[trial["trial_id"]] = [trial["episodes"], trial["reflections"]]
+    assert len(found) == 4
+    return found
+
+
 def weights(folder: Path) -> torch.Tensor:
     (file,) = [*folder.glob("policy/model.safetensors"), *folder.glob("adapter/adapter_model.safetensors")]
     return torch.cat([value.flatten() for _, value in sorted(load_file(file).items())])
@@ -70,8 +82,8 @@ def test_two_processes_train_what_one_trains_and_one_of_them_speaks(
         for step in range(2):
             trials = list(read_trials(folder / "collected" / f"update-{step:05d}"))
             assert len(trials) == 4
-    first = {count: list(read_trials(folder / "collected" / "update-00000")) for count, folder in folders.items()}
-    assert [t["episodes"] for t in sorted(first[1], key=str)] == [t["episodes"] for t in sorted(first[2], key=str)]
+    one_played, two_played = (played(folder / "collected" / "update-00000") for folder in folders.values())
+    assert one_played == two_played
     one, two = (weights(folder) for folder in folders.values())
     assert float((one - two).norm() / one.norm()) < 1e-3
     longer = run(folders[2], tiny_model_dir, *changes, "optimise.updates=3", "--resume")

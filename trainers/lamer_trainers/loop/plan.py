@@ -24,6 +24,7 @@ from lamer_envs import make
 from lamer_envs.base import Env
 from lamer_graph.policies.loading import check_folder, renderer_of
 from lamer_graph.policies.local import SMALL
+from lamer_graph.policies.prefixes import common
 from lamer_graph.policies.room import GIB
 from lamer_graph.policies.shipped import is_policy
 from lamer_graph.trial.prompts import Remembered, Turn
@@ -217,13 +218,8 @@ class Played(NamedTuple):
 def distinct_share(prompts: Sequence[Sequence[Any]]) -> float:
     """Of all tokens of these prompts, how many are left if common beginnings count once."""
     ordered = sorted(map(list, prompts))
-    again = sum(_alike(a, b) for a, b in itertools.pairwise(ordered))
+    again = sum(common(a, b) for a, b in itertools.pairwise(ordered))
     return 1.0 - again / max(1, sum(map(len, ordered)))
-
-
-def _alike(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many tokens two prompts begin with alike."""
-    return next((place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def measure(run: RunFile, encode: Encode) -> Played:

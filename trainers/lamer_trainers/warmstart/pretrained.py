@@ -58,7 +58,7 @@ from lamer_trainers.warmstart.tuning import (
 from lamer_trainers.warmstart.warmup import RECIPES, WarmupReport, gates_of, quiet
 
 ROWS = 2_000
-"""Rows of a fit; a model of 135 M parameters plays .97 valid moves after so many."""
+"""Rows of a fit."""
 TRIED = 64
 """Rows that are written to measure how fast the fit will be."""
 RANK = 32
