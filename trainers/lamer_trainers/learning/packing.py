@@ -16,7 +16,7 @@ where in the pass the prediction of each token is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -31,7 +31,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Called(Protocol):
-    """A call that was answered: a sample, or a policy's completion."""
+    """A call that was answered: a sample, a policy's completion, a scripted answer."""
 
     @property
     def prompt_token_ids(self) -> Sequence[int]: ...
@@ -187,6 +187,16 @@ def pack(
         counts = [sum(len(samples[numbers[i]].token_ids) for i in share) for share in shares]
         packed.append(MicroBatch(computed, reading, tensors, counts[process], sum(counts)))
     return packed
+
+
+def readings(
+    calls: Sequence[Called], *, budget: int, pad: int, shared: bool
+) -> Iterator[tuple[Pass, Reading, Tensors]]:
+    """One process's passes over these calls, and where their answers are read; `shared` as in `passes`."""
+    sequences = [_predicting(call) for call in calls]
+    for (numbers,) in passes(sequences, budget=budget, shared=shared):
+        computed, paths = lay_out([sequences[i] for i in numbers], pad=pad, shared=shared)
+        yield computed, *_answers([calls[i] for i in numbers], paths, len(numbers))
 
 
 def read_alone(calls: Sequence[Called]) -> tuple[Pass, Reading, Tensors]:

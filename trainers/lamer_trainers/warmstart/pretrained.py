@@ -40,10 +40,11 @@ from lamer_graph.policies.shipped import CARD, TEMPLATE, is_adapter, is_policy
 from lamer_graph.runlog import write_atomic
 from lamer_graph.trial.prompts import PromptStyle
 from lamer_memory import Contents
+from lamer_trainers.learning.sharing import Sharing
+from lamer_trainers.warmstart.examples import Example, encode
 from lamer_trainers.warmstart.gates import Reading, held_out_drills, measure
 from lamer_trainers.warmstart.model_card import model_card
 from lamer_trainers.warmstart.report import REPORT_FILE
-from lamer_trainers.warmstart.stem import Example, answer_logprobs, can_share, collate, encode
 from lamer_trainers.warmstart.teach_any import AnyTeacher
 from lamer_trainers.warmstart.teachers import Row, Teacher, rows
 from lamer_trainers.warmstart.tuning import (
@@ -52,6 +53,7 @@ from lamer_trainers.warmstart.tuning import (
     faster_precision,
     merged,
     rows_per_second,
+    scored,
     tune,
     with_adapter,
 )
@@ -255,15 +257,21 @@ def examples_of(teacher: Teacher, renderer: Renderer, count: int, seed: int) -> 
 
 def forbidden_share(model: Any, renderer: Renderer, teacher: Teacher, drills: Sequence[Row]) -> float:
     """Mean probability of answering with a forbidden action: of each the whole answer's, exact, summed."""
-    total = 0.0
+    if not drills:
+        return 0.0
+    end = renderer.tokenizer.eos_token_id
+    asked = [
+        [Example(prompt, [*renderer.plain_ids(teacher.prompts.action_answer(action)), end]) for action in row.forbidden]
+        for row, prompt in ((row, renderer.ids(row.messages)) for row in drills)
+    ]
+    shared = Sharing(model, True).of(max(example.length for examples in asked for example in examples))
     with torch.inference_mode():
-        for row in drills:
-            end = renderer.tokenizer.eos_token_id
-            prompt = renderer.ids(row.messages)
-            answers = [[*renderer.plain_ids(teacher.prompts.action_answer(action)), end] for action in row.forbidden]
-            batch = collate([Example(prompt, answer) for answer in answers], 0, share=can_share(model.config))
-            total += float(answer_logprobs(model, batch.to(model.device)).sum(1).exp().sum())
-    return total / max(len(drills), 1)
+        every = [
+            float(logprobs.sum(1).exp().sum())
+            for examples in asked
+            for logprobs in scored(model, examples, LONGEST, 0, shared)
+        ]
+    return sum(every) / len(drills)
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Fitting a pretrained model to scripted rows with transformers' Trainer, all its weights or an adapter.
 
-What must stay true: only answers are learnt (`stem`); the result is the same for the same rows, seed, precision and
+What must stay true: only answers are learnt; the result is the same for the same rows, seed, precision and
 number of threads, also if the fit was killed and went on from a checkpoint in between.
 
-A step of B rows is the mean of -log p over their answer tokens, in parts that fit the memory. There is no unlikelihood
+A step of B rows is the mean of -log p over their answer tokens, in passes that fit the memory; what rows begin with
+alike is computed once (`learning.packing`). There is no unlikelihood
 term as in `fitting`: where an action is several tokens, a forbidden one and a good one begin alike, and a model that
 reads comes to heed its memory without.
 """
@@ -30,7 +31,11 @@ from transformers import (
 )
 
 from lamer_trainers.errors import TrainingDataError
-from lamer_trainers.warmstart.stem import Example, answer_logprobs, batched, can_share, collate, computed, parts
+from lamer_trainers.learning.packing import readings
+from lamer_trainers.learning.scoring import score
+from lamer_trainers.learning.sharing import Sharing
+from lamer_trainers.learning.tree_attention import attending
+from lamer_trainers.warmstart.examples import Example, batched
 
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[str], None]
@@ -49,7 +54,7 @@ class TuneConfig:
     """Hyper-parameters of the fit: one pass over the rows, cosine decay after a short rise.
 
     `rank` and `alpha` are of an adapter on all linear layers (None: all weights are trained); `micro_tokens` bounds the
-    padded tokens that are computed at once besides a shared beginning.
+    tokens that are computed at once.
     """
 
     learning_rate: float
@@ -58,7 +63,7 @@ class TuneConfig:
     batch: int = 16
     rise: float = 0.06
     """Share of the steps in which the learning rate rises."""
-    micro_tokens: int = 1024
+    micro_tokens: int = 2048
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -101,19 +106,22 @@ def rows_per_second(
 ) -> float:
     """How fast batches of the fit will be, from a few rows that are propagated twice, with nothing learnt."""
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    shared = Sharing(model, True).of(max(example.length for example in examples))
     some, seconds = examples[:TIMED], 0.0
     model.train()
     for _ in range(2):  # the first is slower
         begun = time.perf_counter()
         with mixed:
-            _learn(model, some, config, pad, torch.Tensor.backward)
+            learn(model, some, config, pad, shared, torch.Tensor.backward)
         seconds = time.perf_counter() - begun
     model.zero_grad(set_to_none=True)
-    batches = batched(examples, config.batch, seed=0)
-    share = can_share(model.config)
-    tokens = sum(computed([examples[i] for i in batch], config.micro_tokens, share=share) for batch in batches)
-    each = seconds / computed(some, config.micro_tokens, share=share)
-    return len(examples) / max(tokens * each, 1e-9)
+
+    def computed(batch: Sequence[Example]) -> int:
+        made = readings(batch, budget=config.micro_tokens, pad=pad, shared=shared)
+        return sum(each.ids.numel() for each, _, _ in made)
+
+    tokens = sum(computed([examples[i] for i in batch]) for batch in batched(examples, config.batch, seed=0))
+    return len(examples) / max(tokens * seconds / computed(some), 1e-9)
 
 
 def tune(
@@ -168,6 +176,7 @@ def tune(
     )
     trainer.remove_callback(PrinterCallback)  # it prints what `progress` says better
     trainer.batches, trainer.tuning, trainer.pad = batches, config, pad
+    trainer.shared = Sharing(model, True).of(max(example.length for example in examples))
     checkpoint = last_whole(folder) if resume else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if not all(torch.isfinite(one).all() for one in model.parameters() if one.requires_grad):
@@ -185,35 +194,47 @@ def last_whole(folder: Path) -> Path | None:
 
 
 class Tuner(Trainer):
-    """Trainer whose step is `_learn` on a numbered batch: parts of it are propagated one after the other."""
+    """Trainer whose step is `learn` on a numbered batch."""
 
     batches: Sequence[Sequence[Example]]
     tuning: TuneConfig
     pad: int
+    shared: bool
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         model.train()
         batch = self.batches[int(inputs["batch"])]
-        return _learn(model, batch, self.tuning, self.pad, self.accelerator.backward)
+        return learn(model, batch, self.tuning, self.pad, self.shared, self.accelerator.backward)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the Trainer's formula would count what is shared once a row."""
         return 0
 
 
-def _learn(
-    model: Any, batch: Sequence[Example], config: TuneConfig, pad: int, backward: Callable[[torch.Tensor], Any]
+def learn(
+    model: Any,
+    batch: Sequence[Example],
+    config: TuneConfig,
+    pad: int,
+    shared: bool,
+    backward: Callable[[torch.Tensor], Any],
 ) -> torch.Tensor:
-    """Propagate the batch's loss, part by part; the loss."""
-    answers = sum(len(example.answer) for example in batch)
-    share = can_share(model.config)
+    """Propagate the batch's loss, pass by pass; the loss. `shared`: whether `model` can compute a forest of tokens."""
+    answers = sum(len(example.token_ids) for example in batch)
     total = torch.zeros(())
-    for part in parts(batch, config.micro_tokens, share=share):
-        tensors = collate(part, pad, share=share).to(model.device)
-        loss = -answer_logprobs(model, tensors).sum() / answers
+    for logprobs in scored(model, batch, config.micro_tokens, pad, shared):
+        loss = -logprobs.sum() / answers
         backward(loss)
         total = total + loss.detach().cpu()
     return total
+
+
+def scored(model: Any, examples: Sequence[Example], budget: int, pad: int, shared: bool) -> Iterator[torch.Tensor]:
+    """Log-probabilities (B, K) of the answers of each pass, 0 beyond an answer; to be propagated before the next."""
+    with attending(model) if shared else contextlib.nullcontext():
+        for computed, reading, tensors in readings(examples, budget=budget, pad=pad, shared=shared):
+            found = score(model, computed.to(model.device), reading.to(model.device)).logprobs
+            yield found * tensors["completion_mask"].to(model.device)
 
 
 class _Report(TrainerCallback):
