@@ -116,9 +116,10 @@ class Ui:
             yield lambda steps: bar.advance(task, steps)
 
     def note(self, line: str) -> None:
-        """A passing word to a person who watches, on stderr and only at a terminal."""
-        if not self.json and sys.stderr.isatty():
+        """A passing word on long work, on stderr: to a person who watches, or to the log of a job left alone."""
+        if not self.json:
             sys.stderr.write(one_line(line) + "\n")
+            sys.stderr.flush()
 
     def code_of(self, error: BaseException) -> int:
         return REFUSED if is_refusal(error) and not self._working else FAILED

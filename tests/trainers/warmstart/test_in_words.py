@@ -22,7 +22,7 @@ from lamer_memory import Contents
 from lamer_trainers.warmstart.pretrained import teacher_for
 from lamer_trainers.warmstart.teach_alfworld import AlfworldTeacher, Known
 from lamer_trainers.warmstart.teach_any import AnyTeacher
-from lamer_trainers.warmstart.teach_minesweeper import MinesweeperTeacher, named_mines
+from lamer_trainers.warmstart.teach_minesweeper import MinesweeperTeacher, named_mines, safe_cells
 from lamer_trainers.warmstart.teach_sokoban import SokobanTeacher, warned_cells
 from lamer_trainers.warmstart.teach_webshop import TAKE, WebshopTeacher, wrong_products
 from lamer_trainers.warmstart.teachers import Teacher, rows
@@ -114,6 +114,38 @@ def test_what_a_teacher_knows_from_sentences_is_what_it_knows_from_notes() -> No
 def test_a_mine_is_told_in_a_sentence_that_says_what_to_do() -> None:
     sweeper = teacher_for(ENVS["minesweeper:4x4-3"], "standard", frozenset())
     assert sweeper.told("mine at (2, 3)") == "There is a mine at (2, 3). Do not open it again."
+
+
+def test_cells_that_a_reflection_calls_safe_are_opened_first_and_are_what_the_attempt_had_opened() -> None:
+    sweeper = teacher_for(ENVS["minesweeper:4x4-3"], "standard", frozenset())
+    assert sweeper.told("safe to open (1, 2), (3, 4)") == "It is safe to open (1, 2), (3, 4)."
+    start, rng, told = sweeper.env.reset(next(iter(sweeper.env.seeds("train")))), random.Random(0), 0
+    for _ in range(60):
+        attempt = sweeper.begin(start, (), rng)
+        while not sweeper.play(attempt, sweeper.choose(attempt, rng).action):
+            pass
+        text = sweeper.told(sweeper.remark(attempt, rng))
+        safe = safe_cells(text)
+        assert safe <= set(attempt.actions) - named_mines(_records([text]))
+        if not safe:
+            continue
+        told += 1
+        again = sweeper.begin(start, _records([text]), rng)
+        choice = sweeper.choose(again, rng)
+        closed = safe & set(sweeper.env.admissible(again.state))
+        assert {choice.action, *choice.ties} == closed
+    assert told >= 5
+
+
+def test_a_reflection_that_calls_a_mine_safe_is_not_true() -> None:
+    sweeper = teacher_for(ENVS["minesweeper:4x4-3"], "standard", frozenset())
+    env = sweeper.env
+    start = env.reset(0)
+    mines = sorted(f"({row}, {column})" for row, column in env.mine_cells(start))
+    attempt = sweeper.begin(start, (), random.Random(0))
+    good = f"There is a mine at {mines[0]}. Do not open it again."
+    assert sweeper.true_remark(attempt, good)
+    assert not sweeper.true_remark(attempt, f"{good} It is safe to open {mines[1]}.")
 
 
 def test_a_plug_in_is_taught_by_its_own_solution_or_weak_player() -> None:

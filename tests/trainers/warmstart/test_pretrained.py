@@ -115,9 +115,16 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
         run_pretrained(given, tmp_path / "cut", tasks=1, progress=str)
     with pytest.raises(ConfigError, match="another seed"):
         run_pretrained(replace(given, seed=1), tmp_path / "cut", resume=True, tasks=1, progress=str)
+    with monkeypatch.context() as other:
+        other.setattr("lamer_trainers.warmstart.teach_minesweeper.TOLD_SAFE", 0.0)
+        with pytest.raises(ConfigError, match="other rows"):
+            run_pretrained(given, tmp_path / "cut", resume=True, tasks=1, progress=str)
+    earlier = json.loads(next((tmp_path / "cut" / "fit").glob("checkpoint-*/trainer_state.json")).read_text())
     lines: list[str] = []
-    run_pretrained(given, tmp_path / "cut", resume=True, tasks=1, progress=lines.append)
+    report = run_pretrained(given, tmp_path / "cut", resume=True, tasks=1, progress=lines.append)
     assert any("going on after 16 rows" in line for line in lines)
+    assert report.given is not None
+    assert 0 < earlier["log_history"][-1]["seconds"] < report.given["fit_seconds"] < report.seconds
     assert _equal(tmp_path / "whole", tmp_path / "cut")
 
 

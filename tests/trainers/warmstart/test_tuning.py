@@ -14,10 +14,10 @@ from lamer_envs import make
 from lamer_graph.policies.loading import load_model, renderer_of
 from lamer_trainers.learning.packing import readings
 from lamer_trainers.learning.sharing import Sharing
-from lamer_trainers.warmstart.examples import Example, batched, encode
+from lamer_trainers.warmstart.examples import Example, Lesson, batched, drawn, encode
 from lamer_trainers.warmstart.pretrained import teacher_for
 from lamer_trainers.warmstart.teachers import rows
-from lamer_trainers.warmstart.tuning import TuneConfig, learn, rows_per_second, with_adapter
+from lamer_trainers.warmstart.tuning import TuneConfig, flat, learn, rows_per_second, taught, with_adapter
 from tiny_llama import build_tiny_llama
 
 WITHIN = 1e-5
@@ -30,21 +30,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def examples(folder: Path) -> list[Example]:
-    return encode(
-        renderer_of(folder), rows(teacher_for(make("minesweeper:4x4-3"), "standard", frozenset()), 12, seed=1)
-    )
+def lessons(folder: Path) -> list[Lesson]:
+    teacher = teacher_for(make("minesweeper:4x4-3"), "standard", frozenset())
+    return encode(renderer_of(folder), rows(teacher, 12, seed=1), teacher)
+
+
+@pytest.fixture(scope="module")
+def examples(lessons: list[Lesson]) -> list[Example]:
+    return flat(lessons)
 
 
 def _written_out(model: Any, examples: list[Example]) -> torch.Tensor:
-    """Mean -log p of the answers' tokens, each row alone and whole."""
-    lost = []
+    """Mean -log p of the answers' tokens by their shares, each answer alone and whole."""
+    lost, counted = torch.zeros(()), 0.0
     for one in examples:
         prompt, answer = one.prompt_token_ids, one.token_ids
         ids = torch.tensor([[*prompt, *answer]])
         logprobs = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-        lost.append(-logprobs.gather(-1, torch.tensor(answer)[:, None])[:, 0])
-    return torch.cat(lost).mean()
+        lost = lost - one.share * logprobs.gather(-1, torch.tensor(answer)[:, None]).sum()
+        counted += one.share * len(answer)
+    return lost / counted
 
 
 def _gradient(model: Any) -> torch.Tensor:
@@ -66,7 +71,7 @@ def test_a_step_has_the_gradient_of_whole_rows(
                 torch.nn.init.normal_(one, std=0.1, generator=torch.Generator().manual_seed(0))
     passes = list(readings(examples, budget=most, pad=0, shared=True))
     assert (len(passes) > 1) == (most == 1500)
-    assert sum(one.ids.numel() for one, _, _ in passes) < 0.8 * sum(one.length for one in examples)
+    assert sum(one.ids.numel() for _, one, _, _ in passes) < 0.8 * sum(one.length for one in examples)
     loss = _written_out(model, examples)
     loss.backward()
     wanted = _gradient(model)
@@ -76,9 +81,11 @@ def test_a_step_has_the_gradient_of_whole_rows(
     assert float((_gradient(model) - wanted).norm() / wanted.norm()) < WITHIN
 
 
-def test_rows_under_a_sliding_window_are_computed_whole_and_alike(tmp_path: Path, examples: list[Example]) -> None:
+def test_rows_under_a_sliding_window_are_computed_whole_and_alike(tmp_path: Path, lessons: list[Lesson]) -> None:
+    examples = flat(map(drawn, lessons))
     model = load_model(build_tiny_llama(tmp_path / "mistral", window=64), "cpu", None)
     assert not Sharing(model, True).of(max(one.length for one in examples))
+    assert taught(model, lessons) == ([drawn(lesson) for lesson in lessons], False)
     loss = _written_out(model, examples)
     loss.backward()
     wanted = _gradient(model)
@@ -87,22 +94,38 @@ def test_rows_under_a_sliding_window_are_computed_whole_and_alike(tmp_path: Path
     assert float((_gradient(model) - wanted).norm() / wanted.norm()) < WITHIN
 
 
-def test_the_rate_is_of_a_fit_and_nothing_is_learnt_by_measuring_it(folder: Path, examples: list[Example]) -> None:
+def test_the_rate_is_of_a_fit_and_nothing_is_learnt_by_measuring_it(folder: Path, lessons: list[Lesson]) -> None:
     model = load_model(folder, "cpu", None)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert 0.1 < rows_per_second(model, examples, TuneConfig(1e-3), "float32", 0) < 1e6
+    assert 0.1 < rows_per_second(model, lessons, TuneConfig(1e-3), "float32", 0) < 1e6
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(one.grad is None for one in model.parameters())
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40), size=st.integers(1, 9))
 def test_every_row_is_in_one_batch_of_bounded_size(lengths: list[int], size: int) -> None:
-    examples = [Example([0, i, *[7] * n], [1, 2]) for i, n in enumerate(lengths)]
-    batches = batched(examples, size, seed=3)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(examples)))
+    lessons = [(Example([0, i, *[7] * n], [1, 2]),) for i, n in enumerate(lengths)]
+    batches = batched(lessons, size, seed=3)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lessons)))
     assert all(len(batch) <= size for batch in batches)
 
 
 def test_the_end_of_an_answer_is_learnt(folder: Path, examples: list[Example]) -> None:
     end = renderer_of(folder).tokenizer.eos_token_id
     assert all(example.token_ids[-1] == end for example in examples)
+
+
+def test_answers_that_are_as_good_are_learnt_alike_and_a_row_counts_once(folder: Path, lessons: list[Lesson]) -> None:
+    assert max(map(len, lessons)) == 6
+    for lesson in lessons:
+        assert sum(one.share for one in lesson) == pytest.approx(1)
+        assert len({one.share for one in lesson}) == 1
+        assert len({tuple(one.token_ids) for one in lesson}) == len(lesson)
+        assert all(one.prompt_token_ids == lesson[0].prompt_token_ids for one in lesson)
+    teacher = teacher_for(make("minesweeper:4x4-3"), "standard", frozenset())
+    renderer = renderer_of(folder)
+    for row, lesson in zip(rows(teacher, 12, seed=1), lessons, strict=True):
+        told = [renderer.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in lesson]
+        assert told[0] == row.answer
+        assert set(told) <= {row.answer, *(teacher.answer(tie) for tie in row.ties)}
+        assert not set(told) & {teacher.answer(one) for one in row.forbidden}

@@ -191,12 +191,13 @@ def pack(
 
 def readings(
     calls: Sequence[Called], *, budget: int, pad: int, shared: bool
-) -> Iterator[tuple[Pass, Reading, Tensors]]:
-    """One process's passes over these calls, and where their answers are read; `shared` as in `passes`."""
+) -> Iterator[tuple[list[int], Pass, Reading, Tensors]]:
+    """One process's passes over these calls: their numbers, what is computed, and where their answers are read;
+    `shared` as in `passes`."""
     sequences = [_predicting(call) for call in calls]
     for (numbers,) in passes(sequences, budget=budget, shared=shared):
         computed, paths = lay_out([sequences[i] for i in numbers], pad=pad, shared=shared)
-        yield computed, *_answers([calls[i] for i in numbers], paths, len(numbers))
+        yield numbers, computed, *_answers([calls[i] for i in numbers], paths, len(numbers))
 
 
 def read_alone(calls: Sequence[Called]) -> tuple[Pass, Reading, Tensors]:

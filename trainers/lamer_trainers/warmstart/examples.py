@@ -1,31 +1,36 @@
 """Scripted rows as a pretrained model reads them: its own renderer's tokens, in batches of like lengths.
 
 What must stay true: a row's tokens are the prompt as it is asked in play, its answer, and the end of an answer; only
-the last two are learnt.
+the last two are learnt. Answers that are as good as the one that was drawn are learnt with it, in equal shares: their
+prompt is computed once (`learning.packing`), and of a choice among ten one draw says little.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lamer_trainers.warmstart.teachers import Row
+from lamer_trainers.warmstart.teachers import Row, Teacher
 
 if TYPE_CHECKING:
     from lamer_graph.policies.rendering import Renderer
 
+MOST_ALIKE = 6
+"""Answers of a row that are learnt; more of them cost more than they say."""
 SORTED_TOGETHER = 8
 """Batches whose rows are sorted by length before they are cut: where rows are padded, it is little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row in tokens, as a call that was answered (`packing.Called`). The answer includes its end."""
+    """An answer to a prompt in tokens, as a call that was answered (`packing.Called`). The answer includes its end."""
 
     prompt_token_ids: list[int]
     token_ids: list[int]
+    share: float = 1.0
+    """What it counts, beside those that are as good."""
 
     @property
     def logprobs(self) -> list[float]:
@@ -37,20 +42,43 @@ class Example:
         return len(self.prompt_token_ids) + len(self.token_ids)
 
 
-def encode(renderer: Renderer, rows: Sequence[Row]) -> list[Example]:
-    """The rows in tokens."""
+Lesson = tuple[Example, ...]
+"""A row: the answer that was drawn, and others that are as good."""
+
+
+def encode(renderer: Renderer, rows: Sequence[Row], teacher: Teacher, *, alike: int = MOST_ALIKE) -> list[Lesson]:
+    """The rows in tokens, of each at most `alike` answers. Which ones, the rows' order decides."""
     end: int = renderer.tokenizer.eos_token_id
-    return [Example(renderer.ids(row.messages), [*renderer.plain_ids(row.answer), end]) for row in rows]
+    rng = random.Random(0)
+    lessons = []
+    for row in rows:
+        others = [answer for tie in row.ties if (answer := teacher.answer(tie)) != row.answer]
+        answers = [row.answer, *rng.sample(others, min(alike - 1, len(others)))]
+        prompt = renderer.ids(row.messages)
+        lessons.append(
+            tuple(Example(prompt, [*renderer.plain_ids(answer), end], 1 / len(answers)) for answer in answers)
+        )
+    return lessons
 
 
-def batched(examples: Sequence[Example], size: int, seed: int) -> list[list[int]]:
-    """Numbers of the examples in batches of `size` (the last may be smaller), in an order that the seed decides."""
+def drawn(lesson: Lesson) -> Lesson:
+    """The answer that was drawn, alone."""
+    return (replace(lesson[0], share=1.0),)
+
+
+def longest(lessons: Sequence[Lesson]) -> int:
+    """Tokens of the longest answer with its prompt."""
+    return max(example.length for lesson in lessons for example in lesson)
+
+
+def batched(lessons: Sequence[Lesson], size: int, seed: int) -> list[list[int]]:
+    """Numbers of the lessons in batches of `size` (the last may be smaller), in an order that the seed decides."""
     rng = random.Random(seed)
-    order = list(range(len(examples)))
+    order = list(range(len(lessons)))
     rng.shuffle(order)
     batches: list[list[int]] = []
     for at in range(0, len(order), size * SORTED_TOGETHER):
-        near = sorted(order[at : at + size * SORTED_TOGETHER], key=lambda i: examples[i].length)
+        near = sorted(order[at : at + size * SORTED_TOGETHER], key=lambda i: lessons[i][0].length)
         cut = [near[i : i + size] for i in range(0, len(near), size)]
         rng.shuffle(cut)
         batches += cut

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,7 +42,7 @@ from lamer_graph.runlog import write_atomic
 from lamer_graph.trial.prompts import PromptStyle
 from lamer_memory import Contents
 from lamer_trainers.learning.sharing import Sharing
-from lamer_trainers.warmstart.examples import Example, encode
+from lamer_trainers.warmstart.examples import Example, Lesson, encode, longest
 from lamer_trainers.warmstart.gates import Reading, held_out_drills, measure
 from lamer_trainers.warmstart.model_card import model_card
 from lamer_trainers.warmstart.report import REPORT_FILE
@@ -177,25 +178,25 @@ def run_pretrained(
         )
         model = with_adapter(policy.model, config, given.seed)
         pad = renderer.tokenizer.pad_token_id or 0
-        plan = _noted(out, given, folder)
+        some, _ = lessons_of(teacher, renderer, TRIED, given.seed)
+        plan = _noted(out, given, folder, some)
         if plan is None:
             progress(f"measuring how fast {given.policy} learns here")
-            some, _ = examples_of(teacher, renderer, TRIED, given.seed)
             plan = _begin(out, given, folder, _plan(model, some, config, pad, given))
         progress(f"writing {plan['rows']:,} scripted rows for {teacher.env.spec}")
-        examples, left_out = examples_of(teacher, renderer, plan["rows"], given.seed)
+        lessons, left_out = lessons_of(teacher, renderer, plan["rows"], given.seed)
         precision: Precision = plan["precision"]
         progress(
-            f"fitting {'all weights' if given.full else f'an adapter of rank {config.rank}'} to {len(examples):,} rows "
-            f"of {sum(one.length for one in examples) / len(examples):.0f} tokens in {precision}, some "
+            f"fitting {'all weights' if given.full else f'an adapter of rank {config.rank}'} to {len(lessons):,} rows "
+            f"of {sum(one[0].length for one in lessons) / len(lessons):.0f} tokens in {precision}, some "
             f"{plan['rate']:.3g} rows/s"
         )
         begun = time.perf_counter()
-        tune(
-            model, examples, config, folder=out / WORK, seed=given.seed, precision=precision, pad=pad,
+        fitted = tune(
+            model, lessons, config, folder=out / WORK, seed=given.seed, precision=precision, pad=pad,
             rate=plan["rate"], resume=resume, progress=progress,
         )  # fmt: skip
-        fitted = time.perf_counter() - begun
+        started += time.perf_counter() - begun - fitted  # earlier sittings count
         progress(f"measuring on {tasks} held-out tasks, {len(MEASURED)} memories")
         gates = next((gates for kind, gates in GATES.items() if isinstance(teacher.env, kind)), TEXT_GATES)
         player = LocalPolicy(
@@ -210,7 +211,7 @@ def run_pretrained(
         report = WarmupReport(
             env=teacher.env.spec,
             seed=given.seed,
-            rows=len(examples),
+            rows=len(lessons),
             parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
             vocabulary=len(renderer.tokenizer),
             seconds=time.perf_counter() - started,
@@ -242,14 +243,14 @@ def _read(teacher: Teacher, player: LocalPolicy, renderer: Renderer, tasks: int,
     return reading
 
 
-def examples_of(teacher: Teacher, renderer: Renderer, count: int, seed: int) -> tuple[list[Example], int]:
+def lessons_of(teacher: Teacher, renderer: Renderer, count: int, seed: int) -> tuple[list[Lesson], int]:
     """`count` rows in tokens without those that are too long, and how many are. Raises ConfigError if most are."""
-    longest = min(LONGEST, getattr(renderer.tokenizer, "model_max_length", LONGEST))
-    written = encode(renderer, rows(teacher, count, seed))
-    found = [one for one in written if one.length <= longest]
+    most = min(LONGEST, getattr(renderer.tokenizer, "model_max_length", LONGEST))
+    written = encode(renderer, rows(teacher, count, seed), teacher)
+    found = [one for one in written if longest([one]) <= most]
     if len(found) < len(written) / 2:
         raise ConfigError(
-            f"most prompts of {teacher.env.spec} are longer than {longest} tokens in this style: try --prompt-style "
+            f"most prompts of {teacher.env.spec} are longer than {most} tokens in this style: try --prompt-style "
             "compact"
         )
     return found, len(written) - len(found)
@@ -261,7 +262,7 @@ def forbidden_share(model: Any, renderer: Renderer, teacher: Teacher, drills: Se
         return 0.0
     end = renderer.tokenizer.eos_token_id
     asked = [
-        [Example(prompt, [*renderer.plain_ids(teacher.prompts.action_answer(action)), end]) for action in row.forbidden]
+        [Example(prompt, [*renderer.plain_ids(teacher.answer(action)), end]) for action in row.forbidden]
         for row, prompt in ((row, renderer.ids(row.messages)) for row in drills)
     ]
     shared = Sharing(model, True).of(max(example.length for examples in asked for example in examples))
@@ -269,7 +270,7 @@ def forbidden_share(model: Any, renderer: Renderer, teacher: Teacher, drills: Se
         every = [
             float(logprobs.sum(1).exp().sum())
             for examples in asked
-            for logprobs in scored(model, examples, LONGEST, 0, shared)
+            for _, logprobs in scored(model, examples, LONGEST, 0, shared)
         ]
     return sum(every) / len(drills)
 
@@ -277,14 +278,19 @@ def forbidden_share(model: Any, renderer: Renderer, teacher: Teacher, drills: Se
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
-def _plan(model: Any, some: Sequence[Example], config: TuneConfig, pad: int, given: Given) -> dict[str, Any]:
+def _plan(model: Any, some: Sequence[Lesson], config: TuneConfig, pad: int, given: Given) -> dict[str, Any]:
     """How many rows, in which precision: measured on `some` once, so that a resumed fit is the same."""
     precision = faster_precision(model.device)
     rate = rows_per_second(model, some, config, precision, pad)
     count = given.rows or ROWS
     if given.minutes is not None:
         count = min(count, max(config.batch, int(given.minutes * 60 * rate)))
-    return {"rows": count, "precision": precision, "rate": rate}
+    return {"rows": count, "precision": precision, "rate": rate, "taught": _digest(some)}
+
+
+def _digest(lessons: Sequence[Lesson]) -> str:
+    told = [[one.prompt_token_ids, one.token_ids, one.share] for lesson in lessons for one in lesson]
+    return blake2b(orjson.dumps(told), digest_size=8).hexdigest()
 
 
 def _request(given: Given, folder: Path) -> dict[str, Any]:
@@ -303,8 +309,9 @@ def _request(given: Given, folder: Path) -> dict[str, Any]:
     return plain
 
 
-def _noted(out: Path, given: Given, folder: Path) -> dict[str, Any] | None:
-    """What was planned when the fit in `out` was begun, None if it was not. Raises ConfigError if it was another."""
+def _noted(out: Path, given: Given, folder: Path, some: Sequence[Lesson]) -> dict[str, Any] | None:
+    """What was planned when the fit in `out` was begun, None if it was not. Raises ConfigError if it was another, or
+    if it was taught other rows than `some` are of, as by another version of a teacher."""
     path = out / WORK / REQUEST
     if not path.is_file():
         return None
@@ -320,6 +327,8 @@ def _noted(out: Path, given: Given, folder: Path) -> dict[str, Any] | None:
             f"the fit in {out} was begun with another {other} ({request.get(other)} there, {wanted[other]} here): "
             "repeat its options, or choose another folder"
         )
+    if plan.get("taught") != _digest(some):
+        raise ConfigError(f"the fit in {out} was begun with other rows, by another version: choose another folder")
     return dict(plan)
 
 

@@ -2,6 +2,9 @@
 
 What must stay true: it sees what the policy sees, the board and the memory, except in reflections, where it knows the
 mine it has just hit. A cell that memory names as a mine is closed for good, whether the note is true or not.
+
+In words a reflection may also name cells that were opened safely, and those are opened first: a pretrained model copies
+from what it reads long before it learns to leave something out for having read it.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ VAGUE_REMARKS = {
 }
 """Notes of no use, and how they are told."""
 MINE_AT = re.compile(r"mine at (\([0-9]+, [0-9]+\))")
+SAFE_TO_OPEN = re.compile(r"safe to open (\([0-9]+, [0-9]+\)(?:, \([0-9]+, [0-9]+\))*)")
+CELL = re.compile(r"\([0-9]+, [0-9]+\)")
+TOLD_SAFE = 0.75
+"""Share of reflections in words that say which cells were opened safely, of those that could."""
 MOST_NAMED = 6
 
 
@@ -52,8 +59,8 @@ class MinesweeperTeacher(Teacher):
         broad = max(1.0, env.size**2 / TUNED_CELLS) * max(1.0, env.mines / TUNED_MINES) ** 2
         self.breadth = min(broad, BROADEST)
         # Of some twenty cells that are as good, one draw says little: on 5x5 with 4 mines half as many rows do if all
-        # are taught. 4x4 with 3 learns enough without, and its shipped policy was made so.
-        self._teach_ties = self.breadth > 1
+        # are taught, and in words a fit has few rows. Notes of 4x4 with 3 are learnt without: its shipped policy was.
+        self._teach_ties = self.breadth > 1 or not self.compact
 
     def pieces(self) -> list[Piece]:
         found = [Piece(text) for text in VAGUE_REMARKS]
@@ -70,6 +77,8 @@ class MinesweeperTeacher(Teacher):
         return found
 
     def sentence(self, note: str) -> str:
+        if note.startswith("safe"):
+            return f"It is {note}."
         return VAGUE_REMARKS.get(note) or f"There is a {note}. Do not open it again."
 
     def choose(self, attempt: Attempt, rng: random.Random) -> Choice:
@@ -78,7 +87,9 @@ class MinesweeperTeacher(Teacher):
         free = [cell for cell in closed if cell not in named] or closed
         open_cells = set(self._cells()) - set(closed)
         forbidden = tuple(sorted(open_cells | (named - set(free))))
-        if attempt.skilled:
+        if safe := [cell for cell in free if cell in named_safe(attempt.memory)]:
+            free = safe
+        elif attempt.skilled:
             chances = {f"({r}, {c})": p for (r, c), p in mine_probabilities(self.env, attempt.state).items()}
             least = min(chances[cell] for cell in free)
             free = [cell for cell in free if chances[cell] <= least + 1e-12]
@@ -89,17 +100,24 @@ class MinesweeperTeacher(Teacher):
         draw = rng.random()
         if hit is None or TRUE <= draw < TRUE + VAGUE:
             return rng.choice(list(VAGUE_REMARKS))
-        if draw < TRUE:
-            return f"mine at {hit}"
         mines = self._mines(attempt.state)
-        return f"mine at {rng.choice([cell for cell in self._cells() if cell not in mines])}"
+        named = hit if draw < TRUE else rng.choice([cell for cell in self._cells() if cell not in mines])
+        return "; ".join(
+            [f"mine at {named}", *self._safely([cell for cell in attempt.actions if cell not in (hit, named)], rng)]
+        )
+
+    def _safely(self, cells: Sequence[str], rng: random.Random) -> list[str]:
+        """A note of cells that are safe, in words and not always."""
+        if self.compact or not cells or rng.random() >= TOLD_SAFE:
+            return []
+        return [f"safe to open {', '.join(dict.fromkeys(cells[:MOST_NAMED]))}"]
 
     def instructive(self, attempt: Attempt) -> bool:
         return attempt.state["hit"] is not None
 
     def true_remark(self, attempt: Attempt, text: str) -> bool:
-        named = set(MINE_AT.findall(text))
-        return bool(named) and named <= self._mines(attempt.state)
+        named, mines = set(MINE_AT.findall(text)), self._mines(attempt.state)
+        return bool(named) and named <= mines and not mines & safe_cells(text)
 
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """One to six closed cells named as mines, in notes or as the ends of trajectories, spread over episodes."""
@@ -117,7 +135,10 @@ class MinesweeperTeacher(Teacher):
                 opened = [f"{cell}={rng.randint(0, 3)}" for cell in rng.sample(cells, rng.randint(0, 4))]
                 memory.append(Remembered("trajectory", "; ".join([*opened, f"mine at {share.pop()}"]), episode))
             if share:
-                memory.append(Remembered("reflection", "; ".join(f"mine at {cell}" for cell in share), episode))
+                others = [cell for cell in closed if cell not in named]
+                safe = [] if self.compact else rng.sample(others, min(rng.randint(1, 3), len(others)))
+                notes = [*(f"mine at {cell}" for cell in share), *self._safely(safe, rng)]
+                memory.append(Remembered("reflection", "; ".join(notes), episode))
         return memory, episodes + 1
 
     def _cells(self) -> list[str]:
@@ -126,6 +147,16 @@ class MinesweeperTeacher(Teacher):
 
     def _mines(self, state: State) -> set[str]:
         return {f"({row}, {column})" for row, column in self.env.mine_cells(state)}
+
+
+def safe_cells(text: str) -> set[str]:
+    """Cells that a text calls safe."""
+    return {cell for named in SAFE_TO_OPEN.findall(text) for cell in CELL.findall(named)}
+
+
+def named_safe(memory: Sequence[Remembered]) -> set[str]:
+    """Cells that a memory says are safe."""
+    return {cell for record in memory for cell in safe_cells(record.text)}
 
 
 def named_mines(memory: Sequence[Remembered]) -> set[str]:

@@ -28,10 +28,13 @@ from lamer_trainers.warmstart.tiny import Piece
 
 CONTENTS: dict[PromptStyle, dict[Contents, float]] = {
     "compact": {"none": 0.1, "trajectory": 0.25, "reflection": 0.4, "both": 0.25},
-    # Told in full, a trajectory is longer than all else, and who can read needs fewer examples of it.
-    "standard": {"none": 0.25, "trajectory": 0.05, "reflection": 0.65, "both": 0.05},
+    # Told in full, a trajectory is longer than all else, and who can read needs fewer examples of it. The form is
+    # learnt from a hundred rows; heeding a memory takes thousands.
+    "standard": {"none": 0.1, "trajectory": 0.05, "reflection": 0.8, "both": 0.05},
 }
 """How often a scripted trial has which memory."""
+DRILLS: dict[PromptStyle, float] = {"compact": 0.3, "standard": 0.5}
+"""Share of rows that are drills."""
 
 
 class Row(NamedTuple):
@@ -146,6 +149,10 @@ class Teacher(ABC):
         """An action as it is answered: in standard prompts as their lists and their history have it."""
         return action if self.compact else self.env.parse(action) or action
 
+    def answer(self, action: str) -> str:
+        """The whole answer that plays an action."""
+        return self.prompts.action_answer(self.said(action))
+
     def seen(self, state: State) -> str:
         """What prompts of this style show of a state."""
         return self.env.compact(state) if self.compact else plain(self.env.observe(state))
@@ -207,12 +214,13 @@ class Teacher(ABC):
         yield self._row(messages, choice)
 
     def _row(self, messages: list[Message], choice: Choice) -> Row:
-        return Row(messages, self.prompts.action_answer(self.said(choice.action)), choice.forbidden, choice.ties)
+        return Row(messages, self.answer(choice.action), choice.forbidden, choice.ties)
 
 
-def rows(teacher: Teacher, count: int, seed: int, drills: float = 0.3) -> list[Row]:
-    """`count` rows of scripted trials on the train split, a share `drills` of them drills; the seed decides them."""
+def rows(teacher: Teacher, count: int, seed: int) -> list[Row]:
+    """`count` rows of scripted trials and drills on the train split; the seed decides them."""
     rng = random.Random(seed)
+    drills = DRILLS[teacher.prompts.style]
     shares = CONTENTS[teacher.prompts.style]
     contents, weights = list(shares), list(shares.values())
     collected: list[Row] = []

@@ -4,9 +4,8 @@ What must stay true: only answers are learnt; the result is the same for the sam
 number of threads, also if the fit was killed and went on from a checkpoint in between.
 
 A step of B rows is the mean of -log p over their answer tokens, in passes that fit the memory; what rows begin with
-alike is computed once (`learning.packing`). There is no unlikelihood
-term as in `fitting`: where an action is several tokens, a forbidden one and a good one begin alike, and a model that
-reads comes to heed its memory without.
+alike is computed once (`learning.packing`). Where several answers are as good, each counts its share. There is no
+unlikelihood term as in `fitting`: where all good answers are taught, what is left to the others falls by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -35,7 +34,7 @@ from lamer_trainers.learning.packing import readings
 from lamer_trainers.learning.scoring import score
 from lamer_trainers.learning.sharing import Sharing
 from lamer_trainers.learning.tree_attention import attending
-from lamer_trainers.warmstart.examples import Example, batched
+from lamer_trainers.warmstart.examples import Example, Lesson, batched, drawn, longest
 
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[str], None]
@@ -101,13 +100,11 @@ def with_adapter(model: Any, config: TuneConfig, seed: int) -> Any:
         return get_peft_model(model, settings)
 
 
-def rows_per_second(
-    model: Any, examples: Sequence[Example], config: TuneConfig, precision: Precision, pad: int
-) -> float:
+def rows_per_second(model: Any, lessons: Sequence[Lesson], config: TuneConfig, precision: Precision, pad: int) -> float:
     """How fast batches of the fit will be, from a few rows that are propagated twice, with nothing learnt."""
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    shared = Sharing(model, True).of(max(example.length for example in examples))
-    some, seconds = examples[:TIMED], 0.0
+    lessons, shared = taught(model, lessons)
+    some, seconds = flat(lessons[:TIMED]), 0.0
     model.train()
     for _ in range(2):  # the first is slower
         begun = time.perf_counter()
@@ -118,15 +115,27 @@ def rows_per_second(
 
     def computed(batch: Sequence[Example]) -> int:
         made = readings(batch, budget=config.micro_tokens, pad=pad, shared=shared)
-        return sum(each.ids.numel() for each, _, _ in made)
+        return sum(each.ids.numel() for _, each, _, _ in made)
 
-    tokens = sum(computed([examples[i] for i in batch]) for batch in batched(examples, config.batch, seed=0))
-    return len(examples) / max(tokens * seconds / computed(some), 1e-9)
+    tokens = sum(computed(flat(lessons[i] for i in batch)) for batch in batched(lessons, config.batch, seed=0))
+    return len(lessons) / max(tokens * seconds / computed(some), 1e-9)
+
+
+def taught(model: Any, lessons: Sequence[Lesson]) -> tuple[Sequence[Lesson], bool]:
+    """What of the lessons `model` is taught, and whether it can compute forests: if not, other answers cost as much
+    as other rows, and the one that was drawn is enough."""
+    shared = Sharing(model, True).of(longest(lessons))
+    return (lessons if shared else [drawn(lesson) for lesson in lessons]), shared
+
+
+def flat(lessons: Iterable[Lesson]) -> list[Example]:
+    """All answers of these lessons."""
+    return [example for lesson in lessons for example in lesson]
 
 
 def tune(
     model: Any,
-    examples: Sequence[Example],
+    lessons: Sequence[Lesson],
     config: TuneConfig,
     *,
     folder: Path,
@@ -136,13 +145,15 @@ def tune(
     rate: float | None = None,
     resume: bool = False,
     progress: Progress,
-) -> None:
-    """Fit the model in place, one pass over the examples, with checkpoints in `folder`.
+) -> float:
+    """Fit the model in place, one pass over the lessons, with checkpoints in `folder`.
 
     `rate` is rows a second as measured, for the distance of checkpoints. With `resume` it goes on from the last whole
-    checkpoint, if there is one. Raises TrainingDataError if parameters end up non-finite.
+    checkpoint, if there is one. Returns the seconds it took, those before a resumption included. Raises
+    TrainingDataError if parameters end up non-finite.
     """
-    batches = [[examples[i] for i in batch] for batch in batched(examples, config.batch, seed)]
+    lessons, shared = taught(model, lessons)
+    batches = [[lessons[i] for i in batch] for batch in batched(lessons, config.batch, seed)]
     every = 1 if rate is None else max(1, int(CHECKPOINT_SECONDS * rate / config.batch))
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -172,16 +183,16 @@ def tune(
         args=arguments,
         train_dataset=[{"batch": at} for at in range(len(batches))],
         data_collator=lambda items: {"batch": torch.tensor(items[0]["batch"])},
-        callbacks=[_Report(progress, list(accumulate(map(len, batches))))],
+        callbacks=[report := _Report(progress, list(accumulate(map(len, batches))))],
     )
     trainer.remove_callback(PrinterCallback)  # it prints what `progress` says better
-    trainer.batches, trainer.tuning, trainer.pad = batches, config, pad
-    trainer.shared = Sharing(model, True).of(max(example.length for example in examples))
+    trainer.batches, trainer.tuning, trainer.pad, trainer.shared = [*map(flat, batches)], config, pad, shared
     checkpoint = last_whole(folder) if resume else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if not all(torch.isfinite(one).all() for one in model.parameters() if one.requires_grad):
         raise TrainingDataError("the fit ended in non-finite parameters; use a smaller learning rate")
     model.train(False)
+    return report.seconds
 
 
 def last_whole(folder: Path) -> Path | None:
@@ -220,21 +231,25 @@ def learn(
     backward: Callable[[torch.Tensor], Any],
 ) -> torch.Tensor:
     """Propagate the batch's loss, pass by pass; the loss. `shared`: whether `model` can compute a forest of tokens."""
-    answers = sum(len(example.token_ids) for example in batch)
+    answers = sum(example.share * len(example.token_ids) for example in batch)
     total = torch.zeros(())
-    for logprobs in scored(model, batch, config.micro_tokens, pad, shared):
-        loss = -logprobs.sum() / answers
+    for numbers, logprobs in scored(model, batch, config.micro_tokens, pad, shared):
+        shares = torch.tensor([batch[i].share for i in numbers], device=logprobs.device)
+        loss = -(shares @ logprobs.sum(1)) / answers
         backward(loss)
         total = total + loss.detach().cpu()
     return total
 
 
-def scored(model: Any, examples: Sequence[Example], budget: int, pad: int, shared: bool) -> Iterator[torch.Tensor]:
-    """Log-probabilities (B, K) of the answers of each pass, 0 beyond an answer; to be propagated before the next."""
+def scored(
+    model: Any, examples: Sequence[Example], budget: int, pad: int, shared: bool
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """The numbers of each pass's examples and the log-probabilities (B, K) of their answers, 0 beyond an answer; to be
+    propagated before the next."""
     with attending(model) if shared else contextlib.nullcontext():
-        for computed, reading, tensors in readings(examples, budget=budget, pad=pad, shared=shared):
+        for numbers, computed, reading, tensors in readings(examples, budget=budget, pad=pad, shared=shared):
             found = score(model, computed.to(model.device), reading.to(model.device)).logprobs
-            yield found * tensors["completion_mask"].to(model.device)
+            yield numbers, found * tensors["completion_mask"].to(model.device)
 
 
 class _Report(TrainerCallback):
@@ -243,13 +258,19 @@ class _Report(TrainerCallback):
     def __init__(self, progress: Progress, rows: Sequence[int]) -> None:
         self._progress, self._rows = progress, rows
         """Rows after each step."""
-        self._started = 0.0
+        self._started = self._earlier = 0.0
         self._before = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of the fit so far, in all its sittings."""
+        return self._earlier + time.perf_counter() - self._started
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = time.perf_counter()
         self._before = self._done(state)
         if self._before:
+            self._earlier = max((line.get("seconds", 0.0) for line in state.log_history), default=0.0)
             self._progress(f"going on after {self._before:,} rows")
 
     def on_log(
@@ -257,6 +278,7 @@ class _Report(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
+        state.log_history[-1]["seconds"] = self.seconds  # a checkpoint keeps it
         done, every = self._done(state), self._rows[-1]
         rate = (done - self._before) / max(time.perf_counter() - self._started, 1e-9)
         left = (every - done) / rate
