@@ -116,7 +116,12 @@ class Ui:
             yield lambda steps: bar.advance(task, steps)
 
     def note(self, line: str) -> None:
-        """A passing word on long work, on stderr: to a person who watches, or to the log of a job left alone."""
+        """A passing word to a person who watches, on stderr and only at a terminal."""
+        if sys.stderr.isatty():
+            self.tell(line)
+
+    def tell(self, line: str) -> None:
+        """How far long work is, on stderr: to a person who watches, or to the log of a job left alone."""
         if not self.json:
             sys.stderr.write(one_line(line) + "\n")
             sys.stderr.flush()

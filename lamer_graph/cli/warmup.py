@@ -176,7 +176,7 @@ def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float | None
 
     teacher_of(make(env))
     ui.working()
-    report = run_warmup(spec, out, seed=seed, minutes=minutes, progress=ui.note)
+    report = run_warmup(spec, out, seed=seed, minutes=minutes, progress=ui.tell)
     _show(ui, report, out)
     return report
 
@@ -187,7 +187,7 @@ def fit_policy(ui: Ui, given: Given, out: Path, *, resume: bool) -> WarmupReport
 
     check(given, out, resume=resume)
     ui.working()
-    report = run_pretrained(given, out, resume=resume, progress=ui.note)
+    report = run_pretrained(given, out, resume=resume, progress=ui.tell)
     _show(ui, report, out)
     return report
 

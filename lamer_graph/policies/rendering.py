@@ -33,6 +33,19 @@ TEMPLATE_PLACES = ("chat_template.jinja", "chat_template.json", "additional_chat
 """Files beside a tokenizer's configuration that hold chat templates."""
 SystemRole = Literal["kept", "refused", "dropped"]
 """What a template does with a system message."""
+AS_OF = """
+{%- macro strftime_now(format) -%}
+  {%- set begun = namespace(by="") -%}
+  {%- for sign in format -%}
+    {%- if begun.by and sign == "-" -%}{%- set begun.by = "%-" -%}
+    {%- elif begun.by -%}{{- as_of.get(begun.by[1:] ~ sign, begun.by ~ sign) -}}{%- set begun.by = "" -%}
+    {%- elif sign == "%" -%}{%- set begun.by = "%" -%}
+    {%- else -%}{{- sign -}}{%- endif -%}
+  {%- endfor -%}
+{%- endmacro %}
+"""
+"""Before a template, and given `as_of`, makes the day that it prints another: templates are given plain data only."""
+DIRECTIVES = "aAwdbBmyYHIMSfzZjpUWcxXGuVDeFhnRtT%"
 _CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _SYSTEM, _USER = "What the system says: 7301.", "What the user says: 7302."
@@ -103,7 +116,7 @@ class Renderer:
         chat = fold_system(messages) if self.folds_system else list(messages)
         arguments = dict(self.template_args)
         if self.dated and when is not None:
-            arguments["strftime_now"] = when.strftime
+            arguments |= {"chat_template": AS_OF + self.tokenizer.get_chat_template(), "as_of": _written(when)}
         try:
             text: str = self.tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, tokenize=False, **arguments
@@ -148,6 +161,11 @@ def _whole(tokenizer: Any) -> Any:
 def folds(role: SystemRole, asked: bool | None) -> bool:
     """Whether the system's words are folded into the user's message, for a template that does `role` with them."""
     return role == "refused" or (role == "dropped" if asked is None else asked)
+
+
+def _written(when: datetime) -> dict[str, str]:
+    """What each directive of a date's format writes, also without leading zeros (%-d)."""
+    return {flag + one: when.strftime(f"%{flag}{one}") for one in DIRECTIVES for flag in ("", "-")}
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:

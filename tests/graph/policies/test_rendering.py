@@ -188,6 +188,18 @@ def test_a_template_that_prints_the_date_is_rendered_as_of_a_day(moved: Callable
 
 
 @pytest.mark.parametrize(
+    "shape", ["%d %B %Y", "%-d.%-m.%y", "100 %% at %H:%M:%S", "%A, %j", "", "no date", "%Y-%m-%d T", "%F %T"]
+)
+@pytest.mark.parametrize("around", ["{}", "\n{}", "  {{% if true %}}{}{{% endif %}}"])
+def test_a_date_is_written_as_python_writes_it(moved: Callable[..., Path], shape: str, around: str) -> None:
+    day = datetime(2024, 2, 9, 4, 5, 6)
+    printed = f"{{{{ strftime_now({shape!r}) }}}}"
+    dated = Renderer(AutoTokenizer.from_pretrained(moved(around.format(printed) + CHAT_TEMPLATE)))
+    fixed = Renderer(AutoTokenizer.from_pretrained(moved(around.format("THE DAY") + CHAT_TEMPLATE)))
+    assert dated.text(ASKED, day) == fixed.text(ASKED).replace("THE DAY", day.strftime(shape))
+
+
+@pytest.mark.parametrize(
     ("end", "opening"),
     [("", ""), ("<think>\n", "<think>\n"), ("[THINK]", "[THINK]"), ("<think>\n\n</think>\n\n", "")],
 )

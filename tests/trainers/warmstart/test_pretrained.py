@@ -122,7 +122,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
     earlier = json.loads(next((tmp_path / "cut" / "fit").glob("checkpoint-*/trainer_state.json")).read_text())
     lines: list[str] = []
     report = run_pretrained(given, tmp_path / "cut", resume=True, tasks=1, progress=lines.append)
-    assert any("going on after 16 rows" in line for line in lines)
+    assert any("going on after 24 rows" in line for line in lines)
     assert report.given is not None
     assert 0 < earlier["log_history"][-1]["seconds"] < report.given["fit_seconds"] < report.seconds
     assert _equal(tmp_path / "whole", tmp_path / "cut")

@@ -59,7 +59,7 @@ class TuneConfig:
     learning_rate: float
     rank: int | None = None
     alpha: int | None = None
-    batch: int = 16
+    batch: int = 8
     rise: float = 0.06
     """Share of the steps in which the learning rate rises."""
     micro_tokens: int = 2048
