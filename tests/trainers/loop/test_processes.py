@@ -45,16 +45,18 @@ def run(folder: Path, model: Path, *changes: str, count: int = 2) -> subprocess.
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def played(log: Path) -> dict[str, list[Any]]:
-    """Every trial's turns and reflections, without how long their calls took."""
-    found = {}
+def played(log: Path) -> tuple[dict[str, list[Any]], list[float]]:
+    """Every trial's turns and reflections, without how long their calls took, and all logprobs as one list."""
+    found: dict[str, list[Any]] = {}
+    logprobs: list[float] = []
     for trial in read_trials(log):
         turns = [turn for episode in trial["episodes"] for turn in episode["turns"]]
         for one in (*turns, *trial["reflections"]):
             one["call"].pop("seconds")
+            logprobs += one["call"].pop("logprobs")
         found[trial["trial_id"]] = [trial["episodes"], trial["reflections"]]
     assert len(found) == 4
-    return found
+    return found, logprobs
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -82,8 +84,11 @@ def test_two_processes_train_what_one_trains_and_one_of_them_speaks(
         for step in range(2):
             trials = list(read_trials(folder / "collected" / f"update-{step:05d}"))
             assert len(trials) == 4
-    one_played, two_played = (played(folder / "collected" / "update-00000") for folder in folders.values())
+    (one_played, one_logprobs), (two_played, two_logprobs) = (
+        played(folder / "collected" / "update-00000") for folder in folders.values()
+    )
     assert one_played == two_played
+    assert one_logprobs == pytest.approx(two_logprobs, abs=1e-5)  # an adapter's differ in the last bit of a float
     one, two = (weights(folder) for folder in folders.values())
     assert float((one - two).norm() / one.norm()) < 1e-3
     longer = run(folders[2], tiny_model_dir, *changes, "optimise.updates=3", "--resume")
