@@ -48,15 +48,15 @@ def run(folder: Path, model: Path, *changes: str, count: int = 2) -> subprocess.
 def played(log: Path) -> tuple[dict[str, list[Any]], list[float]]:
     """Every trial's turns and reflections, without how long their calls took, and all logprobs as one list."""
     found: dict[str, list[Any]] = {}
-    logprobs: list[float] = []
+    logprobs: dict[str, list[float]] = {}
     for trial in read_trials(log):
         turns = [turn for episode in trial["episodes"] for turn in episode["turns"]]
         for one in (*turns, *trial["reflections"]):
             one["call"].pop("seconds")
-            logprobs += one["call"].pop("logprobs")
+            logprobs.setdefault(trial["trial_id"], []).extend(one["call"].pop("logprobs"))
         found[trial["trial_id"]] = [trial["episodes"], trial["reflections"]]
     assert len(found) == 4
-    return found, logprobs
+    return found, [one for _, trial in sorted(logprobs.items()) for one in trial]
 
 
 def weights(folder: Path) -> torch.Tensor:
