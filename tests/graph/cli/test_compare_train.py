@@ -74,6 +74,7 @@ def test_each_configuration_plays_with_the_policy_that_was_trained_with_its_memo
     assert "optimise.updates is 1 there, 2 here" in other.error_line
 
 
+@pytest.mark.slow  # three trainings
 def test_a_memory_of_other_tasks_is_trained_with_before_it_is_compared(
     cli: Cli, run_file: Path, tmp_path: Path
 ) -> None:

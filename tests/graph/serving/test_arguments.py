@@ -49,6 +49,7 @@ def test_what_is_set_here_is_not_set_twice(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow  # it loads all of vLLM; what it refuses is tried by default
 def test_vllms_own_parser_judges_the_rest() -> None:
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)

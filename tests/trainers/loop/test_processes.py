@@ -96,6 +96,7 @@ def test_two_processes_train_what_one_trains_and_one_of_them_speaks(
     assert len((folders[2] / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow  # two processes are begun
 def test_what_the_main_process_refuses_stops_all_and_leaves_nothing(tmp_path: Path) -> None:
     done = run(tmp_path / "run", tmp_path / "nowhere")
     assert done.returncode != 0

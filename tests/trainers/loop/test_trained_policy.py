@@ -25,7 +25,7 @@ def folder() -> Path:
     return shipped(FOLDER)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [FOLDER, pytest.param("minesweeper-5x5-trained", marks=pytest.mark.slow)])
 def test_it_solves_more_with_its_reflections_than_with_anothers_or_than_the_warm_start(cli: Cli, name: str) -> None:
     folder, env = shipped(name), TRAINED[name]
 

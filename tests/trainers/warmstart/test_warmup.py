@@ -319,6 +319,7 @@ def test_a_short_warm_start_repeats_and_says_that_it_missed_its_gates(tmp_path: 
     assert "missed" in (tmp_path / "first" / "README.md").read_text()
 
 
+@pytest.mark.slow  # two fits
 def test_a_fit_learns_the_form_and_its_unlikelihood_term_pushes_forbidden_answers_down() -> None:
     teacher = teacher_of(make("minesweeper:4x4-3"))[0]
     data, held_out = rows(teacher, 2000, seed=0), held_out_drills(teacher, 100, seed=0)
