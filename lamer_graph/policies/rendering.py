@@ -38,14 +38,16 @@ AS_OF = """
   {%- set begun = namespace(by="") -%}
   {%- for sign in format -%}
     {%- if begun.by and sign == "-" -%}{%- set begun.by = "%-" -%}
-    {%- elif begun.by -%}{{- as_of.get(begun.by[1:] ~ sign, begun.by ~ sign) -}}{%- set begun.by = "" -%}
+    {%- elif begun.by -%}{{- lamer_as_of.get(begun.by[1:] ~ sign, begun.by ~ sign) -}}{%- set begun.by = "" -%}
     {%- elif sign == "%" -%}{%- set begun.by = "%" -%}
     {%- else -%}{{- sign -}}{%- endif -%}
   {%- endfor -%}
 {%- endmacro %}
 """
-"""Before a template, and given `as_of`, makes the day that it prints another: templates are given plain data only."""
+"""Before a template, and given `lamer_as_of`, makes the day that it prints another: transformers gives templates plain
+data only."""
 DIRECTIVES = "aAwdbBmyYHIMSfzZjpUWcxXGuVDeFhnRtT%"
+"""Signs of `strftime` that such a day is written in; any other is left as it stands."""
 _CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _SYSTEM, _USER = "What the system says: 7301.", "What the user says: 7302."
@@ -116,7 +118,7 @@ class Renderer:
         chat = fold_system(messages) if self.folds_system else list(messages)
         arguments = dict(self.template_args)
         if self.dated and when is not None:
-            arguments |= {"chat_template": AS_OF + self.tokenizer.get_chat_template(), "as_of": _written(when)}
+            arguments |= {"chat_template": AS_OF + self.tokenizer.get_chat_template(), "lamer_as_of": _written(when)}
         try:
             text: str = self.tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, tokenize=False, **arguments

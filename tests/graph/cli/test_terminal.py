@@ -76,3 +76,16 @@ def test_an_export_without_its_libraries_says_how_to_get_them(
     outcome = cli("log", "export", "r")
     assert outcome.code == 2
     assert "log export needs datasets: run `make setup`" in outcome.error_line
+
+
+def test_progress_reaches_the_log_of_a_job_and_passing_words_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    ui = Ui(json=False, debug=False)
+    ui.note("reading")
+    ui.tell("fitting 8/16 rows\x1b[2J")
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith("fitting 8/16 rows")
+    assert said.err.count("\n") == 1
+    assert "\x1b" not in said.err
+    Ui(json=True, debug=False).tell("fitting 8/16 rows")
+    assert not capsys.readouterr().err

@@ -14,7 +14,7 @@ from lamer_envs import make
 from lamer_graph.policies.loading import load_model, renderer_of
 from lamer_trainers.learning.packing import readings
 from lamer_trainers.learning.sharing import Sharing
-from lamer_trainers.warmstart.examples import Example, Lesson, batched, drawn, encode
+from lamer_trainers.warmstart.examples import EncodedRow, Example, batched, drawn, encode
 from lamer_trainers.warmstart.pretrained import teacher_for
 from lamer_trainers.warmstart.teachers import rows
 from lamer_trainers.warmstart.tuning import TuneConfig, flat, learn, rows_per_second, taught, with_adapter
@@ -30,14 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lessons(folder: Path) -> list[Lesson]:
+def encoded(folder: Path) -> list[EncodedRow]:
     teacher = teacher_for(make("minesweeper:4x4-3"), "standard", frozenset())
     return encode(renderer_of(folder), rows(teacher, 12, seed=1), teacher)
 
 
 @pytest.fixture(scope="module")
-def examples(lessons: list[Lesson]) -> list[Example]:
-    return flat(lessons)
+def examples(encoded: list[EncodedRow]) -> list[Example]:
+    return flat(encoded)
 
 
 def _written_out(model: Any, examples: list[Example]) -> torch.Tensor:
@@ -81,11 +81,11 @@ def test_a_step_has_the_gradient_of_whole_rows(
     assert float((_gradient(model) - wanted).norm() / wanted.norm()) < WITHIN
 
 
-def test_rows_under_a_sliding_window_are_computed_whole_and_alike(tmp_path: Path, lessons: list[Lesson]) -> None:
-    examples = flat(map(drawn, lessons))
+def test_rows_under_a_sliding_window_are_computed_whole_and_alike(tmp_path: Path, encoded: list[EncodedRow]) -> None:
+    examples = flat(map(drawn, encoded))
     model = load_model(build_tiny_llama(tmp_path / "mistral", window=64), "cpu", None)
     assert not Sharing(model, True).of(max(one.length for one in examples))
-    assert taught(model, lessons) == ([drawn(lesson) for lesson in lessons], False)
+    assert taught(model, encoded) == ([drawn(answers) for answers in encoded], False)
     loss = _written_out(model, examples)
     loss.backward()
     wanted = _gradient(model)
@@ -94,19 +94,19 @@ def test_rows_under_a_sliding_window_are_computed_whole_and_alike(tmp_path: Path
     assert float((_gradient(model) - wanted).norm() / wanted.norm()) < WITHIN
 
 
-def test_the_rate_is_of_a_fit_and_nothing_is_learnt_by_measuring_it(folder: Path, lessons: list[Lesson]) -> None:
+def test_the_rate_is_of_a_fit_and_nothing_is_learnt_by_measuring_it(folder: Path, encoded: list[EncodedRow]) -> None:
     model = load_model(folder, "cpu", None)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert 0.1 < rows_per_second(model, lessons, TuneConfig(1e-3), "float32", 0) < 1e6
+    assert 0.1 < rows_per_second(model, encoded, TuneConfig(1e-3), "float32", 0) < 1e6
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(one.grad is None for one in model.parameters())
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40), size=st.integers(1, 9))
 def test_every_row_is_in_one_batch_of_bounded_size(lengths: list[int], size: int) -> None:
-    lessons = [(Example([0, i, *[7] * n], [1, 2]),) for i, n in enumerate(lengths)]
-    batches = batched(lessons, size, seed=3)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lessons)))
+    encoded = [(Example([0, i, *[7] * n], [1, 2]),) for i, n in enumerate(lengths)]
+    batches = batched(encoded, size, seed=3)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(encoded)))
     assert all(len(batch) <= size for batch in batches)
 
 
@@ -115,17 +115,19 @@ def test_the_end_of_an_answer_is_learnt(folder: Path, examples: list[Example]) -
     assert all(example.token_ids[-1] == end for example in examples)
 
 
-def test_answers_that_are_as_good_are_learnt_alike_and_a_row_counts_once(folder: Path, lessons: list[Lesson]) -> None:
-    assert max(map(len, lessons)) == 6
-    for lesson in lessons:
-        assert sum(one.share for one in lesson) == pytest.approx(1)
-        assert len({one.share for one in lesson}) == 1
-        assert len({tuple(one.token_ids) for one in lesson}) == len(lesson)
-        assert all(one.prompt_token_ids == lesson[0].prompt_token_ids for one in lesson)
+def test_answers_that_are_as_good_are_learnt_alike_and_a_row_counts_once(
+    folder: Path, encoded: list[EncodedRow]
+) -> None:
+    assert max(map(len, encoded)) == 6
+    for answers in encoded:
+        assert sum(one.share for one in answers) == pytest.approx(1)
+        assert len({one.share for one in answers}) == 1
+        assert len({tuple(one.token_ids) for one in answers}) == len(answers)
+        assert all(one.prompt_token_ids == answers[0].prompt_token_ids for one in answers)
     teacher = teacher_for(make("minesweeper:4x4-3"), "standard", frozenset())
     renderer = renderer_of(folder)
-    for row, lesson in zip(rows(teacher, 12, seed=1), lessons, strict=True):
-        told = [renderer.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in lesson]
+    for row, answers in zip(rows(teacher, 12, seed=1), encoded, strict=True):
+        told = [renderer.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in answers]
         assert told[0] == row.answer
         assert set(told) <= {row.answer, *(teacher.answer(tie) for tie in row.ties)}
         assert not set(told) & {teacher.answer(one) for one in row.forbidden}

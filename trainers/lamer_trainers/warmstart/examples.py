@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lamer_graph.policies.rendering import Renderer
 
 MOST_ALIKE = 6
-"""Answers of a row that are learnt; more of them cost more than they say."""
+"""Answers of a row that are learnt, at most: each costs its own tokens."""
 SORTED_TOGETHER = 8
 """Batches whose rows are sorted by length before they are cut: where rows are padded, it is little."""
 
@@ -42,43 +42,43 @@ class Example:
         return len(self.prompt_token_ids) + len(self.token_ids)
 
 
-Lesson = tuple[Example, ...]
-"""A row: the answer that was drawn, and others that are as good."""
+EncodedRow = tuple[Example, ...]
+"""A row in tokens: the answer that was drawn, and others that are as good."""
 
 
-def encode(renderer: Renderer, rows: Sequence[Row], teacher: Teacher, *, alike: int = MOST_ALIKE) -> list[Lesson]:
-    """The rows in tokens, of each at most `alike` answers. Which ones, the rows' order decides."""
+def encode(renderer: Renderer, rows: Sequence[Row], teacher: Teacher) -> list[EncodedRow]:
+    """The rows in tokens, of each at most `MOST_ALIKE` answers. Which ones, the rows' order decides."""
     end: int = renderer.tokenizer.eos_token_id
     rng = random.Random(0)
-    lessons = []
+    encoded = []
     for row in rows:
         others = [answer for tie in row.ties if (answer := teacher.answer(tie)) != row.answer]
-        answers = [row.answer, *rng.sample(others, min(alike - 1, len(others)))]
+        answers = [row.answer, *rng.sample(others, min(MOST_ALIKE - 1, len(others)))]
         prompt = renderer.ids(row.messages)
-        lessons.append(
+        encoded.append(
             tuple(Example(prompt, [*renderer.plain_ids(answer), end], 1 / len(answers)) for answer in answers)
         )
-    return lessons
+    return encoded
 
 
-def drawn(lesson: Lesson) -> Lesson:
+def drawn(row: EncodedRow) -> EncodedRow:
     """The answer that was drawn, alone."""
-    return (replace(lesson[0], share=1.0),)
+    return (replace(row[0], share=1.0),)
 
 
-def longest(lessons: Sequence[Lesson]) -> int:
+def longest(encoded: Sequence[EncodedRow]) -> int:
     """Tokens of the longest answer with its prompt."""
-    return max(example.length for lesson in lessons for example in lesson)
+    return max(example.length for row in encoded for example in row)
 
 
-def batched(lessons: Sequence[Lesson], size: int, seed: int) -> list[list[int]]:
-    """Numbers of the lessons in batches of `size` (the last may be smaller), in an order that the seed decides."""
+def batched(encoded: Sequence[EncodedRow], size: int, seed: int) -> list[list[int]]:
+    """Numbers of the rows in batches of `size` (the last may be smaller), in an order that the seed decides."""
     rng = random.Random(seed)
-    order = list(range(len(lessons)))
+    order = list(range(len(encoded)))
     rng.shuffle(order)
     batches: list[list[int]] = []
     for at in range(0, len(order), size * SORTED_TOGETHER):
-        near = sorted(order[at : at + size * SORTED_TOGETHER], key=lambda i: lessons[i][0].length)
+        near = sorted(order[at : at + size * SORTED_TOGETHER], key=lambda i: encoded[i][0].length)
         cut = [near[i : i + size] for i in range(0, len(near), size)]
         rng.shuffle(cut)
         batches += cut

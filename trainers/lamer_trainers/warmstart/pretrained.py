@@ -42,7 +42,7 @@ from lamer_graph.runlog import write_atomic
 from lamer_graph.trial.prompts import PromptStyle
 from lamer_memory import Contents
 from lamer_trainers.learning.sharing import Sharing
-from lamer_trainers.warmstart.examples import Example, Lesson, encode, longest
+from lamer_trainers.warmstart.examples import EncodedRow, Example, encode, longest
 from lamer_trainers.warmstart.gates import Reading, held_out_drills, measure
 from lamer_trainers.warmstart.model_card import model_card
 from lamer_trainers.warmstart.report import REPORT_FILE
@@ -178,22 +178,22 @@ def run_pretrained(
         )
         model = with_adapter(policy.model, config, given.seed)
         pad = renderer.tokenizer.pad_token_id or 0
-        some, _ = lessons_of(teacher, renderer, TRIED, given.seed)
+        some, _ = encoded_rows(teacher, renderer, TRIED, given.seed)
         plan = _noted(out, given, folder, some)
         if plan is None:
             progress(f"measuring how fast {given.policy} learns here")
             plan = _begin(out, given, folder, _plan(model, some, config, pad, given))
         progress(f"writing {plan['rows']:,} scripted rows for {teacher.env.spec}")
-        lessons, left_out = lessons_of(teacher, renderer, plan["rows"], given.seed)
+        encoded, left_out = encoded_rows(teacher, renderer, plan["rows"], given.seed)
         precision: Precision = plan["precision"]
         progress(
-            f"fitting {'all weights' if given.full else f'an adapter of rank {config.rank}'} to {len(lessons):,} rows "
-            f"of {sum(one[0].length for one in lessons) / len(lessons):.0f} tokens in {precision}, some "
+            f"fitting {'all weights' if given.full else f'an adapter of rank {config.rank}'} to {len(encoded):,} rows "
+            f"of {sum(one[0].length for one in encoded) / len(encoded):.0f} tokens in {precision}, some "
             f"{plan['rate']:.3g} rows/s"
         )
         begun = time.perf_counter()
         fitted = tune(
-            model, lessons, config, folder=out / WORK, seed=given.seed, precision=precision, pad=pad,
+            model, encoded, config, folder=out / WORK, seed=given.seed, precision=precision, pad=pad,
             rate=plan["rate"], resume=resume, progress=progress,
         )  # fmt: skip
         started += time.perf_counter() - begun - fitted  # earlier sittings count
@@ -211,7 +211,7 @@ def run_pretrained(
         report = WarmupReport(
             env=teacher.env.spec,
             seed=given.seed,
-            rows=len(lessons),
+            rows=len(encoded),
             parameters=sum(one.numel() for one in model.parameters() if one.requires_grad),
             vocabulary=len(renderer.tokenizer),
             seconds=time.perf_counter() - started,
@@ -243,7 +243,7 @@ def _read(teacher: Teacher, player: LocalPolicy, renderer: Renderer, tasks: int,
     return reading
 
 
-def lessons_of(teacher: Teacher, renderer: Renderer, count: int, seed: int) -> tuple[list[Lesson], int]:
+def encoded_rows(teacher: Teacher, renderer: Renderer, count: int, seed: int) -> tuple[list[EncodedRow], int]:
     """`count` rows in tokens without those that are too long, and how many are. Raises ConfigError if most are."""
     most = min(LONGEST, getattr(renderer.tokenizer, "model_max_length", LONGEST))
     written = encode(renderer, rows(teacher, count, seed), teacher)
@@ -278,7 +278,7 @@ def forbidden_share(model: Any, renderer: Renderer, teacher: Teacher, drills: Se
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
-def _plan(model: Any, some: Sequence[Lesson], config: TuneConfig, pad: int, given: Given) -> dict[str, Any]:
+def _plan(model: Any, some: Sequence[EncodedRow], config: TuneConfig, pad: int, given: Given) -> dict[str, Any]:
     """How many rows, in which precision: measured on `some` once, so that a resumed fit is the same."""
     precision = faster_precision(model.device)
     rate = rows_per_second(model, some, config, precision, pad)
@@ -288,8 +288,8 @@ def _plan(model: Any, some: Sequence[Lesson], config: TuneConfig, pad: int, give
     return {"rows": count, "precision": precision, "rate": rate, "taught": _digest(some)}
 
 
-def _digest(lessons: Sequence[Lesson]) -> str:
-    told = [[one.prompt_token_ids, one.token_ids, one.share] for lesson in lessons for one in lesson]
+def _digest(encoded: Sequence[EncodedRow]) -> str:
+    told = [[one.prompt_token_ids, one.token_ids, one.share] for row in encoded for one in row]
     return blake2b(orjson.dumps(told), digest_size=8).hexdigest()
 
 
@@ -309,7 +309,7 @@ def _request(given: Given, folder: Path) -> dict[str, Any]:
     return plain
 
 
-def _noted(out: Path, given: Given, folder: Path, some: Sequence[Lesson]) -> dict[str, Any] | None:
+def _noted(out: Path, given: Given, folder: Path, some: Sequence[EncodedRow]) -> dict[str, Any] | None:
     """What was planned when the fit in `out` was begun, None if it was not. Raises ConfigError if it was another, or
     if it was taught other rows than `some` are of, as by another version of a teacher."""
     path = out / WORK / REQUEST

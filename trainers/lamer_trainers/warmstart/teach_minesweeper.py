@@ -3,8 +3,8 @@
 What must stay true: it sees what the policy sees, the board and the memory, except in reflections, where it knows the
 mine it has just hit. A cell that memory names as a mine is closed for good, whether the note is true or not.
 
-In words a reflection may also name cells that were opened safely, and those are opened first: a pretrained model copies
-from what it reads long before it learns to leave something out for having read it.
+In words a reflection may also name cells that were opened safely, and those are opened first: to copy from what it
+reads asks less of a model than to leave something out for having read it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class MinesweeperTeacher(Teacher):
         free = [cell for cell in closed if cell not in named] or closed
         open_cells = set(self._cells()) - set(closed)
         forbidden = tuple(sorted(open_cells | (named - set(free))))
-        if safe := [cell for cell in free if cell in named_safe(attempt.memory)]:
+        named_as_safe = named_safe(attempt.memory)
+        if safe := [cell for cell in free if cell in named_as_safe]:
             free = safe
         elif attempt.skilled:
             chances = {f"({r}, {c})": p for (r, c), p in mine_probabilities(self.env, attempt.state).items()}

@@ -28,8 +28,8 @@ from lamer_trainers.warmstart.tiny import Piece
 
 CONTENTS: dict[PromptStyle, dict[Contents, float]] = {
     "compact": {"none": 0.1, "trajectory": 0.25, "reflection": 0.4, "both": 0.25},
-    # Told in full, a trajectory is longer than all else, and who can read needs fewer examples of it. The form is
-    # learnt from a hundred rows; heeding a memory takes thousands.
+    # Told in full, a trajectory is longer than all else, and who can read needs fewer examples of it. The form was
+    # learnt from a few hundred rows, of which a model did not come to heed its memory: most rows have one.
     "standard": {"none": 0.1, "trajectory": 0.05, "reflection": 0.8, "both": 0.05},
 }
 """How often a scripted trial has which memory."""

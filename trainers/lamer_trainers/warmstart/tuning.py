@@ -5,7 +5,7 @@ number of threads, also if the fit was killed and went on from a checkpoint in b
 
 A step of B rows is the mean of -log p over their answer tokens, in passes that fit the memory; what rows begin with
 alike is computed once (`learning.packing`). Where several answers are as good, each counts its share. There is no
-unlikelihood term as in `fitting`: where all good answers are taught, what is left to the others falls by itself.
+unlikelihood term as in `fitting`: a forbidden action and a good one are several tokens that begin alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lamer_trainers.learning.packing import readings
 from lamer_trainers.learning.scoring import score
 from lamer_trainers.learning.sharing import Sharing
 from lamer_trainers.learning.tree_attention import attending
-from lamer_trainers.warmstart.examples import Example, Lesson, batched, drawn, longest
+from lamer_trainers.warmstart.examples import EncodedRow, Example, batched, drawn, longest
 
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[str], None]
@@ -100,11 +100,13 @@ def with_adapter(model: Any, config: TuneConfig, seed: int) -> Any:
         return get_peft_model(model, settings)
 
 
-def rows_per_second(model: Any, lessons: Sequence[Lesson], config: TuneConfig, precision: Precision, pad: int) -> float:
+def rows_per_second(
+    model: Any, encoded: Sequence[EncodedRow], config: TuneConfig, precision: Precision, pad: int
+) -> float:
     """How fast batches of the fit will be, from a few rows that are propagated twice, with nothing learnt."""
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    lessons, shared = taught(model, lessons)
-    some, seconds = flat(lessons[:TIMED]), 0.0
+    encoded, shared = taught(model, encoded)
+    some, seconds = flat(encoded[:TIMED]), 0.0
     model.train()
     for _ in range(2):  # the first is slower
         begun = time.perf_counter()
@@ -117,25 +119,25 @@ def rows_per_second(model: Any, lessons: Sequence[Lesson], config: TuneConfig, p
         made = readings(batch, budget=config.micro_tokens, pad=pad, shared=shared)
         return sum(each.ids.numel() for _, each, _, _ in made)
 
-    tokens = sum(computed(flat(lessons[i] for i in batch)) for batch in batched(lessons, config.batch, seed=0))
-    return len(lessons) / max(tokens * seconds / computed(some), 1e-9)
+    tokens = sum(computed(flat(encoded[i] for i in batch)) for batch in batched(encoded, config.batch, seed=0))
+    return len(encoded) / max(tokens * seconds / computed(some), 1e-9)
 
 
-def taught(model: Any, lessons: Sequence[Lesson]) -> tuple[Sequence[Lesson], bool]:
-    """What of the lessons `model` is taught, and whether it can compute forests: if not, other answers cost as much
+def taught(model: Any, encoded: Sequence[EncodedRow]) -> tuple[Sequence[EncodedRow], bool]:
+    """What of the rows `model` is taught, and whether it can compute forests: if not, other answers cost as much
     as other rows, and the one that was drawn is enough."""
-    shared = Sharing(model, True).of(longest(lessons))
-    return (lessons if shared else [drawn(lesson) for lesson in lessons]), shared
+    shared = Sharing(model, True).of(longest(encoded))
+    return (encoded if shared else [drawn(row) for row in encoded]), shared
 
 
-def flat(lessons: Iterable[Lesson]) -> list[Example]:
-    """All answers of these lessons."""
-    return [example for lesson in lessons for example in lesson]
+def flat(encoded: Iterable[EncodedRow]) -> list[Example]:
+    """All answers of these rows."""
+    return [example for row in encoded for example in row]
 
 
 def tune(
     model: Any,
-    lessons: Sequence[Lesson],
+    encoded: Sequence[EncodedRow],
     config: TuneConfig,
     *,
     folder: Path,
@@ -146,14 +148,14 @@ def tune(
     resume: bool = False,
     progress: Progress,
 ) -> float:
-    """Fit the model in place, one pass over the lessons, with checkpoints in `folder`.
+    """Fit the model in place, one pass over the rows, with checkpoints in `folder`.
 
     `rate` is rows a second as measured, for the distance of checkpoints. With `resume` it goes on from the last whole
     checkpoint, if there is one. Returns the seconds it took, those before a resumption included. Raises
     TrainingDataError if parameters end up non-finite.
     """
-    lessons, shared = taught(model, lessons)
-    batches = [[lessons[i] for i in batch] for batch in batched(lessons, config.batch, seed)]
+    encoded, shared = taught(model, encoded)
+    batches = [[encoded[i] for i in batch] for batch in batched(encoded, config.batch, seed)]
     every = 1 if rate is None else max(1, int(CHECKPOINT_SECONDS * rate / config.batch))
     arguments = TrainingArguments(
         output_dir=str(folder),
