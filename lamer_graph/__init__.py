@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lamer_graph.agent import create_lamer_agent as create_lamer_agent
     from lamer_graph.agent.invocation import LamerContext as LamerContext
+    from lamer_graph.apps.grading import Grade as Grade
+    from lamer_graph.apps.retries import with_retries as with_retries
     from lamer_graph.collection.collect import collect as collect
     from lamer_graph.collection.config import CollectConfig as CollectConfig
     from lamer_graph.errors import LamerError as LamerError
     from lamer_graph.evaluation.evaluate import evaluate as evaluate
     from lamer_graph.policies.base import Policy as Policy
     from lamer_graph.policies.chat import ChatModelPolicy as ChatModelPolicy
+    from lamer_graph.policies.lamer_chat import LamerChat as LamerChat
     from lamer_graph.policies.local import LocalPolicy as LocalPolicy
     from lamer_graph.policies.openai import OpenAIPolicy as OpenAIPolicy
     from lamer_graph.runlog import RunLog as RunLog
@@ -33,6 +36,8 @@ _HOMES = {
     "ChatModelPolicy": "lamer_graph.policies.chat",
     "CollectConfig": "lamer_graph.collection.config",
     "Completion": "lamer_graph.types",
+    "Grade": "lamer_graph.apps.grading",
+    "LamerChat": "lamer_graph.policies.lamer_chat",
     "LamerContext": "lamer_graph.agent.invocation",
     "LamerError": "lamer_graph.errors",
     "LocalPolicy": "lamer_graph.policies.local",
@@ -48,6 +53,7 @@ _HOMES = {
     "collect": "lamer_graph.collection.collect",
     "create_lamer_agent": "lamer_graph.agent",
     "evaluate": "lamer_graph.evaluation.evaluate",
+    "with_retries": "lamer_graph.apps.retries",
 }
 
 __all__ = sorted(_HOMES)

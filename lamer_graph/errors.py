@@ -37,3 +37,7 @@ class ServeError(LamerError):
 
 class RunLogError(LamerError):
     """The run log is unreadable, of another schema or configuration, or cannot be written."""
+
+
+class GradeError(LamerError):
+    """A grader raised, hung, or returned what is no grade: the attempt stays ungraded, and the trial can be resumed."""

@@ -32,6 +32,7 @@ from lamer_graph.agent import invocation
 from lamer_graph.agent.episode import EpisodeGraph, EpisodeRun
 from lamer_graph.agent.invocation import LamerContext
 from lamer_graph.agent.node import Node
+from lamer_graph.agent.person import Review, check_review, reviewed
 from lamer_graph.agent.stops import Agent, kept
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.policies.base import Policy, run_sync
@@ -89,6 +90,7 @@ def create_lamer_agent(
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
     interrupt_before: Sequence[str] | None = None,
+    review: Review | None = None,
     recorder: TrialRecorder | None = None,
     namespace: str | Sequence[str] | None = None,
     name: str = "lamer",
@@ -104,6 +106,8 @@ def create_lamer_agent(
     is refused. `stop="auto"` ends an answer at the closing tag that standard prompts ask for, where the policy can (a
     LangChain chat model ends its answers by itself).
 
+    `review="reflection"` stops with an `interrupt()` after each reflection: `__interrupt__` carries {"reflection",
+    "episode"}, and what `invoke(Command(resume=text), config)` says is remembered, nothing where it is blank.
     `interrupt_before=["reflect"]` or `["remember"]` lets a person write or edit the reflection: `update_state(config,
     {"reflection": text})`, then `invoke(None, config)`. With a blank text no reflection on this episode is remembered;
     with None the policy writes it (before "reflect"), or none is remembered (before "remember"). As a node of another
@@ -142,6 +146,7 @@ def create_lamer_agent(
         harness,
         checkpointer=checkpointer,
         interrupt_before=interrupt_before,
+        review=review,
         recorder=recorder,
         namespace=namespace,
         name=name,
@@ -153,12 +158,14 @@ def compile_agent(
     *,
     checkpointer: Checkpointer = None,
     interrupt_before: Sequence[str] | None = None,
+    review: Review | None = None,
     recorder: TrialRecorder | None = None,
     namespace: str | Sequence[str] | None = None,
     name: str = "lamer",
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """The graph of a harness; `create_lamer_agent` without the choosing. Raises ConfigError."""
     invocation.check_recorder("recorder", recorder)
+    check_review(review, harness)
     nodes = _Nodes(harness, recorder, None if namespace is None else as_namespace(namespace, "namespace"))
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
@@ -171,7 +178,10 @@ def compile_agent(
     graph.add_edge("recall", "episode")
     if harness.reflects:
         graph.add_node("reflect", Node("reflect", nodes.reflect, nodes.areflect))
-        graph.add_edge("reflect", "remember")
+        graph.add_edge("reflect", "review" if review else "remember")
+    if review:
+        graph.add_node("review", Node("review", nodes.review, nodes.areview))
+        graph.add_edge("review", "remember")
     if harness.remembers:
         graph.add_node("remember", Node("remember", nodes.remember, nodes.aremember))
         graph.add_edge("remember", "recall")
@@ -365,6 +375,12 @@ class _Nodes:
     def _told(state: TrialState, update: Json) -> Json:
         _emit(events.reflection_event(len(state["episodes"]) - 1, update["reflection"]))
         return update
+
+    def review(self, state: TrialState) -> Json:
+        return {"reflection": reviewed({"reflection": state["reflection"], "episode": len(state["episodes"]) - 1})}
+
+    async def areview(self, state: TrialState) -> Json:
+        return self.review(state)
 
     def remember(self, state: TrialState) -> Json:
         steps.written(self.h, state)

@@ -118,8 +118,11 @@ def unique(owner: Namespace) -> tuple[str, bool]:
     ConfigError for a `unique` that is no text, or an empty one.
     """
     given = _context().get("unique")
-    if given is BY_INDEX:
-        return "", False
+    return ("", False) if given is BY_INDEX else named(owner, given)
+
+
+def named(owner: Namespace, given: Any) -> tuple[str, bool]:
+    """`unique` for what a context gives, None where it gives nothing."""
     if given is not None and not (isinstance(given, str) and given.strip()):
         raise ConfigError(f"context's unique must be a text that is not empty, not {given!r}")
     name = _configurable().get("thread_id") if given is None else given

@@ -54,9 +54,9 @@ class CollectConfig(BaseModel):
     "chroma:http://host:port" or "store:postgresql://..", which runs may share. With `scope="tasks"` it may be filled
     from `store` first, which is an earlier run's folder or a Chroma directory (taken from the run's own folder if
     relative); `visible="frozen"` then shows what was there before the run's first trial, "live" also what its other
-    trials have written (see `run_memory`). `outcomes` chooses among their records by what they came to (see
-    `MemoryConfig`); `embedder` says what they are compared by ("hashing", "minilm" or "URL#MODEL", see
-    `lamer_memory.embedders`).
+    trials have written (see `run_memory`). `outcomes` chooses among their records by what they came to, `same_task`
+    recalls those of the same task as well (see `MemoryConfig`); `embedder` says what they are compared by ("hashing",
+    "minilm" or "URL#MODEL", see `lamer_memory.embedders`).
 
     `actions` says whether standard prompts list what can be done now, `texts` replaces what they say, by name:
     `{"reflect": ".."}` (see `PromptBuilder` and `PromptTexts`).
@@ -80,6 +80,7 @@ class CollectConfig(BaseModel):
     store: str = ""
     visible: Literal["frozen", "live"] = "frozen"
     outcomes: Outcomes = "any"
+    same_task: bool = False
     embedder: str = HASHING
     prompt_style: PromptStyle = "standard"
     strategy: Strategy = "lamer"
@@ -100,7 +101,7 @@ class CollectConfig(BaseModel):
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
             key
-            for key in ("outcomes", "embedder", "actions", "texts", "stop")
+            for key in ("outcomes", "same_task", "embedder", "actions", "texts", "stop")
             if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}

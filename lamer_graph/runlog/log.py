@@ -82,14 +82,15 @@ class RunLog:
         self._closing = False
 
     @classmethod
-    def create(cls, folder: str | Path, config: Mapping[str, Any], resume: bool = False) -> RunLog:
+    def create(cls, folder: str | Path, config: Mapping[str, Any] | None = None, resume: bool = False) -> RunLog:
         """Start a run in `folder`, or with `resume` continue the one that is there (start it where there is none).
 
-        Raises RunLogError where the folder holds a run of another configuration (named key by key), a run and `resume`
-        is off, a damaged log or one of a newer schema, or where it cannot be written.
+        Without a `config` a run is started with an empty one, and continued whatever its own says. Raises RunLogError
+        where the folder holds a run of another configuration (named key by key), a run and `resume` is off, a damaged
+        log or one of a newer schema, or where it cannot be written.
         """
         folder = Path(folder)
-        wanted = _plain(config)
+        wanted = None if config is None else _plain(config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -98,7 +99,7 @@ class RunLog:
             raise RunLogError(f"cannot write the run folder {folder} ({reason_of(error)}); choose another") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)  # two processes may create the same run at once
-            _claim(folder, fd, wanted, resume)
+            held = _claim(folder, fd, wanted, resume)
             trial_ids, started = _recover(folder / TRIALS_FILE, fd)
             fcntl.flock(fd, fcntl.LOCK_UN)
         except OSError as error:
@@ -107,7 +108,7 @@ class RunLog:
         except BaseException:
             os.close(fd)
             raise
-        return cls(folder, wanted, fd, trial_ids, started)
+        return cls(folder, held, fd, trial_ids, started)
 
     @property
     def trial_ids(self) -> Set[str]:
@@ -317,20 +318,23 @@ def _same_time(held: str, began: str) -> bool:
     return not one.microsecond % 1000 and one == other.replace(microsecond=other.microsecond // 1000 * 1000)
 
 
-def _claim(folder: Path, fd: int, wanted: dict[str, Any], resume: bool) -> None:
-    """Write `run.json`, or compare with the one that is there. The caller holds the lock."""
+def _claim(folder: Path, fd: int, wanted: dict[str, Any] | None, resume: bool) -> dict[str, Any]:
+    """Write `run.json`, or compare with the one that is there; the run's configuration. The caller holds the lock."""
     path = folder / RUN_FILE
     if not path.exists():
         if os.fstat(fd).st_size:
             raise RunLogError(f"{folder} holds {TRIALS_FILE} but no {RUN_FILE}; choose another folder")
+        wanted = wanted or {}
         write_atomic(path, orjson.dumps({"schema_version": SCHEMA_VERSION, "config": wanted}, option=_PRETTY))
         sync(folder.parent)
-        return
-    differing = list(_differences(read_config(folder), wanted))
+        return wanted
+    held = read_config(folder)
+    differing = [] if wanted is None else list(_differences(held, wanted))
     if differing:
         raise RunLogError(f"{folder} holds a run of another configuration: {'; '.join(differing)}; choose another name")
     if not resume:
         raise RunLogError(f"{folder} already holds this run; continue it with --resume or choose another name")
+    return held
 
 
 # -- small things -----------------------------------------------------------------------------------------------------

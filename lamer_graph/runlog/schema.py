@@ -34,7 +34,7 @@ class _Closed(BaseModel):
 class Call(_Closed):
     """One policy call. No `token_ids`: the policy could not give them, and the call cannot be trained on."""
 
-    messages: list[tuple[Literal["system", "user", "assistant"], Count]]
+    messages: list[tuple[Literal["system", "user", "assistant", "tool"], Count]]
     prompt_token_ids: list[Count]
     token_ids: list[Count]
     logprobs: list[float | None]  # JSON has no NaN: a null is a logprob that was not finite

@@ -1,35 +1,24 @@
 """The I/O of a trial, shared by all drivers: policy calls trimmed to the context, memory reads and writes.
 
-What must stay true: whatever is dropped from a prompt is the oldest, in whole pieces, and counted; a memory backend
-that dies with the process is filled again from the trial's own state before it is read, so a resumed trial recalls
-what the killed one would have. Records that die with their trial are in the backend only while it is read: nothing is
-left there by a trial that fails, is cancelled, or waits for a person who never comes.
+What must stay true: whatever is dropped from a prompt is the oldest, in whole pieces, and counted. What is read from
+and written to a memory is `keeping`'s.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from lamer_graph.errors import PolicyResponseError, PromptTooLongError
 from lamer_graph.policies.base import Policy
+from lamer_graph.trial import keeping
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.states import Json, TrialState
 from lamer_graph.trial.steps import Ask, Reply, looks, namespace_of, recalled
 from lamer_graph.types import Message
 from lamer_memory import MemoryRecord
-from lamer_memory.base import Namespace
-from lamer_memory.recall import (
-    aown_records,
-    asimilar_records,
-    own_records,
-    select_own,
-    similar_records,
-)
 
 MARGIN = 128
 """Tokens beyond bytes and template that a prompt may have: some templates add to a message by what it says."""
@@ -122,78 +111,33 @@ async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Messag
 def recall(h: Harness, s: TrialState) -> Json:
     """The update with what the coming episode sees: similar records of other tasks, then this trial's own."""
     started = time.perf_counter()
-    records: list[MemoryRecord] = []
-    if h.transient:
-        records = _recall_transient(h, s)
-    elif h.remembers:
-        namespace, trial_id, episode = namespace_of(h, s), s["trial_id"], len(s["episodes"])
-        if s["records"]:
-            h.backend.put(namespace, _kept(s))
-        query = looks(h, s)
-        records = similar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
-        records += own_records(h.memory, h.backend, namespace, trial_id, episode)
+    records = keeping.recall(h, _asking(h, s)) if h.remembers else []
     return recalled(s, records, time.perf_counter() - started)
 
 
 async def arecall(h: Harness, s: TrialState, own: Sequence[MemoryRecord] | None = None) -> Json:
     """`recall`, async. `own` is what the trial has written so far, where the caller knows: it is then not read."""
     started = time.perf_counter()
-    records: list[MemoryRecord] = []
-    if h.transient:
-        if s["records"]:
-            # To its end even where the trial is cancelled meanwhile, or the records would stay.
-            records = await asyncio.shield(asyncio.ensure_future(_arecall_transient(h, s)))
-    elif h.remembers:
-        namespace, trial_id, episode = namespace_of(h, s), s["trial_id"], len(s["episodes"])
-        if s["records"] and own is None:
-            await h.backend.aput(namespace, _kept(s))
-        query = looks(h, s)
-        records = await asimilar_records(h.memory, h.backend, namespace, trial_id, query, episode, task_id=s["task_id"])
-        if own is None:
-            records += await aown_records(h.memory, h.backend, namespace, trial_id, episode)
-        else:
-            records += select_own(own, h.memory, trial_id, episode)
+    records = await keeping.arecall(h, _asking(h, s), own) if h.remembers else []
     return recalled(s, records, time.perf_counter() - started)
 
 
-def _recall_transient(h: Harness, s: TrialState) -> list[MemoryRecord]:
-    """The trial's own records out of its state, by way of the backend, which keeps nothing of them afterwards."""
-    if not s["records"]:
-        return []
-    place = _nobodys(h, s)
-    try:
-        h.backend.put(place, _kept(s))
-        return own_records(h.memory, h.backend, place, s["trial_id"], len(s["episodes"]))
-    finally:
-        h.backend.delete(place)
-
-
-async def _arecall_transient(h: Harness, s: TrialState) -> list[MemoryRecord]:
-    """`_recall_transient`, async."""
-    place = _nobodys(h, s)
-    try:
-        await h.backend.aput(place, _kept(s))
-        return await aown_records(h.memory, h.backend, place, s["trial_id"], len(s["episodes"]))
-    finally:
-        await h.backend.adelete(place)
-
-
-def _nobodys(h: Harness, s: TrialState) -> Namespace:
-    """A namespace for one look, so that a fork of the trial, or another of the same name, is not in it."""
-    return (*namespace_of(h, s), uuid4().hex)
-
-
-def _kept(s: TrialState) -> list[MemoryRecord]:
-    return [MemoryRecord.from_json(record) for record in s["records"]]
+def _asking(h: Harness, s: TrialState) -> keeping.Asking:
+    return keeping.Asking(
+        namespace=namespace_of(h, s),
+        trial_id=s["trial_id"],
+        task_id=s["task_id"],
+        episode=len(s["episodes"]),
+        about=lambda: looks(h, s),
+        kept=s["records"],
+    )
 
 
 def remember(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> None:
     """Write what the trial leaves, unless it dies with the trial, whose state then keeps it."""
-    if not h.transient:
-        h.backend.put(namespace_of(h, s), records)
+    keeping.remember(h, namespace_of(h, s), records)
 
 
 async def aremember(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> None:
     """`remember`, async."""
-    if not h.transient:
-        await h.backend.aput(namespace_of(h, s), records)
+    await keeping.aremember(h, namespace_of(h, s), records)

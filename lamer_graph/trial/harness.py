@@ -13,26 +13,24 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.stopping import check_stop
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG
+from lamer_graph.trial.keeping import Keeper
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
 from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy
 from lamer_graph.types import Sampling
-from lamer_memory import MemoryBackend, MemoryConfig
-from lamer_memory.recall import kinds
+from lamer_memory import MemoryConfig
 
 Stop = Literal["auto", "never"]
 """Whether an answer ends at the closing tag that its prompt asks for: in standard prompts, or never. What stands behind
 the tag is not read; small policies that were taught compact prompts end their answers by themselves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Harness:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harness(Keeper):
     """What a trial is played with. Handles live here, never in a state."""
 
     env: Env
     policy: Policy
     prompts: PromptBuilder
-    memory: MemoryConfig
-    backend: MemoryBackend
     sampling: Sampling
     max_episodes: int
     max_turns: int
@@ -54,25 +52,6 @@ class Harness:
     def stops(self) -> bool:
         """Whether answers end at their closing tag."""
         return self.stop == "auto" and self.prompts.style == "standard" and self.policy.stops
-
-    @property
-    def reflects(self) -> bool:
-        """Whether failed episodes are reflected on: only where a reflection would be seen again."""
-        return "reflection" in kinds(self.memory.contents)
-
-    @property
-    def remembers(self) -> bool:
-        return self.memory.contents != "none"
-
-    @property
-    def transient(self) -> bool:
-        """Whether records die with their trial: its state keeps them, the backend only while it is asked."""
-        return self.remembers and self.memory.scope == "trial" and not self.backend.persistent
-
-    @property
-    def outlives(self) -> bool:
-        """Whether records outlive their trial, so that someone must say whose they are."""
-        return self.remembers and not self.transient
 
 
 def make_harness(

@@ -39,9 +39,10 @@ class MemoryConfig:
 
     `contents` is what later episodes see of earlier ones; `scope="trial"` is the paper's (only this trial's own
     episodes), `"tasks"` adds up to `k` records of other trials, the most similar first: whatever they came to, or only
-    of `outcomes` "solved" or "failed", or as many of the one as of the other ("balanced"). Records of the same task are
-    not recalled under scope "tasks": another trial of it would be shown what it is to find out. `max_chars` bounds each
-    recalled text. `backend` is a name for `open_backend` or an open backend, which the caller then closes.
+    of `outcomes` "solved" or "failed", or as many of the one as of the other ("balanced"). `max_chars` bounds each
+    recalled text. `same_task=True` recalls, under scope "tasks", what other trials of the very same task have left too:
+    for an application whose users come back with it; in training the trials of a group would read each other's answers.
+    `backend` is a name for `open_backend` or an open backend, which the caller then closes.
     """
 
     contents: Contents = "reflection"
@@ -50,6 +51,7 @@ class MemoryConfig:
     k: int = DEFAULT_K
     max_chars: int = 2000
     outcomes: Outcomes = "any"
+    same_task: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("contents", self.contents, get_args(Contents))
@@ -75,6 +77,14 @@ class MemoryConfig:
                 "tasks' records, which are not seen; use scope 'tasks'"
             )
 
+        if not isinstance(self.same_task, bool):
+            raise MemoryConfigError(f"memory same_task must be True or False, not {self.same_task!r}")
+        if self.same_task and self.scope == "trial":
+            raise MemoryConfigError(
+                "memory same_task and scope 'trial' exclude each other: other trials' records are not seen; use scope "
+                "'tasks'"
+            )
+
     @classmethod
     def of(cls, value: str | MemoryConfig) -> MemoryConfig:
         """A configuration from "none", "trajectory", "reflection", "both", or itself."""
@@ -89,7 +99,7 @@ class MemoryConfig:
     def to_json(self) -> dict[str, Any]:
         """A JSON-plain dict; a backend object appears under its registered name, or as "module:Class".
 
-        Outcomes that say nothing are left out, so that a configuration of before them is still the same.
+        What says nothing beyond the default is left out, so that a configuration of before it is still the same.
         """
         backend = self.backend if isinstance(self.backend, str) else _name_of(type(self.backend))
         return {
@@ -99,6 +109,7 @@ class MemoryConfig:
             "k": self.k,
             "max_chars": self.max_chars,
             **({} if self.outcomes == "any" else {"outcomes": self.outcomes}),
+            **({"same_task": True} if self.same_task else {}),
         }
 
 

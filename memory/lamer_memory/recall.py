@@ -3,8 +3,8 @@
 What must stay true: the pure functions `select_own` and `select_similar` decide everything; what is asked of the
 backend is written once for the sync and the async forms. A trial's own records are recognised by their deterministic
 key, so a record of a later episode (left by a fork or a replay) or of another trial never slips in; and the records of
-other trials of the same task never count as similar ones, or the trials of a training group would read each other's
-answers.
+other trials of the same task count as similar ones only where the configuration says so (`same_task`), or the trials of
+a training group would read each other's answers.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def select_own(
 def select_similar(
     records: Iterable[MemoryRecord], config: MemoryConfig, trial_id: str, task_id: str | None = None
 ) -> list[MemoryRecord]:
-    """Of `records`, the first `k` of other trials and other tasks than `task_id`, in the order given.
+    """Of `records`, in order, the first `k` of other trials and, but for `config.same_task`, tasks than `task_id`.
 
     Of `config.outcomes` only: "balanced" takes half of them (of an odd `k` the larger half) from the successful ones,
     the others from the rest, and where one side has too few, more of the other.
@@ -115,7 +115,7 @@ def select_similar(
         record
         for record in records
         if record.kind in wanted
-        and record.task_id != task_id
+        and (config.same_task or record.task_id != task_id)
         and record.key != _key_in(trial_id, record)
         and record.success in _SUCCESS[config.outcomes]
     ]

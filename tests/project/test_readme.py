@@ -16,6 +16,8 @@ import pytest
 from pydantic import BaseModel
 
 from command_line import called, leaf_commands
+from lamer_graph.runlog import read_trials
+from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
 from lamer_trainers.presets import PRESETS
 from lamer_trainers.runfile import RunFile
 from places import ROOT
@@ -27,6 +29,7 @@ WRITTEN = {
     ROOT / "README.md": re.sub(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", README, flags=re.DOTALL),
     EXAMPLES / "RESULTS.md": (EXAMPLES / "RESULTS.md").read_text(),
 }
+SERVED = "http://127.0.0.1:8000"
 PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -35,17 +38,30 @@ def test_the_picture_is_what_the_compiled_graph_draws() -> None:
     assert pictures() in README, "run `make readme`"
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON_BLOCKS)))
-def test_a_python_block_of_the_readme_runs(number: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PYTHON_BLOCKS[number]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run(block: str, folder: Path = ROOT) -> str:
+    """What a block prints, run as a script in `folder`."""
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("number", [n for n, block in enumerate(PYTHON_BLOCKS) if SERVED not in block])
+def test_a_python_block_of_the_readme_runs(number: int) -> None:
+    run(PYTHON_BLOCKS[number])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [n for n, block in enumerate(PYTHON_BLOCKS) if SERVED in block])
+def test_a_block_that_needs_a_server_runs_on_one(number: int, tmp_path: Path) -> None:
+    if vllm_flavour() is None:
+        pytest.skip(INSTALL_HINT)
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    policy = EXAMPLES / "policies" / "minesweeper-warmstart"
+    with VllmServer(policy, model_name="trained", run_dir=tmp_path / "server", extra_args=tools) as server:
+        print(run(PYTHON_BLOCKS[number].replace(SERVED, server.base_url), tmp_path))
+    (trial,) = read_trials(tmp_path / "runs" / "prod")
+    assert all(turn["call"]["token_ids"] for episode in trial["episodes"] for turn in episode["turns"])
 
 
 def test_the_prompt_is_what_is_asked_on_that_board() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
+from langgraph.types import Command
 from typing_extensions import TypedDict
 
 from lamer_envs import make
@@ -182,3 +183,46 @@ def test_none_before_reflect_leaves_the_reflection_to_the_policy() -> None:
     agent.invoke({"task": {"seed": LOSING}}, THREAD)
     agent.update_state(THREAD, {"reflection": None})
     assert agent.invoke(None, THREAD)["reflections"][0].startswith("note ")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_person_reviews_the_reflection_by_an_interrupt(asynchronous: bool) -> None:
+    policy = ScriptedPolicy(random_player)
+    doors = Doors(create_lamer_agent(policy, ENV, review="reflection", checkpointer=InMemorySaver()), asynchronous)
+    stopped = doors.invoke({"task": {"seed": LOSING}}, THREAD)
+    proposed = stopped["__interrupt__"][0].value
+    assert proposed["episode"] == 0
+    assert proposed["reflection"]
+    policy.seen.clear()
+    stopped = doors.invoke(Command(resume="beware of the corner"), THREAD)
+    assert not is_reflection(policy.seen[0])
+    assert "beware of the corner" in memory_lines(policy.seen[0][-1]["content"])
+    assert stopped["__interrupt__"][0].value["episode"] == 1
+    result = doors.invoke(Command(resume=""), THREAD)
+    assert result["reflections"] == ["beware of the corner", ""]
+
+
+def test_a_reviewed_reflection_is_logged_without_the_call_that_it_replaces(tmp_path: Any) -> None:
+    with RunLog.create(tmp_path / "run") as log:
+        agent = create_lamer_agent(
+            ScriptedPolicy(random_player),
+            ENV,
+            review="reflection",
+            checkpointer=InMemorySaver(),
+            recorder=TrialRecorder(log),
+        )
+        proposed = agent.invoke({"task": {"seed": LOSING}}, THREAD)["__interrupt__"][0].value["reflection"]
+        agent.invoke(Command(resume=proposed), THREAD)
+        agent.invoke(Command(resume="mine, not the policy's"), THREAD)
+    (trial,) = read_trials(tmp_path / "run")
+    assert [reflection["call"] is None for reflection in trial["reflections"]] == [False, True]
+
+
+def test_a_review_is_refused_where_it_could_not_work() -> None:
+    with pytest.raises(ConfigError, match="review must be None or one of reflection"):
+        create_lamer_agent(ScriptedPolicy(random_player), ENV, review="all")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="review= would do nothing"):
+        create_lamer_agent(ScriptedPolicy(random_player), ENV, "trajectory", review="reflection")
+    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, review="reflection")
+    with pytest.raises(ConfigError, match="checkpointer"):
+        agent.invoke({"task": {"seed": LOSING}})

@@ -1,0 +1,141 @@
+"""From a trial of an application to a line of the run log, in the format of the environments'.
+
+What must stay true: a turn is a call of a model, an episode an attempt; its grade's score is the reward of its last
+turn. What tools and people said stands in the prompts and is never trained on; a call whose message brought no tokens
+(`policies.exact`) is logged without any, and so is not trained on either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from lamer_graph.apps.lessons import shortened, shown, text_of
+from lamer_graph.policies.exact import exact
+from lamer_graph.runlog import RunLog
+from lamer_graph.trial.states import Json
+from lamer_graph.trial.steps import MAX_TEXT_CHARS
+
+_ROLES = {"system": "system", "human": "user", "ai": "assistant", "tool": "tool"}
+
+
+class Texts:
+    """The texts of a line, each once."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+
+    def messages(self, messages: Sequence[BaseMessage]) -> list[list[Any]]:
+        return [[role_of(m), self.places.setdefault(_words(m), len(self.places))] for m in messages]
+
+
+def role_of(message: BaseMessage) -> str:
+    """A message's role as OpenAI names it."""
+    return _ROLES.get(message.type, "user")
+
+
+def _words(message: BaseMessage) -> str:
+    """A message in the words of a log: with its tool calls, at most `MAX_TEXT_CHARS`."""
+    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+        return shortened(shown(message), MAX_TEXT_CHARS)
+    return shortened(text_of(message), MAX_TEXT_CHARS)
+
+
+def call_of(prompt: Sequence[BaseMessage], answer: AIMessage, texts: Texts) -> Json:
+    """The call that `answer` answered, with its tokens where it brought them."""
+    metadata = answer.response_metadata
+    tokens = exact(answer) or {}
+    return {
+        "messages": texts.messages(prompt),
+        "prompt_token_ids": list(tokens.get("prompt_token_ids", ())),
+        "token_ids": list(tokens.get("token_ids", ())),
+        "logprobs": list(tokens.get("logprobs", ())),
+        "policy_version": str(tokens.get("policy_version") or metadata.get("model_name") or "unknown"),
+        "finish_reason": str(metadata.get("finish_reason") or "unknown"),
+        "seed": tokens.get("seed"),
+        "dropped": 0,
+        "seconds": float(tokens.get("seconds", 0.0)),
+    }
+
+
+def episode_of(asked: Sequence[BaseMessage], attempt: Mapping[str, Any], texts: Texts) -> Json:
+    """An attempt as an episode: a turn for every message of a model."""
+    turns: list[Json] = []
+    before: list[BaseMessage] = [*attempt["given"], *asked]
+    new: list[BaseMessage] = list(asked[-1:])
+    for message in attempt["messages"]:
+        if isinstance(message, AIMessage):
+            turns.append(
+                {
+                    "observation": shortened("\n".join(_words(one) for one in new), MAX_TEXT_CHARS),
+                    "action": shortened(shown(message), MAX_TEXT_CHARS),
+                    "reward": 0.0,
+                    "valid": not message.invalid_tool_calls,
+                    "text": _words(message),
+                    "call": call_of(before, message, texts),
+                }
+            )
+            new = []
+        else:
+            new.append(message)
+        before.append(message)
+    if turns:
+        turns[-1]["reward"] = attempt["score"]
+    return {
+        "turns": turns,
+        "success": attempt["success"],
+        "reward": sum(turn["reward"] for turn in turns),
+        "truncated": attempt["error"] is not None,
+    }
+
+
+def line_of(
+    log: RunLog,
+    app: str,
+    asked: Sequence[BaseMessage],
+    attempts: Sequence[Mapping[str, Any]],
+    trial: Mapping[str, Any],
+    memory: Json,
+    error: Json | None,
+) -> Json:
+    """A trial as one line of the log."""
+    texts = Texts()
+    episodes = [episode_of(asked, attempt, texts) for attempt in attempts]
+    reflections = []
+    for number, made in enumerate(trial["reflections"]):
+        answer = made["answer"]
+        call = None if answer is None else call_of(made["asked"], answer, texts)
+        reflections.append({"episode": number, "text": made["text"], "valid": made["valid"], "call": call})
+    line = {
+        "trial_id": trial["trial_id"],
+        "task": {
+            "id": trial["task_id"],
+            "env": f"app:{app}",
+            "seed": None,
+            "instance": {"messages": [[role_of(message), _words(message)] for message in asked]},
+            "split": None,
+        },
+        "trial": 0,
+        "config_hash": log.config_hash,
+        "memory": memory,
+        "sampling": {},
+        "texts": list(texts.places),
+        "episodes": episodes,
+        "reflections": reflections,
+        "memory_reads": trial["reads"],
+        "memory_writes": trial["writes"],
+        "success": any(attempt["success"] for attempt in attempts),
+        "timings": {
+            "started": datetime.fromtimestamp(trial["started"], tz=UTC).isoformat(timespec="microseconds"),
+            "seconds": round(time.time() - trial["started"], 6),
+            "policy_seconds": 0.0,
+        },
+        "error": error,
+    }
+    if not trial["named"]:  # a thread's name is no promise that all its trials are in one checkpointer
+        line["trial_id"] = log.name_of(line)
+    return line
