@@ -7,19 +7,23 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import merge_configs
 from langgraph.config import get_config
 
+from lamer_graph.apps.attempt import ATTEMPT_METADATA
 from lamer_graph.errors import PolicyError
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.exact import TOKENS_KEY
 from lamer_graph.types import Message, Sampling
 
 
-def answering(how: Policy | Runnable[Any, Any], asked: Sequence[BaseMessage]) -> Callable[[], Any]:
-    """A function that asks a model or a policy for its answer, an AIMessage."""
+def answering(how: Policy | Runnable[Any, Any], asked: Sequence[BaseMessage], ident: str) -> Callable[[], Any]:
+    """A function that asks a model or a policy for its answer, an AIMessage. `ident` tells the call from others."""
 
     async def of_model() -> AIMessage:
-        answer = await cast(Runnable[Any, Any], how).ainvoke(list(asked), get_config())
+        answer = await cast(Runnable[Any, Any], how).ainvoke(
+            list(asked), merge_configs(get_config(), {"metadata": {ATTEMPT_METADATA: ident}})
+        )
         if not isinstance(answer, AIMessage):
             raise PolicyError(f"reflect= answered with a {type(answer).__name__} and not with a message")
         return answer

@@ -31,6 +31,8 @@ OnError = Literal["fail_attempt", "raise"]
 ATTEMPT_ID = "attempt_id"
 """Key of the attempt's id in `config["configurable"]`: an idempotency key for tools, the same when a killed process
 runs a step again."""
+ATTEMPT_METADATA = "lamer_attempt_id"
+"""Key of the same in a run's metadata, which reaches every model and every trace."""
 MAX_ERROR_CHARS = 2_000
 OWN_FAULT = frozenset({400, 413, 422})
 """Statuses with which a server refuses a request for what it says (too long above all): no retry mends that."""
@@ -124,7 +126,7 @@ class Runner:
         own: RunnableConfig = {
             "callbacks": [blame],
             "configurable": {ATTEMPT_ID: run.attempt_id},
-            "metadata": {"lamer_attempt": run.number, "lamer_attempt_id": run.attempt_id},
+            "metadata": {"lamer_attempt": run.number, ATTEMPT_METADATA: run.attempt_id},
         }
         config = merge_configs(get_config(), own)
         config["recursion_limit"] = self._limit  # merging takes 25 for "not said"

@@ -10,17 +10,30 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from lamer_graph.apps.lessons import shortened, shown, text_of
 from lamer_graph.policies.exact import exact
-from lamer_graph.runlog import RunLog
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.steps import MAX_TEXT_CHARS
+from lamer_graph.types import Message
 
 _ROLES = {"system": "system", "human": "user", "ai": "assistant", "tool": "tool"}
+
+
+@runtime_checkable
+class Lines(Protocol):
+    """Where lines go: a RunLog, or what stands before one."""
+
+    config_hash: str
+
+    def name_of(self, trial: Mapping[str, Any]) -> str: ...
+
+    def append(self, trial: Mapping[str, Any]) -> bool: ...
+
+    async def aappend(self, trial: Mapping[str, Any]) -> bool: ...
 
 
 class Texts:
@@ -31,6 +44,10 @@ class Texts:
 
     def messages(self, messages: Sequence[BaseMessage]) -> list[list[Any]]:
         return [[role_of(m), self.places.setdefault(_words(m), len(self.places))] for m in messages]
+
+    def chat(self, messages: Sequence[Message]) -> list[list[Any]]:
+        """What a policy read, word for word: a log's prompts are rendered again from it."""
+        return [[m["role"], self.places.setdefault(m["content"], len(self.places))] for m in messages]
 
 
 def role_of(message: BaseMessage) -> str:
@@ -49,8 +66,9 @@ def call_of(prompt: Sequence[BaseMessage], answer: AIMessage, texts: Texts) -> J
     """The call that `answer` answered, with its tokens where it brought them."""
     metadata = answer.response_metadata
     tokens = exact(answer) or {}
+    read = tokens.get("messages")
     return {
-        "messages": texts.messages(prompt),
+        "messages": texts.messages(prompt) if read is None else texts.chat(read),
         "prompt_token_ids": list(tokens.get("prompt_token_ids", ())),
         "token_ids": list(tokens.get("token_ids", ())),
         "logprobs": list(tokens.get("logprobs", ())),
@@ -94,7 +112,7 @@ def episode_of(asked: Sequence[BaseMessage], attempt: Mapping[str, Any], texts: 
 
 
 def line_of(
-    log: RunLog,
+    log: Lines,
     app: str,
     asked: Sequence[BaseMessage],
     attempts: Sequence[Mapping[str, Any]],
@@ -119,7 +137,7 @@ def line_of(
             "instance": {"messages": [[role_of(message), _words(message)] for message in asked]},
             "split": None,
         },
-        "trial": 0,
+        "trial": trial["index"],
         "config_hash": log.config_hash,
         "memory": memory,
         "sampling": {},

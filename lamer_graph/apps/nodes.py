@@ -26,11 +26,10 @@ from lamer_graph.apps.attempt import Runner, Running, messages_in
 from lamer_graph.apps.checking import Through
 from lamer_graph.apps.grading import Grade, Grader, called, graded
 from lamer_graph.apps.lessons import Inject
-from lamer_graph.apps.lines import line_of
+from lamer_graph.apps.lines import Lines, line_of
 from lamer_graph.apps.states import Attempt, RetryState
 from lamer_graph.errors import ConfigError, PolicyError, RunLogError
 from lamer_graph.policies.base import Policy, run_sync
-from lamer_graph.runlog import RunLog
 from lamer_graph.text import plain
 from lamer_graph.trial import keeping
 from lamer_graph.trial.answers import MAX_REMARK_CHARS, extract_remark
@@ -42,6 +41,9 @@ from lamer_graph.types import stable_seed
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
 from lamer_memory.recall import ABOUT_KEY, kinds, make_record, trial_namespace
+
+TRIAL_KEY = "lamer_trial"
+"""Key of `config["configurable"]` under which a collection says what a trial is known by (see `_opening`)."""
 
 
 class Ways(NamedTuple):
@@ -67,7 +69,7 @@ class Nodes:
         keeper: Keeper,
         user: str,
         namespace: Namespace | None,
-        log: RunLog | None,
+        log: Lines | None,
         max_attempts: int,
         through: Through,
         name: str,
@@ -103,25 +105,16 @@ class Nodes:
         """What the trial is known by. Raises ConfigError where nothing is asked, or nobody says whose memory it is."""
         if not s.get("messages"):
             raise ConfigError('nothing is asked: invoke it with {"messages": [("user", "..")]}')
+        if (given := get_config().get("configurable", {}).get(TRIAL_KEY)) is not None:
+            return {**_opening(**given), "named": True}
         chosen = self._whose()
         place = f"memory '{self.keeper.memory.contents}' of scope '{self.keeper.memory.scope}'"
         whose = owner(chosen, self.keeper.outlives, f"{place} in {type(self.keeper.backend).__name__}")
         unique, of_thread = invocation.named(whose, None)
         task_id = f"app:{self.name}/i{stable_seed(*(f'{m.type}:{lessons.text_of(m)}' for m in s['messages'])):016x}"
         number = (s.get("trial") or {}).get("number", 0) + 1
-        return {
-            "task_id": task_id,
-            "trial_id": trial_id_of(task_id, 0, unique, number),
-            "number": number,
-            "named": not of_thread,
-            "namespace": list(whose),
-            "started": time.time(),
-            "memory": [],
-            "reads": [],
-            "writes": [],
-            "records": [],
-            "reflections": [],
-        }
+        trial_id = trial_id_of(task_id, 0, unique, number)
+        return {**_opening(task_id, trial_id, whose, number=number), "named": not of_thread}
 
     def _whose(self) -> Namespace | None:
         given = get_config().get("configurable", {}).get(self._user) if self.keeper.outlives else None
@@ -271,7 +264,9 @@ class Nodes:
             else:
                 before = [record["text"] for record in s["trial"]["memory"]]
                 asked = lessons.review(_about(s), before, told, attempt["feedback"], number, self.max_attempts)
-                answer = await called(answering(how, asked), (), self.ways.timeout)
+                answer = await called(
+                    answering(how, asked, f"{s['trial']['trial_id']}/{number}/reflection"), (), self.ways.timeout
+                )
                 text, failure = extract_remark(plain(lessons.text_of(answer)))
                 made = {"asked": asked if self._log else [], "answer": answer, "valid": failure is None}
         except TimeoutError:
@@ -401,7 +396,7 @@ class Nodes:
     # -- the log ------------------------------------------------------------------------------------------------------
 
     def _line(self, s: RetryState, trial: Json, error: Json | None) -> Json:
-        log = cast(RunLog, self._log)
+        log = cast(Lines, self._log)
         attempts = s["attempts"]
         if error is not None and s.get("result"):
             attempts = [*attempts, s["result"]["attempt"]]
@@ -432,6 +427,23 @@ class Nodes:
 
 def _error_of(error: Exception, s: RetryState) -> Json:
     return {"type": type(error).__name__, "message": str(error)[:2_000], "episode": len(s["attempts"]), "turn": None}
+
+
+def _opening(task_id: str, trial_id: str, namespace: Sequence[str], index: int = 0, number: int = 1) -> Json:
+    """What a trial is known by, and nothing played of it."""
+    return {
+        "task_id": task_id,
+        "trial_id": trial_id,
+        "index": index,
+        "number": number,
+        "namespace": list(namespace),
+        "started": time.time(),
+        "memory": [],
+        "reads": [],
+        "writes": [],
+        "records": [],
+        "reflections": [],
+    }
 
 
 def _about(s: RetryState) -> str:

@@ -31,11 +31,11 @@ from lamer_graph.apps.attempt import OnError, Runner
 from lamer_graph.apps.checking import check_graph, check_numbers, through_of
 from lamer_graph.apps.grading import Grader, check_function
 from lamer_graph.apps.lessons import Inject
+from lamer_graph.apps.lines import Lines
 from lamer_graph.apps.nodes import Nodes, Ways
 from lamer_graph.apps.states import RetryInput, RetryOutput, RetryState
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
-from lamer_graph.runlog import RunLog
 from lamer_graph.trial.keeping import Keeper
 from lamer_graph.trial.whose import as_namespace
 from lamer_memory import MemoryConfig
@@ -56,7 +56,7 @@ def with_retries(
     memory: str | MemoryConfig = "reflection",
     user: str = "user_id",
     namespace: str | Sequence[str] | None = None,
-    log: RunLog | None = None,
+    log: Lines | None = None,
     on_error: OnError = "fail_attempt",
     review: Review | None = None,
     timeout: float = TIMEOUT_S,
@@ -108,7 +108,7 @@ def with_retries(
     if reflect is not None and not keeper.reflects:
         raise ConfigError(f"reflect= would do nothing: memory '{config.contents}' keeps no reflections")
     check_review(review, keeper)
-    if log is not None and not isinstance(log, RunLog):
+    if log is not None and not isinstance(log, Lines):
         raise ConfigError(f"log must be a RunLog, such as RunLog.create('runs/prod', resume=True), not {log!r:.100}")
     if not isinstance(user, str) or not user:
         raise ConfigError(f"user names the key of config['configurable'] that says whose memory it is, not {user!r}")

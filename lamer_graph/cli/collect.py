@@ -10,7 +10,7 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
-from lamer_graph.cli.options import RUN, Effort, Game, Player, ResumeOption
+from lamer_graph.cli.options import RUN, Effort, Game, Player, ResumeOption, TaskOption, of_task
 from lamer_graph.cli.running import note_fresh, report_loss, run_trials
 
 if TYPE_CHECKING:
@@ -46,7 +46,14 @@ def register(app: typer.Typer) -> None:
         ],
     )
     def collect(
-        ui: Ui, player: Player, game: Game, place: Place, effort: Effort, out: OutOption, resume: ResumeOption = False
+        ui: Ui,
+        player: Player,
+        game: Game,
+        place: Place,
+        effort: Effort,
+        out: OutOption,
+        task: TaskOption = None,
+        resume: ResumeOption = False,
     ) -> Json:
         """Play many trials and log every policy call with its exact tokens and logprobs.
 
@@ -55,6 +62,7 @@ def register(app: typer.Typer) -> None:
         """
         if not resume:
             place.check_kept(game.contents)
+        game = of_task(game, task)
         config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
         note_fresh(ui, out, resume)
         job = Job(player=player, config=config, effort=effort, folder=out, resume=resume, training=True)

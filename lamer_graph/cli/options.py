@@ -6,20 +6,24 @@ found here, before any work. `Player.open` is the only place where the command l
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from lamer_envs.errors import EnvError
 from lamer_graph.cli.frame import Ui, options
 from lamer_graph.errors import ConfigError
 from lamer_memory import Contents
 
 if TYPE_CHECKING:
+    from lamer_envs import Env
     from lamer_graph.collection.config import CollectConfig
     from lamer_graph.policies.base import Policy
 
@@ -60,9 +64,47 @@ OutOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what is missing in --out.")]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="MODULE:NAME",
+        rich_help_panel=GAME,
+        show_default=False,
+        help="Instead of --env: tasks of an application of your own, made by task_agent in an importable module.",
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="S", rich_help_panel=GAME, help="Seeds the sampling of every policy call.")
 ]
+
+
+def own(path: str) -> Env:
+    """The environment or the tasks that a person named as "module:object", a module of the current folder too.
+
+    Raises EnvParameterError.
+    """
+    from lamer_envs.registry import use
+
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return use(path)
+
+
+def named(spec: str) -> str:
+    """The specification that a person gave; where it names a module and what is in there, that is imported."""
+    from lamer_envs import names
+
+    first, _, rest = spec.partition(":")
+    if not rest or first in names() or not all(part.isidentifier() for part in first.split(".")):
+        return spec
+    try:
+        found = own(spec)
+    except EnvError:
+        if importlib.util.find_spec(first.partition(".")[0]) is None:  # a misspelt name: `make` knows the nearest
+            return spec
+        raise
+    return found.spec
 
 
 def template_of(given: list[str] | None) -> dict[str, Any] | None:
@@ -338,7 +380,7 @@ class Setting:
     def _asked(self) -> str:
         """The specification that was given, narrowed to the wanted kind of task. Raises ConfigError."""
         if self.tasks_type is None:
-            return self.env
+            return named(self.env)
         if self.env != "alfworld":
             raise ConfigError(
                 f"--tasks-type chooses among ALFWorld's tasks; use it with --env alfworld, not {self.env}"
@@ -389,3 +431,15 @@ class Effort:
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, rich_help_panel=RUN, help="Processes that share the trials.")
     ] = 1
+
+
+S = TypeVar("S", bound=Setting)
+
+
+def of_task(setting: S, task: str | None) -> S:
+    """The setting with an application's tasks, where `--task` names some. Raises ConfigError and EnvParameterError."""
+    if task is None:
+        return setting
+    if setting.env != DEFAULT_ENV or setting.tasks_type is not None:
+        raise ConfigError("--task says what is played: leave out --env and --tasks-type")
+    return replace(setting, env=own(task).spec)

@@ -10,6 +10,7 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.options import GAME, Game, Player
 from lamer_graph.cli.running import preflight
+from lamer_graph.errors import ConfigError
 
 TaskOption = Annotated[
     int,
@@ -44,9 +45,12 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
     from lamer_envs.splits import split_seeds
     from lamer_graph.agent import compile_agent
     from lamer_graph.cli import render
+    from lamer_graph.collection.collect import TASKS
 
     config = game.config(ui, player)
     env = make(config.env)
+    if env.name == TASKS:
+        raise ConfigError(f"'{env.spec}' is an application's, which has no board to watch: use eval --task")
     seed = split_seeds(env).seed(config.split, number)
     async with player.open(config.env, training=False) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})

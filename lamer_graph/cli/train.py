@@ -13,6 +13,7 @@ import typer
 
 from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed, run_folder
 from lamer_graph.cli.frame import FAILED, Json, Ui, command
+from lamer_graph.cli.options import named, own
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ PresetOption = Annotated[
     ),
 ]
 PresetsOption = Annotated[bool, typer.Option("--presets", rich_help_panel=WHAT, help="Print the presets' names.")]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="MODULE:NAME",
+        rich_help_panel=WHAT,
+        show_default=False,
+        help="Tasks of an application of your own, made by task_agent; in place of the run's collect.env.",
+    ),
+]
 RlOption = Annotated[
     bool,
     typer.Option(
@@ -114,6 +125,7 @@ def register(app: typer.Typer) -> None:
         arguments: ArgumentsOption = None,
         preset: PresetOption = None,
         presets: PresetsOption = False,
+        task: TaskOption = None,
         rl: RlOption = False,
         from_logs: LogsOption = None,
         out: OutOption = None,
@@ -139,7 +151,9 @@ def register(app: typer.Typer) -> None:
 
         if launched() > 1 and out is None:
             raise ConfigError(f"{launched()} processes train in one folder: name it with --out DIR")
-        run = _run_of(arguments or [], preset, rl, from_logs or [])
+        changes = [] if task is None else [f"collect.env={own(task).spec}"]
+        run = _run_of([*(arguments or []), *changes], preset, rl, from_logs or [])
+        named(run.collect.env)
         if show:
             return _show_file(ui, run)
         if dry_run:

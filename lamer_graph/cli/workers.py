@@ -14,13 +14,15 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
+from lamer_envs.registry import used
 from lamer_graph.cli.frame import describe, quiet_libraries
 from lamer_graph.cli.job import Job
+from lamer_graph.cli.options import own
 from lamer_graph.collection.collect import CollectSummary, Shard, collect
 from lamer_graph.errors import LamerError
 
@@ -69,7 +71,7 @@ def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int], None
                 break
             ours, theirs = context.Pipe(duplex=False)
             shard = Shard(index, job.effort.workers)
-            process = context.Process(target=_work, args=(job, shard, theirs), name=f"lamer-worker-{index}")
+            process = context.Process(target=_work, args=(job, shard, used(), theirs), name=f"lamer-worker-{index}")
             process.start()
             theirs.close()
             processes[ours] = process
@@ -132,12 +134,14 @@ def _forwarded(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 # -- in the worker ----------------------------------------------------------------------------------------------------
 
 
-def _work(job: Job, shard: Shard, out: Connection) -> None:
+def _work(job: Job, shard: Shard, own_envs: Sequence[str], out: Connection) -> None:
     os.setsid()  # a Ctrl-C is the parent's, which passes it on
     threading.Thread(target=_die_with_parent, name="lamer-parent", daemon=True).start()
     quiet_libraries()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // shard.count)))
     try:
+        for path in own_envs:
+            own(path)
         asyncio.run(_collect(job, shard, out))
     except Exception as error:  # a traceback of its own would be a second error
         out.send(_Failure(describe(error), traceback.format_exc()))

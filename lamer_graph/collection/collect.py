@@ -57,6 +57,8 @@ class CollectSummary(NamedTuple):
 
 
 COUNTED = ("already", "finished", "failed", "turns", "calls")
+TASKS = "task"
+"""Name of environments that are tasks of an application (`apps.tasks`)."""
 HELD = 4
 """How many played trials a worker may have waiting for the memory and the log while it plays on."""
 
@@ -111,6 +113,8 @@ async def collect(
         raise ConfigError("heritage and scope 'trial' exclude each other: other tasks are not seen; use scope 'tasks'")
     if not resume:
         check_idle(config)
+    if config.shuffle_reflections and config.env.partition(":")[0] == TASKS:
+        raise ConfigError("shuffle_reflections works between trials of an environment, not of an application's tasks")
     if through_graph and config.shuffle_reflections:
         raise ConfigError("shuffle_reflections works between trials, which the graph plays one by one: leave one out")
     # What can be refused is, before there is a folder; the memory itself lies in it.
@@ -153,7 +157,9 @@ class _Run:
             tasks, exchange = iter(waiting), Exchange(len(waiting), self.config.seed)
             concurrency = max(1, len(waiting))
         work: Callable[[], Coroutine[Any, Any, None]]
-        if through_graph:
+        if self.h.env.name == TASKS:
+            work = self._through_app(tasks)
+        elif through_graph:
             work = self._through_graph(tasks, recorder)
         else:
             # A store on disk or behind a network is slower than a turn: nobody waits for it but who is about to be
@@ -203,6 +209,17 @@ class _Run:
         async def worker() -> None:
             for task in tasks:
                 await play_in_graph(agent, task, recorder, namespace=self.namespace)
+
+        return worker
+
+    def _through_app(self, tasks: Iterator[Json]) -> Callable[[], Coroutine[Any, Any, None]]:
+        from lamer_graph.collection.apps import AppTrials  # LangGraph only where it is used
+
+        trials = AppTrials(self.h, self.log, self.config.split, self.namespace, self._logged)
+
+        async def worker() -> None:
+            for task in tasks:
+                await trials.play(task)
 
         return worker
 

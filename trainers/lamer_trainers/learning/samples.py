@@ -29,6 +29,8 @@ Normalise = Literal["mean", "std", "batch"]
 Anchor = Literal["observation", "episode+observation"]
 Baseline = Literal["task", "task+episode"]
 
+APPLICATIONS = frozenset({"app", "task"})
+"""How specs begin of logs of applications (`lamer_graph.apps`), which charge for nothing by themselves."""
 REFLECTION_ANCHOR = "\x00reflection"
 """The anchor of every reflection; no observation begins with a NUL."""
 _VERSION = re.compile(r"-v([0-9]+)$")
@@ -265,6 +267,8 @@ def penalty_of(spec: str, credit: Credit) -> float:
 @functools.lru_cache(maxsize=64)
 def penalised(spec: str) -> bool:
     """Whether the environment itself charges for invalid actions. Raises TrainingDataError for an unknown one."""
+    if spec.partition(":")[0] in APPLICATIONS:
+        return False
     try:
         return env_class(spec.partition(":")[0]).penalises_invalid
     except EnvError as error:

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from lamer_envs import make
 from lamer_envs.base import Env
+from lamer_graph.collection.collect import TASKS
+from lamer_graph.errors import ConfigError
 from lamer_graph.policies.loading import check_folder, renderer_of
 from lamer_graph.policies.local import SMALL
 from lamer_graph.policies.prefixes import common
@@ -226,6 +228,8 @@ def measure(run: RunFile, encode: Encode) -> Played:
     """What `PLAYED` trials of random admissible play ask, in groups as the run has them (of `GROUP` at most)."""
     collect, rng = run.collect, random.Random(0)
     env = make(collect.env)
+    if env.name == TASKS:
+        raise ConfigError(f"'{env.spec}' is an application's: what it asks is known once it plays, so there is no plan")
     prompts = collect.prompts(env)
     asked: list[Sequence[Any]] = []
     shortest: list[int] = []

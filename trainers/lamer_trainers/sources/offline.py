@@ -114,6 +114,8 @@ def check_prompts(renderer: Renderer, trial: Trial, folder: str | Path) -> None:
 
     A template that prints the date is rendered as of the days of the trial, in any time zone.
     """
+    if trial["task"]["env"].startswith("app:"):  # a server's template was given the tools, of which a log says nothing
+        return
     texts, days = trial["texts"], _days(trial) if renderer.dated else [None]
     ways = [renderer]
     if rendered(folder) is None and renderer.system_role == "dropped":
