@@ -15,7 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 from langchain_core.messages import AIMessage, BaseMessage
 
 from lamer_graph.apps.lessons import shortened, shown, text_of
-from lamer_graph.policies.exact import exact
+from lamer_graph.apps.policy_chat import messages_of
+from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY, exact
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.steps import MAX_TEXT_CHARS
 from lamer_graph.types import Message
@@ -62,11 +63,17 @@ def _words(message: BaseMessage) -> str:
     return shortened(text_of(message), MAX_TEXT_CHARS)
 
 
+def _said(answer: AIMessage) -> str:
+    """The whole answer: as it was sampled, where that is known."""
+    raw = answer.response_metadata.get(RAW_KEY)
+    return raw[:MAX_TEXT_CHARS] if isinstance(raw, str) else _words(answer)
+
+
 def call_of(prompt: Sequence[BaseMessage], answer: AIMessage, texts: Texts) -> Json:
     """The call that `answer` answered, with its tokens where it brought them."""
     metadata = answer.response_metadata
     tokens = exact(answer) or {}
-    read = tokens.get("messages")
+    read = messages_of(metadata.get(TOKENS_KEY))
     return {
         "messages": texts.messages(prompt) if read is None else texts.chat(read),
         "prompt_token_ids": list(tokens.get("prompt_token_ids", ())),
@@ -93,7 +100,7 @@ def episode_of(asked: Sequence[BaseMessage], attempt: Mapping[str, Any], texts: 
                     "action": shortened(shown(message), MAX_TEXT_CHARS),
                     "reward": 0.0,
                     "valid": not message.invalid_tool_calls,
-                    "text": _words(message),
+                    "text": _said(message),
                     "call": call_of(before, message, texts),
                 }
             )

@@ -20,11 +20,8 @@ from pydantic import ConfigDict
 from lamer_graph.apps.attempt import ATTEMPT_METADATA
 from lamer_graph.apps.tool_text import CALL, CALLED, chat_of, read
 from lamer_graph.policies.base import Policy, run_sync
-from lamer_graph.policies.exact import TOKENS_KEY
+from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY
 from lamer_graph.types import Message, Sampling, stable_seed
-
-RAW_KEY = "lamer_text"
-"""Key of `response_metadata` under which an answer's words stand as they were sampled."""
 
 
 class PolicyChat(BaseChatModel):

@@ -14,6 +14,9 @@ from langchain_core.messages import AIMessage
 TOKENS_KEY = "lamer"
 """Key of `response_metadata` under which a message's tokens are: `prompt_token_ids`, `token_ids`, `logprobs` (nats, of
 the distribution that was sampled from) and `policy_version`, who answered."""
+RAW_KEY = "lamer_text"
+"""Key of `response_metadata` under which an answer's words stand as they were sampled, where LangChain took them
+apart."""
 
 
 def exact(message: AIMessage) -> Mapping[str, Any] | None:

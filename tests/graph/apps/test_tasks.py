@@ -52,7 +52,9 @@ async def test_tasks_are_collected_with_what_the_policy_read_and_said(tmp_path: 
         first, second = trial["episodes"]
         assert [turn["reward"] for turn in first["turns"]] == [0.0]
         assert [turn["reward"] for turn in second["turns"]] == [0.0, 1.0]
-        assert second["turns"][1]["text"] == f"w{trial['task']['seed']}."  # without its thought
+        seed = trial["task"]["seed"]
+        assert second["turns"][1]["action"] == f"assistant: w{seed}."  # without its thought
+        assert second["turns"][1]["text"] == f"<think>so it is</think>w{seed}."
         for turn in [*first["turns"], *second["turns"], *trial["reflections"]]:
             asked = [{"role": role, "content": trial["texts"][place]} for role, place in turn["call"]["messages"]]
             assert json.dumps(asked) in read_by_policy
