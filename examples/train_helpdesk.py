@@ -35,8 +35,11 @@ from lamer_trainers.warmstart.fitting import FitConfig, fit
 from lamer_trainers.warmstart.teachers import Row
 from lamer_trainers.warmstart.tiny import CHAT_TEMPLATE, Piece, build_model, build_tokenizer
 
-CARE = 0.5
-"""How often the player of the warm start does what is sensible; otherwise it does anything."""
+PASSES = 5
+"""How often the rows of the warm start are shown."""
+CARE = 0.85
+"""How often the player of the warm start heeds a lesson, and how much of what it knows it writes into one. What it does
+next it draws: to ask, to open a cabinet, to guess."""
 KNOWN = ("odd", "even", "low", "high")
 
 
@@ -98,7 +101,7 @@ def _reflection(messages: Sequence[Message], rng: random.Random) -> str:
     known = facts(before)[0] | set(re.findall(r"tool (?:side|half): (\w+)", attempt))
     wrong = set(re.findall(r"not (\d)", before)) | set(re.findall(r"assistant: cabinet (\d)", attempt))
     parts = [word for word in KNOWN if word in known] + [f"not {number}" for number in sorted(wrong)]
-    kept = [part for part in parts if rng.random() < 0.7] or ["nothing"]
+    kept = [part for part in parts if rng.random() < CARE] or ["nothing"]
     return f"<remark>{', '.join(kept)}</remark>"
 
 
@@ -112,7 +115,10 @@ def pieces() -> list[Piece]:
     ours += [called("side"), called("half"), f'{CALL}{{"name": "open_cabinet", "arguments": {{"cabinet": ']
     ours += ["}}" + CALLED, "assistant: ", "assistant calls ", "side({})", "half({})", 'open_cabinet({"cabinet":']
     ours += ["tool side: ", "tool half: ", "tool open_cabinet: ", "\n> ", "empty", "the key", "nothing"]
-    cells = [Piece(f"{before}{n}", (f"cabinet {n}",)) for n in range(1, 9) for before in ("", "cabinet ", "not ")]
+    # Tokens that share parts begin with similar embeddings: what a cabinet is need not be learnt from examples alone.
+    parts = {n: (f"cabinet {n}", KNOWN[1 - n % 2], KNOWN[2 + (n > 4)]) for n in range(1, helpdesk.CABINETS + 1)}
+    cells = [Piece(f"{before}{n}", parts[n]) for n in parts for before in ("", "cabinet ")]
+    cells += [Piece(f"not {n}", (f"cabinet {n}", "not")) for n in parts]
     words = [Piece(f"{before}{word}", (word,)) for word in KNOWN for before in ("", ", ")]
     return [*map(Piece, ours), *cells, *words]
 
@@ -153,7 +159,7 @@ def warm_start(out: Path, tasks: int, seed: int) -> Path:
     done = asyncio.run(collect(config, Clumsy(), out / "clumsy", resume=True))
     data = list(rows_of(out / "clumsy"))
     print(f"{done.finished} trials of the clumsy player, {len(data):,} calls, {time.perf_counter() - began:.0f} s")
-    random.Random(seed).shuffle(data)
+    data = [row for _ in range(PASSES) for row in random.Random(seed).sample(data, len(data))]
     texts = pieces()
     tokenizer = build_tokenizer(texts)
     # The shipped policies have the rules in their weights; here the system's words hold the lessons.
@@ -182,7 +188,7 @@ def read(policy_dir: Path, folder: Path, tasks: int, contents: Any) -> list[Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/helpdesk"), help="folder of the run; goes on with it")
-    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--tasks", type=int, default=400, help="tickets of the readings")
     parser.add_argument("--shown", type=int, default=1500, help="tickets of the clumsy player")
     parser.add_argument("--seed", type=int, default=0)
@@ -198,7 +204,7 @@ def main() -> None:
             "collect.prompt_style=standard",
             "collect.max_turns=null",
             "collect.max_tokens=40",
-            "collect.tasks=8",
+            "collect.tasks=16",
             "collect.trials=8",
             f"collect.seed={given.seed}",
             f"optimise.seed={given.seed}",
