@@ -95,8 +95,9 @@ class EpisodeRun:
 class EpisodeGraph:
     """The compiled graph of a harness's episodes, and the two doors to it."""
 
-    def __init__(self, h: Harness) -> None:
+    def __init__(self, h: Harness, tell_state: bool) -> None:
         self.h = h
+        self._tell_state = tell_state
         graph: StateGraph[Any, Any, Any, Any] = StateGraph(_State, context_schema=EpisodeRun)
         graph.add_node("act", Node("act", self._act, self._aact), destinations=("act", END))
         graph.add_edge(START, "act")
@@ -128,7 +129,8 @@ class EpisodeGraph:
 
     def _acted(self, run: EpisodeRun, now: EpisodeState, reply: steps.Reply) -> Command[str]:
         update = steps.acted(self.h, now, reply, run.record)
-        run.write(events.turn_event(now, update))
+        event = events.turn_event(now, update)
+        run.write({**event, "state": update["env_state"]} if self._tell_state else event)
         return Command(update={"progress": run.added(now, update)}, goto=END if update["done"] else "act")
 
 

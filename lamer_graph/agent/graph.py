@@ -13,14 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from langchain_core.runnables import Runnable
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
@@ -29,6 +28,7 @@ from typing_extensions import TypedDict
 from lamer_envs import make
 from lamer_envs.base import Env
 from lamer_graph.agent import invocation
+from lamer_graph.agent.choosing import as_policy, kept_in, taught_style
 from lamer_graph.agent.episode import EpisodeGraph, EpisodeRun
 from lamer_graph.agent.invocation import LamerContext
 from lamer_graph.agent.node import Node
@@ -81,7 +81,7 @@ def create_lamer_agent(
     *,
     max_episodes: int = 3,
     max_turns: int | None = None,
-    prompt_style: PromptStyle = "standard",
+    prompt_style: PromptStyle | None = None,
     strategy: Strategy = "lamer",
     actions: ActionLists = "auto",
     texts: PromptTexts = STANDARD,
@@ -99,12 +99,13 @@ def create_lamer_agent(
 
     `model` is a LangChain chat model, as it is or inside other runnables (`with_retry`, `bind`, `with_fallbacks`), or a
     Policy; `env` an environment or its spec; `memory` one of "none", "trajectory", "reflection", "both", or a
-    MemoryConfig. `max_turns` bounds an episode (the environment's default if None). `strategy="react"` asks for a short
-    reasoning before each action. `actions` says whether standard prompts list what can be done now ("auto": where the
-    environment knows it and tells it nowhere else), `texts` replaces what they say. `sampling` is how answers are
-    drawn, its `seed` the run's; a chat model keeps its own settings where there is none, and what it cannot take of one
-    is refused. `stop="auto"` ends an answer at the closing tag that standard prompts ask for, where the policy can (a
-    LangChain chat model ends its answers by itself).
+    MemoryConfig. `max_turns` bounds an episode (the environment's default if None). `prompt_style` is by itself the one
+    that the policy's own card names, else "standard". `strategy="react"` asks for a short reasoning before each action.
+    `actions` says whether standard prompts list what can be done now ("auto": where the environment knows it and tells
+    it nowhere else), `texts` replaces what they say. `sampling` is how answers are drawn, its `seed` the run's; a chat
+    model keeps its own settings where there is none, and what it cannot take of one is refused. `stop="auto"` ends an
+    answer at the closing tag that standard prompts ask for, where the policy can (a LangChain chat model ends its
+    answers by itself).
 
     `review="reflection"` stops with an `interrupt()` after each reflection: `__interrupt__` carries {"reflection",
     "episode"}, and what `invoke(Command(resume=text), config)` says is remembered, nothing where it is blank.
@@ -121,14 +122,17 @@ def create_lamer_agent(
     LamerContext).
 
     Returns a compiled graph: `invoke({"task": {"seed": 7}})` gives `{"success", "episodes", "reflections"}`. The
-    custom stream has an event per turn, per reflection and per episode. Raises ConfigError, MemoryConfigError or
+    custom stream has an event per turn, per reflection and per episode, which tell nothing that the policy cannot
+    see; checkpoints hold the environment's whole state. Raises ConfigError, MemoryConfigError or
     lamer_envs errors for what cannot be played; policy errors come through the invocation.
     """
+    policy = as_policy(model, sampling)
+    prompt_style = taught_style(policy) if prompt_style is None else prompt_style
     check_strategy(prompt_style, strategy)
     harness = make_harness(
-        _as_policy(model, sampling),
+        policy,
         make(env) if isinstance(env, str) else env,
-        memory if store is None else _kept_in(store, memory),
+        memory if store is None else kept_in(store, memory),
         max_episodes=max_episodes,
         max_turns=max_turns,
         prompt_style=prompt_style,
@@ -162,11 +166,13 @@ def compile_agent(
     recorder: TrialRecorder | None = None,
     namespace: str | Sequence[str] | None = None,
     name: str = "lamer",
+    tell_state: bool = False,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The graph of a harness; `create_lamer_agent` without the choosing. Raises ConfigError."""
+    """The graph of a harness; `create_lamer_agent` without the choosing. `tell_state` puts the environment's state,
+    with what the policy cannot see, into the events of turns. Raises ConfigError."""
     invocation.check_recorder("recorder", recorder)
     check_review(review, harness)
-    nodes = _Nodes(harness, recorder, None if namespace is None else as_namespace(namespace, "namespace"))
+    nodes = _Nodes(harness, recorder, None if namespace is None else as_namespace(namespace, "namespace"), tell_state)
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(
         TrialState, context_schema=LamerContext, input_schema=LamerInput, output_schema=LamerOutput
     )
@@ -232,34 +238,6 @@ def episode_graph(agent: CompiledStateGraph[Any, Any, Any, Any]) -> CompiledStat
     return nodes.inner.graph
 
 
-def _kept_in(store: BaseStore, memory: str | MemoryConfig) -> MemoryConfig:
-    """The memory, kept in the store. Raises ConfigError where the store would hold nothing of it."""
-    config = MemoryConfig.of(memory)
-    if config.contents == "none":
-        raise ConfigError("store= is where memory is kept, and memory 'none' keeps nothing: leave one of them out")
-    if config.backend in ("in-context", "store"):
-        scope = config.scope if isinstance(memory, MemoryConfig) else "tasks"
-        return replace(config, backend=StoreMemory(store), scope=scope)
-    if not isinstance(config.backend, StoreMemory) or config.backend.store is not store:
-        raise ConfigError(
-            f"store= and memory backend {config.to_json()['backend']} exclude each other: where is memory kept?"
-        )
-    return config
-
-
-def _as_policy(model: Runnable[Any, Any] | Policy, sampling: Sampling | None) -> Policy:
-    if isinstance(model, Policy):
-        return model
-    if isinstance(model, Runnable) and not isinstance(model, Pregel):
-        from lamer_graph.policies.chat import ChatModelPolicy, declared_fields
-
-        return ChatModelPolicy(model, sample=sampling is not None and bool(declared_fields(model)))
-    raise ConfigError(
-        "model must be a LangChain chat model, a runnable that answers messages as one does, or a lamer_graph Policy, "
-        f"not {type(model).__name__}"
-    )
-
-
 def _emit(event: Json) -> None:
     get_runtime().stream_writer(event)
 
@@ -267,11 +245,13 @@ def _emit(event: Json) -> None:
 class _Nodes:
     """The node functions of one agent: fetch, ask `trial` what it means, return the update."""
 
-    def __init__(self, harness: Harness, recorder: TrialRecorder | None, namespace: Namespace | None) -> None:
+    def __init__(
+        self, harness: Harness, recorder: TrialRecorder | None, namespace: Namespace | None, tell_state: bool
+    ) -> None:
         self.h = harness
         self._recorder = recorder
         self._namespace = namespace
-        self.inner = EpisodeGraph(harness)
+        self.inner = EpisodeGraph(harness, tell_state)
 
     # -- recall -------------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
         await preflight(config, policy)
         sampling = policy.as_sent(config.sampling)
-        agent = compile_agent(config.harness(policy))
+        agent = compile_agent(config.harness(policy), tell_state=True)
         ui.working()
         ui.print(render.opening(env, config, seed, sampling))
         state: Json = {}

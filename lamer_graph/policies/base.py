@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 from lamer_graph.policies.control import CONTROL_TOKENS
@@ -32,6 +33,9 @@ class Policy(ABC):
     """Arguments of the chat template that prompts are rendered with; None if that is not known here."""
     folds_system: bool | None = None
     """Whether the system's words go into the next user message (see rendering.py); None if that is not known here."""
+
+    taught: Mapping[str, Any] = MappingProxyType({})
+    """What the policy's own card says of how it was taught (`lamer.json`: `env`, `prompt_style`), where it has one."""
 
     @property
     def rendering(self) -> Rendered | None:

@@ -42,7 +42,7 @@ from lamer_graph.policies.loading import check_folder, load_model, load_tokenize
 from lamer_graph.policies.prefixes import Prefixes
 from lamer_graph.policies.rendering import Renderer
 from lamer_graph.policies.sampling import token_logprobs
-from lamer_graph.policies.shipped import taught_folding, taught_template
+from lamer_graph.policies.shipped import card, taught_folding, taught_template
 from lamer_graph.policies.stopping import Watch, check_stop
 from lamer_graph.policies.vocabulary import check_words
 from lamer_graph.types import Completion, Message, Sampling
@@ -114,6 +114,7 @@ class LocalPolicy(Policy):
         self._tokenizer = load_tokenizer(base) if tokenizer is None and base is not None else tokenizer
         # Before the weights, which may take minutes.
         cards = [place for place in (added, base or origin_of(self._tokenizer)) if place is not None]
+        self.taught = next((about for place in cards if (about := card(place))), {})
         self._renderer = Renderer(
             self._tokenizer,
             taught_template(*cards) if template_args is None else template_args,

@@ -1,4 +1,8 @@
-"""What a watcher is told while a trial is played: records without tokens, JSON-plain."""
+"""What a watcher is told while a trial is played: records without tokens, JSON-plain.
+
+What must stay true: nothing is told that the policy could not see. The environment's state (a board's mines) is in
+checkpoints, and in events only where a person watches.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json
 
 
 def turn_event(before: EpisodeState, update: EpisodeState) -> Json:
-    """What a watcher is told of a turn: its record without tokens, and the state it led to."""
+    """What a watcher is told of a turn: its record without tokens."""
     turn = update["turns"][-1]
     return {
         "event": "turn",
@@ -18,7 +22,6 @@ def turn_event(before: EpisodeState, update: EpisodeState) -> Json:
         "valid": turn["valid"],
         "text": turn["text"],
         "outcome": update["outcomes"][-1],
-        "state": update["env_state"],
         "done": update["done"],
         "success": update["success"],
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from lamer_envs import make
 from lamer_graph import (
     ChatModelPolicy,
     CollectConfig,
+    LocalPolicy,
     MemoryConfig,
     RunLog,
     Sampling,
@@ -22,8 +25,10 @@ from lamer_graph import (
     collect,
     create_lamer_agent,
 )
+from lamer_graph.agent.choosing import taught_style
 from lamer_graph.collection.run_memory import Heritage
 from lamer_graph.errors import ConfigError
+from lamer_graph.policies.base import Watched
 from lamer_graph.runlog import read_trials
 from lamer_graph.trial.harness import make_harness
 from lamer_memory import InContextMemory, MemoryConfigError, StoreMemory
@@ -237,3 +242,22 @@ def test_a_namespace_tells_trials_apart_also_where_nothing_outlives_them(tmp_pat
             )
             agent.invoke({"task": {"seed": 1}}, context={"unique": "x"})
     assert len({trial["trial_id"] for trial in read_trials(tmp_path)}) == 2
+
+
+def test_the_policys_card_says_how_it_is_asked(tiny_model_dir: Any, tmp_path: Any) -> None:
+    taught = tmp_path / "taught"
+    shutil.copytree(tiny_model_dir, taught)
+    (taught / "lamer.json").write_text('{"env": "minesweeper:4x4-3", "prompt_style": "compact"}')
+    for folder, style in ((taught, "compact"), (tiny_model_dir, "standard")):
+        policy = LocalPolicy(folder)
+        assert taught_style(policy) == style
+        assert taught_style(Watched(policy, lambda: None)) == style
+        policy.close()
+    assert taught_style(ScriptedPolicy(random_player)) == "standard"
+
+
+def test_events_tell_nothing_that_the_policy_cannot_see() -> None:
+    agent = create_lamer_agent(ScriptedPolicy(random_player), make("minesweeper:4x4-3"))
+    events = list(agent.stream({"task": {"seed": 1}}, stream_mode="custom"))
+    assert {event["event"] for event in events} == {"turn", "reflection", "episode"}
+    assert "mines" not in json.dumps(events)
