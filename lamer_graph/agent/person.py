@@ -32,10 +32,12 @@ def check_review(review: object, keeper: Keeper) -> None:
 def reviewed(proposed: Json) -> str:
     """What a person makes of a reflection: `proposed`, which holds it, is what the interrupt carries.
 
-    Raises ConfigError where no checkpointer would keep the stopped trial, and for an answer that is no text.
+    An answer that is no text is asked for again, with the `problem`. Raises ConfigError where no checkpointer would
+    keep the stopped trial.
     """
     with kept():
         text = interrupt(proposed)
-    if text is not None and not isinstance(text, str):
-        raise ConfigError(f"a reviewed reflection is a text, blank or None for none, not {str(text)[:100]!r}")
-    return plain(text or "").strip()[:MAX_REMARK_CHARS]
+        while not isinstance(text, str):  # asked again: an error would leave the thread with an answer that it refuses
+            problem = f"a reviewed reflection is a text, blank for none, not {str(text)[:100]} of {type(text).__name__}"
+            text = interrupt({**proposed, "problem": problem})
+    return plain(text).strip()[:MAX_REMARK_CHARS]

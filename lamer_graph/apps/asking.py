@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import merge_configs
 from langgraph.config import get_config
+from langgraph.constants import TAG_NOSTREAM
 
 from lamer_graph.apps.attempt import ATTEMPT_METADATA
 from lamer_graph.errors import PolicyError
@@ -22,7 +23,7 @@ def answering(how: Policy | Runnable[Any, Any], asked: Sequence[BaseMessage], id
 
     async def of_model() -> AIMessage:
         answer = await cast(Runnable[Any, Any], how).ainvoke(
-            list(asked), merge_configs(get_config(), {"metadata": {ATTEMPT_METADATA: ident}})
+            list(asked), merge_configs(get_config(), {"metadata": {ATTEMPT_METADATA: ident}, "tags": [TAG_NOSTREAM]})
         )
         if not isinstance(answer, AIMessage):
             raise PolicyError(f"reflect= answered with a {type(answer).__name__} and not with a message")

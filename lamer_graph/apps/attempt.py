@@ -49,7 +49,8 @@ class Running:
     """Ids of messages that the attempt did not write: the caller's, the lessons."""
     given: list[AnyMessage]
     """The message with the lessons, if there is one."""
-    leave: Callable[[Any], Sequence[AnyMessage]]
+    leave: Callable[[Any], Sequence[AnyMessage]] | None
+    """The messages of a final state; None where the state has them under `messages`, step by step."""
     tell: Callable[[AnyMessage], None]
     values: Any = None
     abandoned: bool = False
@@ -60,7 +61,16 @@ class Running:
         if self.abandoned:
             return
         self.values = values
-        for place, message in enumerate(self.leave(values)):
+        if self.leave is None:
+            self._write(messages_in(values))
+
+    def ended(self) -> None:
+        """The graph has come to its end, with the last state that was seen."""
+        if self.leave is not None:
+            self._write(self.leave(self.values))
+
+    def _write(self, messages: Sequence[AnyMessage]) -> None:
+        for place, message in enumerate(messages):
             name = message.id or f"#{place}"
             if name in self.known:
                 continue

@@ -72,7 +72,7 @@ async def graded(grade: Grader, task: Any, result: Any, timeout: float) -> Grade
         raise
     except GradeError:
         raise
-    except TimeoutError:
+    except OutOfTime:
         raise GradeError(
             f"grader {name} gave no grade within {timeout:g} s; resume to grade the attempt again"
         ) from None
@@ -82,17 +82,25 @@ async def graded(grade: Grader, task: Any, result: Any, timeout: float) -> Grade
         ) from error
 
 
+class OutOfTime(Exception):
+    """A user's function took too long; one of its own TimeoutErrors is not this."""
+
+
 async def called(function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> Any:
-    """What a user's function returns, sync (in a thread of its own) or async. Raises TimeoutError, and what it raises.
+    """What a user's function returns, sync (in a thread of its own) or async. Raises OutOfTime, and what it raises.
 
     A thread cannot be stopped: one that hangs is left behind.
     """
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        return await asyncio.wait_for(function(*arguments), timeout)
-    found = await asyncio.wait_for(asyncio.to_thread(function, *arguments), timeout)
-    if isinstance(found, Awaitable):
-        return await asyncio.wait_for(found, timeout)
-    return found
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+                return await function(*arguments)
+            found = await asyncio.to_thread(function, *arguments)
+            return await found if isinstance(found, Awaitable) else found
+    except TimeoutError as error:
+        if limit.expired():
+            raise OutOfTime from error
+        raise
 
 
 def check_function(name: str, given: Any, takes: str) -> None:

@@ -122,13 +122,9 @@ def lesson_text(memory: Sequence[MemoryRecord], trial_id: str, task_id: str) -> 
     return "\n\n".join(parts)
 
 
-def injected(
-    inject: Inject, asked: Sequence[AnyMessage], told: Sequence[str], text: str, name: str
-) -> tuple[list[Any], Mapping[str, Any]]:
+def injected(inject: str, asked: Sequence[AnyMessage], text: str, name: str) -> tuple[list[Any], Mapping[str, Any]]:
     """The attempt's messages with the lessons in them, and what else enters the graph's state. `name` is the id of the
     message that holds them."""
-    if callable(inject):
-        return list(inject(list(asked), list(told))), {}
     if inject not in ("system", "user"):
         return list(asked), {inject: text}
     if not text:

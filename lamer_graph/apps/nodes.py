@@ -24,7 +24,8 @@ from lamer_graph.apps import events, lessons
 from lamer_graph.apps.asking import answering
 from lamer_graph.apps.attempt import Runner, Running, messages_in
 from lamer_graph.apps.checking import Through
-from lamer_graph.apps.grading import Grade, Grader, called, graded
+from lamer_graph.apps.grading import Grade, Grader, OutOfTime, called, graded
+from lamer_graph.apps.knowing import TRIAL_KEY, Known, about, answer_of, error_of, of_theirs, opening
 from lamer_graph.apps.lessons import Inject
 from lamer_graph.apps.lines import Lines, line_of
 from lamer_graph.apps.states import Attempt, RetryState
@@ -36,14 +37,11 @@ from lamer_graph.trial.answers import MAX_REMARK_CHARS, extract_remark
 from lamer_graph.trial.keeping import Keeper
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.tasks import trial_id_of
-from lamer_graph.trial.whose import as_namespace, owner
+from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import stable_seed
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
 from lamer_memory.recall import ABOUT_KEY, kinds, make_record, trial_namespace
-
-TRIAL_KEY = "lamer_trial"
-"""Key of `config["configurable"]` under which a collection says what a trial is known by (see `_opening`)."""
 
 
 class Ways(NamedTuple):
@@ -105,22 +103,31 @@ class Nodes:
         """What the trial is known by. Raises ConfigError where nothing is asked, or nobody says whose memory it is."""
         if not s.get("messages"):
             raise ConfigError('nothing is asked: invoke it with {"messages": [("user", "..")]}')
-        if (given := get_config().get("configurable", {}).get(TRIAL_KEY)) is not None:
-            return {**_opening(**given), "named": True}
-        chosen = self._whose()
-        place = f"memory '{self.keeper.memory.contents}' of scope '{self.keeper.memory.scope}'"
-        whose = owner(chosen, self.keeper.outlives, f"{place} in {type(self.keeper.backend).__name__}")
+        given = get_config().get("configurable", {}).get(TRIAL_KEY)
+        if isinstance(given, Known):  # what a client sends is no such object
+            return {**opening(*given), "named": True}
+        whose = self._whose()
         unique, of_thread = invocation.named(whose, None)
         task_id = f"app:{self.name}/i{stable_seed(*(f'{m.type}:{lessons.text_of(m)}' for m in s['messages'])):016x}"
         number = (s.get("trial") or {}).get("number", 0) + 1
         trial_id = trial_id_of(task_id, 0, unique, number)
-        return {**_opening(task_id, trial_id, whose, number=number), "named": not of_thread}
+        return {**opening(task_id, trial_id, whose, number=number), "named": not of_thread}
 
-    def _whose(self) -> Namespace | None:
-        given = get_config().get("configurable", {}).get(self._user) if self.keeper.outlives else None
-        if given is not None:
-            return as_namespace(given, f"config['configurable'][{self._user!r}]")
-        return self._namespace
+    def _whose(self) -> Namespace:
+        """Whose memory it is, and this application's; () where no record outlives its trial. Raises ConfigError."""
+        if not self.keeper.outlives:
+            return ()
+        place = f"config['configurable'][{self._user!r}]"
+        given = get_config().get("configurable", {}).get(self._user)
+        if given is not None and not isinstance(given, str | list | tuple):
+            raise ConfigError(f"{place} must be a text, not {str(given)[:100]} of {type(given).__name__}: use str(..)")
+        chosen = self._namespace if given is None else as_namespace(given, place)
+        if chosen is None:
+            raise ConfigError(
+                f"memory '{self.keeper.memory.contents}' in {type(self.keeper.backend).__name__} outlives its trial, "
+                f"and nobody has said whose it is: say so with {place}, or once with namespace="
+            )
+        return (*chosen, f"app:{self.name}")
 
     def _fresh(self, trial: Json, records: Sequence[MemoryRecord], seconds: float) -> Json:
         """The update that opens a trial, whatever an earlier one has left on the thread."""
@@ -140,7 +147,7 @@ class Nodes:
             trial_id=trial["trial_id"],
             task_id=trial["task_id"],
             episode=episode,
-            about=lambda: _about(s),
+            about=lambda: about(s),
             kept=trial["records"],
         )
 
@@ -155,14 +162,20 @@ class Nodes:
     # -- attempt ------------------------------------------------------------------------------------------------------
 
     def attempt(self, s: RetryState) -> Json:
-        run = self._running(s)
         with self._logged(s):
-            return self._attempted(run, self.runner.run(run))
+            run = self._running(s)
+            error = self.runner.run(run)
+            if error is None:
+                run.ended()
+            return self._attempted(run, error)
 
     async def aattempt(self, s: RetryState) -> Json:
-        run = self._running(s)
         async with self._alogged(s):
-            return self._attempted(run, await self.runner.arun(run))
+            run = self._running(s)
+            error = await self.runner.arun(run)
+            if error is None:
+                run.ended()
+            return self._attempted(run, error)
 
     def _running(self, s: RetryState) -> Running:
         number, trial = len(s["attempts"]) + 1, s["trial"]
@@ -172,11 +185,17 @@ class Nodes:
         extra = {key: s[key] for key in self.through.inputs if key in s}  # type: ignore[literal-required]
         asked: Any
         if self.ways.enter is not None:
-            asked = self.ways.enter(list(s["messages"]), told)
+            asked = of_theirs("enter", self.ways.enter, list(s["messages"]), told)
+            if asked is None:
+                raise ConfigError("enter= returned None: return the graph's input")
         else:
             text = lessons.lesson_text(memory, trial["trial_id"], trial["task_id"])
-            messages, more = lessons.injected(self.ways.inject, s["messages"], told, text, name)
-            asked = {**extra, **more, "messages": messages}
+            inject = self.ways.inject
+            if callable(inject):
+                asked = {**extra, "messages": list(of_theirs("inject", inject, list(s["messages"]), list(told)))}
+            else:
+                messages, more = lessons.injected(inject, s["messages"], text, name)
+                asked = {**extra, **more, "messages": messages}
         given = messages_in(asked) if isinstance(asked, dict) and self.ways.enter is None else []
         known = frozenset({name, *(str(message.id) for message in [*s["messages"], *given] if message.id)})
         write = get_runtime().stream_writer
@@ -186,22 +205,23 @@ class Nodes:
             input=asked,
             known=known,
             given=[message for message in given if message.id == name],
-            leave=self._left,
+            leave=None if self.ways.leave is None else self._left,
             tell=lambda message: write(events.turn_event(number, message)),
         )
 
     def _left(self, result: Any) -> list[AnyMessage]:
-        """The messages of an attempt that has come to `result` so far."""
-        if self.ways.leave is None:
-            return messages_in(result)
-        found = self.ways.leave(result)
-        if found is None:
-            return []
-        if isinstance(found, str):
-            return [AIMessage(found)]
+        """The messages of an attempt that has come to `result`. Raises ConfigError for what are none."""
+        found = of_theirs("leave", cast(Callable[[Any], Any], self.ways.leave), result)
+        if found is None or isinstance(found, str):
+            return [AIMessage(found)] if found else []
         if isinstance(found, BaseMessage):
             return [cast(AnyMessage, found)]
-        return cast(list[AnyMessage], convert_to_messages(found))
+        try:
+            return cast(list[AnyMessage], convert_to_messages(found))
+        except Exception:  # LangChain has no one error for it
+            raise ConfigError(
+                f"leave= returned {str(found)[:100]!r}: return messages, or the answer as a text"
+            ) from None
 
     def _attempted(self, run: Running, error: Json | None) -> Json:
         attempt = Attempt(
@@ -241,7 +261,7 @@ class Nodes:
         best = s["best"]
         if best is None or grade.success or attempt["score"] >= best["score"]:
             out = {key: values[key] for key in self.through.outputs if isinstance(values, dict) and key in values}
-            best = {"score": attempt["score"], "answer": _answer_of(attempt), "out": out}
+            best = {"score": attempt["score"], "answer": answer_of(attempt), "out": out}
         return {"attempts": attempts, "success": bool(grade.success), "best": best, "result": None}
 
     # -- reflect, review, remember ------------------------------------------------------------------------------------
@@ -260,16 +280,18 @@ class Nodes:
         made: Json = {"asked": [], "answer": None, "valid": True}
         try:
             if not isinstance(how, Policy | Runnable):
-                text = str(await called(how, (told, attempt["feedback"]), self.ways.timeout) or "")
+                text = await called(how, (told, attempt["feedback"]), self.ways.timeout) or ""
+                if not isinstance(text, str):
+                    raise ConfigError(f"reflect= returned {str(text)[:100]!r}: return a text")
             else:
                 before = [record["text"] for record in s["trial"]["memory"]]
-                asked = lessons.review(_about(s), before, told, attempt["feedback"], number, self.max_attempts)
+                asked = lessons.review(about(s), before, told, attempt["feedback"], number, self.max_attempts)
                 answer = await called(
                     answering(how, asked, f"{s['trial']['trial_id']}/{number}/reflection"), (), self.ways.timeout
                 )
                 text, failure = extract_remark(plain(lessons.text_of(answer)))
                 made = {"asked": asked if self._log else [], "answer": answer, "valid": failure is None}
-        except TimeoutError:
+        except OutOfTime:
             raise PolicyError(
                 f"no reflection on attempt {number} within {self.ways.timeout:g} s; resume to reflect on it again"
             ) from None
@@ -336,7 +358,7 @@ class Nodes:
         trial = s["trial"]
         metadata = {"env": f"app:{self.name}", "spec": f"app:{self.name}"}
         if self.keeper.memory.scope == "tasks":  # a later trial looks for its like by what was asked
-            metadata[ABOUT_KEY] = _about(s)
+            metadata[ABOUT_KEY] = about(s)
         return make_record(trial["trial_id"], trial["task_id"], episode, kind, text, s["success"], metadata)
 
     def _trajectory(self, attempt: Attempt) -> str:
@@ -410,7 +432,7 @@ class Nodes:
                 yield
         except Exception as error:
             if self._log is not None and not isinstance(error, GraphBubbleUp | RunLogError):
-                self._log.append(self._line(s, s["trial"], _error_of(error, s)))
+                self._log.append(self._line(s, s["trial"], error_of(error, s)))
             raise
 
     @asynccontextmanager
@@ -421,39 +443,5 @@ class Nodes:
                 yield
         except Exception as error:
             if self._log is not None and not isinstance(error, GraphBubbleUp | RunLogError):
-                await self._log.aappend(self._line(s, s["trial"], _error_of(error, s)))
+                await self._log.aappend(self._line(s, s["trial"], error_of(error, s)))
             raise
-
-
-def _error_of(error: Exception, s: RetryState) -> Json:
-    return {"type": type(error).__name__, "message": str(error)[:2_000], "episode": len(s["attempts"]), "turn": None}
-
-
-def _opening(task_id: str, trial_id: str, namespace: Sequence[str], index: int = 0, number: int = 1) -> Json:
-    """What a trial is known by, and nothing played of it."""
-    return {
-        "task_id": task_id,
-        "trial_id": trial_id,
-        "index": index,
-        "number": number,
-        "namespace": list(namespace),
-        "started": time.time(),
-        "memory": [],
-        "reads": [],
-        "writes": [],
-        "records": [],
-        "reflections": [],
-    }
-
-
-def _about(s: RetryState) -> str:
-    """The task in words: what other tasks' records are compared with."""
-    return lessons.shortened("\n".join(lessons.text_of(m) for m in s["messages"]), lessons.MAX_MESSAGE_CHARS)
-
-
-def _answer_of(attempt: Attempt) -> list[AnyMessage]:
-    """The attempt's last word: none that still waits for a tool, which no conversation could go on from."""
-    said = [
-        m for m in attempt["messages"] if isinstance(m, AIMessage) and not m.tool_calls and not m.invalid_tool_calls
-    ]
-    return [*said[-1:]]

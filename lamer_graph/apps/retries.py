@@ -68,26 +68,28 @@ def with_retries(
     """The graph with retries: it tries a task up to `max_attempts` times, and each failure teaches the next attempt.
 
     `graph` is a compiled LangGraph graph over `messages`, unchanged, of `create_agent` for one. `grade(task, result)`
-    says what an attempt came to: `task` is what the application was invoked with, `result` the graph's final state; it
+    says what an attempt came to: `task` is what the application was invoked with, as far as the graph's state has keys
+    for it (what else a grader must know it finds with LangGraph's `get_config`), `result` the graph's final state; it
     returns a Grade, a bool or a number (1 solves the task), sync or async. A grader that raises, hangs for `timeout`
     seconds or returns NaN raises GradeError, and never counts as a failure.
 
     `reflect` writes what a failed attempt has taught: a chat model, a Policy, or a function
-    `(transcript, feedback) -> text`; memory "none" and "trajectory" need none. Lessons enter the next attempt by
+    `(transcript, feedback) -> text`; memory "none" and "trajectory" take none. Lessons enter the next attempt by
     `inject`: as one message ahead of the others ("system" or "user"), through a function `(messages, lessons) ->
     messages`, or as a text under another key of the graph's state. `memory` is contents or a MemoryConfig; of scope
-    "tasks" it also recalls what other tasks taught, within the namespace of the user that
-    `config={"configurable": {user: ..}}` names, else `namespace`.
+    "tasks" it also recalls what other tasks of this application (its `name`) taught, within the namespace of the user
+    that `config={"configurable": {user: ..}}` names, else `namespace`.
 
     A tool's exception, `recursion_limit` steps or `attempt_timeout` seconds make a failed attempt with its `error`
-    (`on_error="raise"` raises it); a model server's or memory's failure raises, and the same thread goes on with
-    `invoke(None, config)`. What was in flight runs again: tools find the attempt's id, the same both times, in
-    `config["configurable"]["attempt_id"]`. `review="reflection"` stops with an `interrupt` that carries the proposed
-    reflection; `Command(resume=text)` is what is remembered, a blank text nothing.
+    (`on_error="raise"` raises it; a tool that is not async goes on in its thread until it returns); a model server's or
+    memory's failure raises, and the same thread goes on with `invoke(None, config)`. What was in flight runs again:
+    tools find the attempt's id, the same both times, in `config["configurable"]["attempt_id"]`. `review="reflection"`
+    stops with an `interrupt` that carries the proposed reflection; `Command(resume=text)` is what is remembered, a
+    blank text nothing.
 
-    For graphs without `messages`: `enter(messages, lessons)` gives the graph's input, `leave(result)` the attempt's
-    messages, or its answer as a text. Other keys of the graph's input and output pass through. `log` keeps every trial.
-    Without a `checkpointer` the graph's own is used.
+    For graphs without `messages`: `enter(messages, lessons)` gives the graph's input, `leave(result)` the messages of
+    an attempt that has come to its end, or its answer as a text. Other keys of the graph's input and output pass
+    through. `log` keeps every trial. Without a `checkpointer` the graph's own is used.
 
     Returns a compiled graph: `invoke({"messages": [("user", "..")]})` gives `{"messages", "attempts", "reflections",
     "success"}`; the custom stream has an event per message, attempt and reflection. Raises ConfigError and
@@ -105,6 +107,14 @@ def with_retries(
             f"memory '{config.contents}' keeps reflections and nobody writes any: give reflect=model, or a function "
             "(transcript, feedback) -> text; or memory='trajectory'"
         )
+    if reflect is not None and not (isinstance(reflect, Policy | Runnable) or callable(reflect)):
+        raise ConfigError(
+            f"reflect must be a chat model, a Policy or a function (transcript, feedback) -> text, not {reflect!r:.100}"
+        )
+    if name is not None and not (isinstance(name, str) and name.strip() and name.isprintable()):
+        raise ConfigError(f"name must be a text that is not empty, not {name!r:.100}")
+    if not (checkpointer is None or isinstance(checkpointer, bool | BaseCheckpointSaver)):
+        raise ConfigError(f"checkpointer must be a saver of LangGraph's, not a {type(checkpointer).__name__}")
     if reflect is not None and not keeper.reflects:
         raise ConfigError(f"reflect= would do nothing: memory '{config.contents}' keeps no reflections")
     check_review(review, keeper)

@@ -22,18 +22,22 @@ from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError, NotOfferedError
 from lamer_envs.registry import add
 from lamer_graph.apps.grading import Grader, called, check_function
+from lamer_graph.apps.knowing import TRIAL_KEY, Known
 from lamer_graph.apps.lessons import text_of
-from lamer_graph.apps.nodes import TRIAL_KEY
 from lamer_graph.apps.policy_chat import PolicyChat
 from lamer_graph.apps.retries import TIMEOUT_S, with_retries
 from lamer_graph.errors import ConfigError, MissingLibraryError
 from lamer_graph.text import plain_json
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.states import Json
+from lamer_graph.types import stable_seed
 
 TASK_KEY = "lamer_task"
 """Key of `config["configurable"]` under which a trial's task is: what its grader is asked about."""
+SPLITS = ("train", "val", "test")
 MAX_TASK_BYTES = 1 << 20
+LOOKED_AT = 8
+"""Tasks of a function that tell it from another."""
 NO_TASK = "is a task of an application, which is played as a whole"
 
 Build = Callable[[Any], Any]
@@ -82,9 +86,13 @@ class TaskEnv(Env):
         return "as the application asks for it"
 
     def reset(self, seed: int) -> State:
-        if callable(self.tasks):
-            return {"task": checked(self.tasks(seed), f"task {seed}")}
-        return {"task": self.tasks[seed % len(self.tasks)]}
+        if not callable(self.tasks):
+            return {"task": self.tasks[seed % len(self.tasks)]}
+        try:
+            task = self.tasks(seed)
+        except Exception as error:  # whatever a user's module raises
+            raise InstanceError(f"task {seed} of '{self.title}' failed: {type(error).__name__}: {error}") from error
+        return {"task": checked(task, f"task {seed} of '{self.title}'")}
 
     def load(self, instance: Mapping[str, Any] | Path) -> State:
         if isinstance(instance, Path):
@@ -99,6 +107,18 @@ class TaskEnv(Env):
 
     def parse(self, answer: str) -> str | None:
         return None
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the tasks: of a list all, of a function its first."""
+        told = [self.reset(seed)["task"] for seed in range(LOOKED_AT)] if callable(self.tasks) else self.tasks
+        return f"{stable_seed(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)):016x}"
+
+    def count(self, split: str) -> int | None:
+        """How many tasks the split has; None where there is no end of them."""
+        if split == "train" or callable(self.tasks):
+            return None
+        return sum(self.split_of(self.reset(seed)) == split for seed in range(len(self.tasks)))
 
     def split_of(self, state: State) -> str:
         return str(state["task"].get("split") or super().split_of(state))
@@ -194,6 +214,8 @@ def read_tasks(path: Path) -> list[Json]:
 
 def checked(task: Any, where: str) -> Json:
     """A task as states and logs hold it. Raises InstanceError."""
+    if isinstance(task, Mapping) and task.get("split", "train") not in SPLITS:
+        raise InstanceError(f"{where} is of split {task['split']!r}: splits are {', '.join(SPLITS)}")
     if not isinstance(task, Mapping) or not task.get("input"):
         raise InstanceError(f'{where} must be a JSON object with an input, such as {{"input": "What is 2 + 2?"}}')
     try:
@@ -243,8 +265,13 @@ class TaskApp:
             task = get_config()["configurable"][TASK_KEY]
             return await called(env.grade, (task, result), env.timeout)
 
+        grade.__name__ = getattr(env.grade, "__name__", type(env.grade).__name__)
+        try:
+            graph = env.build(chat)
+        except Exception as error:  # whatever a user's module raises
+            raise ConfigError(f"'{env.spec}' cannot be built: {type(error).__name__}: {str(error)[:500]}") from error
         app = with_retries(
-            env.build(chat),
+            graph,
             grade=grade,
             reflect=chat if h.reflects else None,
             max_attempts=h.max_episodes,
@@ -257,7 +284,7 @@ class TaskApp:
         )
         return cls(app, h)
 
-    async def play(self, state: State, trial: Json) -> None:
+    async def play(self, state: State, trial: Known) -> None:
         """One trial of the task that begins in `state`, logged by the application. `trial` is what it is known by."""
         config = {"configurable": {TASK_KEY: state["task"], TRIAL_KEY: trial}}
         await self.app.ainvoke({"messages": asked(state["task"])}, config)

@@ -10,7 +10,7 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
-from lamer_graph.cli.options import RUN, Effort, Game, Player, ResumeOption, TaskOption, of_task
+from lamer_graph.cli.options import RUN, Effort, Game, Player, ResumeOption, TaskOption, as_many, of_task
 from lamer_graph.cli.running import note_fresh, report_loss, run_trials
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def register(app: typer.Typer) -> None:
         if not resume:
             place.check_kept(game.contents)
         game = of_task(game, task)
+        effort = as_many(effort, game)
         config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
         note_fresh(ui, out, resume)
         job = Job(player=player, config=config, effort=effort, folder=out, resume=resume, training=True)

@@ -19,7 +19,7 @@ from lamer_graph.cli.compare_train import Training, starts, trained, trainings, 
 from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Backend, Store, WarmOption
-from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, ResumeOption, Setting, TaskOption, of_task
+from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, ResumeOption, Setting, TaskOption, as_many, of_task
 from lamer_graph.cli.running import WARM, check_player, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 from lamer_memory import Contents, Scope
@@ -132,6 +132,7 @@ def register(app: typer.Typer) -> None:
 
         folder = run_folder(out, "compare", resume)
         setting = of_task(setting, task)
+        effort = as_many(effort, setting)
         run = training.load(ui, player, setting)
         if run is not None:
             player, setting = starts(run, player, setting)

@@ -10,7 +10,7 @@ from lamer_graph.cli.checks import run_folder
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place, WarmOption
-from lamer_graph.cli.options import RUN, Effort, Game, OutOption, Player, ResumeOption, TaskOption, of_task
+from lamer_graph.cli.options import RUN, Effort, Game, OutOption, Player, ResumeOption, TaskOption, as_many, of_task
 from lamer_graph.cli.running import filled_by, note_fresh, report_loss, report_of, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 
@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
         if not resume:
             place.check_kept(game.contents)
         game = of_task(game, task)
+        effort = as_many(effort, game)
         config = game.config(
             ui,
             player,

@@ -6,9 +6,7 @@ found here, before any work. `Player.open` is the only place where the command l
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
@@ -17,13 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from lamer_envs.errors import EnvError
 from lamer_graph.cli.frame import Ui, options
+from lamer_graph.cli.own import named, own
 from lamer_graph.errors import ConfigError
 from lamer_memory import Contents
 
 if TYPE_CHECKING:
-    from lamer_envs import Env
     from lamer_graph.collection.config import CollectConfig
     from lamer_graph.policies.base import Policy
 
@@ -77,34 +74,6 @@ TaskOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="S", rich_help_panel=GAME, help="Seeds the sampling of every policy call.")
 ]
-
-
-def own(path: str) -> Env:
-    """The environment or the tasks that a person named as "module:object", a module of the current folder too.
-
-    Raises EnvParameterError.
-    """
-    from lamer_envs.registry import use
-
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    return use(path)
-
-
-def named(spec: str) -> str:
-    """The specification that a person gave; where it names a module and what is in there, that is imported."""
-    from lamer_envs import names
-
-    first, _, rest = spec.partition(":")
-    if not rest or first in names() or not all(part.isidentifier() for part in first.split(".")):
-        return spec
-    try:
-        found = own(spec)
-    except EnvError:
-        if importlib.util.find_spec(first.partition(".")[0]) is None:  # a misspelt name: `make` knows the nearest
-            return spec
-        raise
-    return found.spec
 
 
 def template_of(given: list[str] | None) -> dict[str, Any] | None:
@@ -268,7 +237,8 @@ class Setting:
             "--env",
             metavar="SPEC",
             rich_help_panel=GAME,
-            help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1; a name alone: as --policy's card says.",
+            help="Environment, e.g. minesweeper:6x6-3, or module:Class of your own; a name alone: as --policy's card "
+            "says.",
         ),
     ] = DEFAULT_ENV
     tasks_type: Annotated[
@@ -443,3 +413,22 @@ def of_task(setting: S, task: str | None) -> S:
     if setting.env != DEFAULT_ENV or setting.tasks_type is not None:
         raise ConfigError("--task says what is played: leave out --env and --tasks-type")
     return replace(setting, env=own(task).spec)
+
+
+def as_many(effort: Effort, setting: Setting) -> Effort:
+    """The effort, where nothing else was asked for of all the tasks that an application has in the split.
+
+    Raises ConfigError where more are asked for.
+    """
+    from lamer_envs import make
+
+    count = getattr(make(setting.env), "count", None) if setting.env.startswith("task:") else None
+    there = None if count is None else count(setting.split)
+    if there is None or effort.tasks <= there:
+        return effort
+    if effort.tasks != Effort.tasks or there == 0:
+        raise ConfigError(
+            f"{setting.env} has {there} tasks of split '{setting.split}': give --tasks {max(1, there)}, or another "
+            "--split"
+        )
+    return replace(effort, tasks=there)

@@ -13,7 +13,7 @@ import typer
 
 from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed, run_folder
 from lamer_graph.cli.frame import FAILED, Json, Ui, command
-from lamer_graph.cli.options import named, own
+from lamer_graph.cli.own import named, own
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:

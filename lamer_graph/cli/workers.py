@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from lamer_envs.registry import used
 from lamer_graph.cli.frame import describe, quiet_libraries
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.options import own
+from lamer_graph.cli.own import own
 from lamer_graph.collection.collect import CollectSummary, Shard, collect
 from lamer_graph.errors import LamerError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from lamer_graph.apps.knowing import Known
 from lamer_graph.apps.tasks import TaskApp, TaskEnv
 from lamer_graph.runlog import RunLog
 from lamer_graph.trial.driver import TRIAL_ERRORS
@@ -37,7 +38,7 @@ class AppTrials:
         """One trial. An error that ends it is logged with what had been played, and is not raised."""
         task_id = task_id_of(self._env, task)
         trial = trial_id_of(task_id, task["trial"])
-        known = {"task_id": task_id, "trial_id": trial, "index": task["trial"], "namespace": list(self._namespace)}
+        known = Known(task_id, trial, self._namespace, task["trial"])
         self._tasks[trial] = task
         try:
             await self._app.play(start_of(self._env, task), known)

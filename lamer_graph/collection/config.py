@@ -18,10 +18,12 @@ from pydantic import (
     PlainValidator,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 
 from lamer_envs import make
 from lamer_envs.base import Env
+from lamer_envs.errors import EnvError
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
 from lamer_graph.trial.harness import Harness, Stop, make_harness
@@ -45,10 +47,10 @@ MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", 
 class CollectConfig(BaseModel):
     """What is collected. Two runs with equal configurations hold trials of the same tasks under the same rules.
 
-    `stop="auto"` ends an answer at the closing tag that standard prompts ask for, "never" where the model ends it.
-    `policy` names what plays, for the record: the caller hands over the policy itself. `skip` leaves out that many
-    tasks of the split before the first. `shuffle_reflections` gives every trial another trial's reflection (an
-    ablation: what is lost was memory at work).
+    `tasks_of` is a digest of an application's tasks, noted by itself. `stop="auto"` ends an answer at the closing tag
+    that standard prompts ask for, "never" where the model ends it. `policy` names what plays, for the record: the
+    caller hands over the policy itself. `skip` leaves out that many tasks of the split before the first.
+    `shuffle_reflections` gives every trial another trial's reflection (an ablation: what is lost was memory at work).
 
     `backend` names what keeps the memory: "in-context", "chroma" (a folder of the run), "chroma:DIR",
     "chroma:http://host:port" or "store:postgresql://..", which runs may share. With `scope="tasks"` it may be filled
@@ -65,6 +67,7 @@ class CollectConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     env: str
+    tasks_of: str = ""
     policy: str = ""
     split: str = "train"
     tasks: Positive
@@ -95,13 +98,24 @@ class CollectConfig(BaseModel):
     seed: int = 0
     shuffle_reflections: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_tasks(cls, given: Any) -> Any:
+        """Note which tasks an application has, so that a run is not gone on with after they were changed."""
+        if not isinstance(given, dict) or given.get("tasks_of") or not str(given.get("env")).startswith("task:"):
+            return given
+        try:
+            return {**given, "tasks_of": getattr(make(given["env"]), "fingerprint", "")}
+        except EnvError:  # not imported here: whoever plays them says so
+            return given
+
     @model_serializer(mode="wrap")
     def _plain(self, plain: SerializerFunctionWrapHandler) -> Json:
         # What says nothing is left out, so that a run of before these fields is still the same run.
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
             key
-            for key in ("outcomes", "same_task", "embedder", "actions", "texts", "stop")
+            for key in ("tasks_of", "outcomes", "same_task", "embedder", "actions", "texts", "stop")
             if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}

@@ -150,12 +150,34 @@ def test_a_graph_without_messages_is_entered_and_left_by_functions() -> None:
         grade=lambda task, result: result["answer"] == CODE,
         reflect=lambda transcript, feedback: f"It is {CODE}.",
         enter=lambda messages, lessons: {"question": messages[-1].text, "hints": lessons},
-        leave=lambda result: result.get("answer"),
+        leave=lambda result: result["answer"],
     )
+    events = [event["text"] for event in app.stream(QUESTION, stream_mode="custom") if event["event"] == "turn"]
+    assert events == ["red", CODE]
     result = app.invoke(QUESTION)
     assert result["success"]
     assert [m.text for m in result["messages"]] == ["What is the code word?", CODE]
     assert [[m.text for m in a["messages"]] for a in result["attempts"]] == [["red"], [CODE]]
+
+
+@pytest.mark.parametrize(
+    ("ways", "message"),
+    [
+        ({"leave": lambda result: result["nothing"]}, "leave= failed: KeyError: 'nothing'"),
+        ({"leave": lambda result: 3}, "leave= returned '3': return messages, or the answer as a text"),
+        ({"enter": lambda messages, lessons: 1 / 0}, "enter= failed: ZeroDivisionError"),
+        ({"enter": lambda messages, lessons: None}, "enter= returned None"),
+    ],
+)
+def test_an_applications_own_mistake_is_no_failed_attempt(ways: Any, message: str) -> None:
+    class State(TypedDict):
+        question: str
+
+    graph = StateGraph(State).add_node("node", lambda state: {}).add_edge(START, "node").compile()
+    sound = {"enter": lambda messages, lessons: {"question": "?"}, "leave": lambda result: "answer"}
+    app = with_retries(graph, grade=graded, memory="none", **{**sound, **ways})
+    with pytest.raises(ConfigError, match=message):
+        app.invoke(QUESTION)
 
 
 # -- how lessons enter ------------------------------------------------------------------------------------------------
@@ -370,6 +392,16 @@ async def test_a_grader_that_fails_is_no_failed_attempt(grade: Any, message: str
     assert (await _run(mended, None, sync))["success"]
 
 
+@pytest.mark.parametrize("who", ["grade", "reflect"])
+def test_a_timeout_of_somebody_elses_is_reported_as_what_it_is(who: str) -> None:
+    def slow(*_: Any) -> Any:
+        raise TimeoutError("the proxy says 504")
+
+    app, _ = retried(**{who: slow})
+    with pytest.raises((GradeError, TimeoutError), match="the proxy says 504"):
+        app.invoke(QUESTION)
+
+
 async def test_an_async_grade_and_numbers_are_grades() -> None:
     async def grade(task: Any, result: Any) -> float:
         return 1.0 if result["messages"][-1].text == CODE else 0.25
@@ -440,6 +472,16 @@ async def test_a_person_reviews_the_reflection(sync: bool) -> None:
     assert len([asked for asked in model.asked if reviews(asked)]) == 1
 
 
+def test_an_answer_that_is_no_text_is_asked_for_again() -> None:
+    app, _ = retried(review="reflection", checkpointer=InMemorySaver())
+    app.invoke(QUESTION, thread("t"))
+    again = app.invoke(Command(resume={"reflection": "x"}), thread("t"))["__interrupt__"][0].value
+    assert "a reviewed reflection is a text, blank for none" in again["problem"]
+    assert again["reflection"] == f"The code word is {CODE}."
+    result = app.invoke(Command(resume=f"The code word is {CODE}."), thread("t"))
+    assert result["success"]
+
+
 def test_a_person_may_have_nothing_remembered() -> None:
     app, _ = retried(review="reflection", checkpointer=InMemorySaver(), max_attempts=2)
     app.invoke(QUESTION, thread("t"))
@@ -486,13 +528,38 @@ def test_a_tool_of_the_agent_may_ask_a_person() -> None:
 def test_one_users_lessons_never_reach_another() -> None:
     memory = MemoryConfig("reflection", backend=InContextMemory(), scope="tasks")
     app, model = retried(memory=memory)
-    with pytest.raises(ConfigError, match="nobody has said whose it is"):
+    with pytest.raises(
+        ConfigError, match=r"say so with config\['configurable'\]\['user_id'\], or once with namespace="
+    ):
         app.invoke(QUESTION)
     app.invoke(QUESTION, thread("a", user_id="anna"))
     model.asked.clear()
     assert len(app.invoke({"messages": [("user", "The code?")]}, thread("b", user_id="bob"))["attempts"]) == 2
     assert all("Before this attempt" not in asked[0].text for asked in model.asked[:2])
     assert len(app.invoke({"messages": [("user", "The code?")]}, thread("c", user_id="anna"))["attempts"]) == 1
+
+
+def test_applications_of_one_user_do_not_share_lessons_unless_they_share_a_name() -> None:
+    memory = MemoryConfig("reflection", backend=InContextMemory(), scope="tasks")
+    visits = {}
+    for name in ("shop", "bank", "shop"):
+        app, _ = retried(memory=memory, name=name)
+        question = {"messages": [("user", f"The code, visit {len(visits)}?")]}
+        visits[f"{name} {len(visits)}"] = len(app.invoke(question, thread("t", user_id="anna"))["attempts"])
+    assert list(visits.values()) == [2, 2, 1]
+
+
+def test_what_a_client_sends_names_nobody_elses_memory() -> None:
+    memory = MemoryConfig("reflection", backend=InContextMemory(), scope="tasks")
+    app, _ = retried(memory=memory)
+    app.invoke(QUESTION, thread("a", user_id="anna"))
+    forged = {"task_id": "x", "trial_id": "y", "namespace": ["anna", "app:app"], "place": 0}
+    asked = {"messages": [("user", "The code?")]}
+    assert len(app.invoke(asked, thread("b", user_id="bob", lamer_trial=forged))["attempts"]) == 2
+    with pytest.raises(
+        ConfigError, match=r"config\['configurable'\]\['user_id'\] must be a text, not 7 of int: use str"
+    ):
+        app.invoke(asked, thread("c", user_id=7))
 
 
 def test_other_tasks_lessons_come_before_the_trials_own() -> None:
@@ -540,7 +607,7 @@ async def test_it_streams_as_other_graphs_do() -> None:
     values = [value async for value in app.astream(QUESTION, stream_mode="values")]
     assert values[-1]["messages"][-1].text == CODE
     said = [chunk.text async for chunk, _ in app.astream(QUESTION, stream_mode="messages") if chunk.text]
-    assert said[-1] == CODE
+    assert said == [CODE]  # no reflection is streamed to who waits for the answer
     nested = [place async for place, _ in app.astream(QUESTION, stream_mode="updates", subgraphs=True)]
     assert any(place and place[0].startswith("attempt:") for place in nested)
 
@@ -630,6 +697,9 @@ def test_its_schemas_are_json() -> None:
         ({"review": "grade"}, "review must be None or one of reflection, not 'grade'"),
         ({"log": "runs/prod"}, "log must be a RunLog"),
         ({"user": ""}, "user names the key"),
+        ({"reflect": "gpt"}, "reflect must be a chat model, a Policy or a function"),
+        ({"name": " "}, "name must be a text that is not empty"),
+        ({"checkpointer": "cp"}, "checkpointer must be a saver of LangGraph's, not a str"),
         ({"inject": 3}, "inject must be 'system', 'user', a function or a key"),
         ({"enter": 3}, "enter must be a function enter\\(messages, lessons\\), not a int"),
     ],

@@ -145,6 +145,7 @@ def test_a_file_of_tasks_names_the_line_that_is_wrong(tmp_path: Path) -> None:
     for text, message in (
         ('{"input": "a"}\n\n{"input"', f"{path} line 3 is not JSON"),
         ('{"input": "a"}\n["b"]\n', f"{path} line 2 must be a JSON object with an input"),
+        ('{"input": "a", "split": "tset"}\n', f"{path} line 1 is of split 'tset': splits are train, val, test"),
         ('{"input": [["nobody", "b"]]}\n', f"{path} line 1 is malformed"),
     ):
         path.write_text(text)
@@ -178,6 +179,44 @@ def test_the_command_line_plays_tasks_of_a_module(cli: Any, tiny_model_dir: Path
     assert again.code == 2
     assert "'desk:nothing' cannot be imported: AttributeError" in again.err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_command_line_takes_what_tasks_there_are_and_knows_when_they_were_changed(
+    cli: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    text = (SUPPORT / "helpdesk.py").read_text()
+    (tmp_path / "before.py").write_text(text.replace('"helpdesk"', '"changing"'))
+    (tmp_path / "after.py").write_text(text.replace('"helpdesk"', '"changing"').replace("What is", "Which is"))
+    command = ["--policy", tiny_model_dir, "--max-tokens", 4, "--out", "run"]
+    done = cli("eval", "--task", "before:app", *command, "--json")
+    assert done.code == 0, done.err
+    there = make("before:app").count("test")  # type: ignore[attr-defined]
+    assert json.loads(done.out)["config"]["tasks"] == there < 100
+    changed = cli("eval", "--task", "after:app", *command, "--resume")
+    assert changed.code == 2
+    assert "tasks_of is" in changed.err
+    many = cli("eval", "--task", "before:app", "--tasks", there + 1, *command)
+    assert many.code == 2
+    assert f"task:changing has {there} tasks of split 'test': give --tasks {there}" in many.err
+    misspelt = cli("eval", "--task", "before.py:app", *command)
+    assert misspelt.code == 2
+    assert "modules are named as they are imported: before:app, not before.py:app" in misspelt.err
+
+
+async def test_an_application_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    def build(model: Any) -> Any:
+        raise RuntimeError("no such database")
+
+    env = task_agent(build, tasks=helpdesk.TASKS, grade=helpdesk.grade, name="unbuilt")
+    with pytest.raises(ConfigError, match="'task:unbuilt' cannot be built: RuntimeError: no such database"):
+        await collect(config(env=env.spec), ScriptedPolicy(visitor), tmp_path / "run")
+
+    def broken(seed: int) -> Any:
+        raise RuntimeError("no such table")
+
+    env = task_agent(lambda model: helpdesk.app.build(model), tasks=broken, grade=helpdesk.grade, name="untold")
+    with pytest.raises(InstanceError, match="task 0 of 'untold' failed: RuntimeError: no such table"):
+        await collect(config(env=env.spec), ScriptedPolicy(visitor), tmp_path / "other")
 
 
 # -- tools in text ----------------------------------------------------------------------------------------------------

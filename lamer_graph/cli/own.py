@@ -1,0 +1,44 @@
+"""Environments and tasks that a person has in a module of the current folder: "module:object" on the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamer_envs.errors import EnvError
+from lamer_graph.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lamer_envs import Env
+
+
+def own(path: str) -> Env:
+    """The environment or the tasks that a person named as "module:object", a module of the current folder too.
+
+    Raises EnvParameterError.
+    """
+    from lamer_envs.registry import use
+
+    if path.partition(":")[0].endswith(".py"):
+        raise ConfigError(f"modules are named as they are imported: {path.replace('.py:', ':', 1)}, not {path}")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return use(path)
+
+
+def named(spec: str) -> str:
+    """The specification that a person gave; where it names a module and what is in there, that is imported."""
+    from lamer_envs import names
+
+    first, _, rest = spec.partition(":")
+    if not rest or first in names() or not all(part.isidentifier() for part in first.split(".")):
+        return spec
+    try:
+        found = own(spec)
+    except EnvError:
+        if importlib.util.find_spec(first.partition(".")[0]) is None:  # a misspelt name: `make` knows the nearest
+            return spec
+        raise
+    return found.spec
