@@ -192,6 +192,10 @@ class Player:
         folder = self.folder(env)
         return folder.resolve().name if folder is not None else str(getattr(policy, "model", ""))
 
+    def folding(self) -> bool | None:
+        """Whether a server's prompts have the system's words in the user's message; None: as is found out there."""
+        return None
+
     @asynccontextmanager
     async def open(self, env: str, *, training: bool | None) -> AsyncIterator[Policy]:
         """The policy, checked: a server has answered, a folder is loaded. Raises ConfigError and PolicyError.
@@ -205,6 +209,7 @@ class Player:
 
             assert self.base_url is not None
             options: dict[str, Any] = {"timeout": self.timeout, "template_args": template_of(self.template)}
+            options["fold_system"] = self.folding()
             served = OpenAIPolicy(self.base_url, self.model, training=bool(training), **options)
             policy = await served.connect()
             if training is None:

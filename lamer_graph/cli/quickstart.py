@@ -64,6 +64,14 @@ LocalOption = Annotated[
 ]
 
 
+class Taught(Player):
+    """A small policy behind a server: it has the rules in its weights, so nobody need be warned that its chat template
+    leaves them out."""
+
+    def folding(self) -> bool | None:
+        return False
+
+
 def register(app: typer.Typer) -> None:
     @command(
         app,
@@ -104,7 +112,7 @@ def register(app: typer.Typer) -> None:
             base_url = None
             if server is not None:
                 base_url = server.base_url
-                player = Player(base_url=base_url, model=server.model_name)
+                player = Taught(base_url=base_url, model=server.model_name)
             ui.print("\n[bold]One trial[/] (more: lamer-graph play)")
             trial = asyncio.run(watch(ui, player, game, 0))
             ui.print(f"\n[bold]{len(MODES)} ways to remember[/], {tasks} held-out tasks each")
@@ -118,7 +126,7 @@ def register(app: typer.Typer) -> None:
                     player = Player(policy=adapter)
                 else:
                     server.load_adapter(TRAINED, adapter)
-                    player = Player(base_url=base_url, model=TRAINED)
+                    player = Taught(base_url=base_url, model=TRAINED)
                     ui.print(f"the running vLLM has loaded the adapter and answers as '{TRAINED}'")
                 after = _evaluated(ui, player, game, tasks, folder / TRAINED, AFTER)
                 rows |= {f"{TRAINED}, {name}": row for name, row in after.items()}
