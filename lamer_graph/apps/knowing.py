@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.errors import GraphBubbleUp
 
 from lamer_graph.apps import lessons
 from lamer_graph.apps.states import Attempt, RetryState
@@ -31,11 +32,14 @@ def of_theirs(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of the application's returns. Raises ConfigError: it is no fault of the attempt."""
     try:
         return function(*arguments)
+    except GraphBubbleUp:
+        raise
     except Exception as error:
         raise ConfigError(f"{name}= failed: {type(error).__name__}: {str(error)[:500]}") from error
 
 
 def error_of(error: Exception, s: RetryState) -> Json:
+    """What a log says of the error that ended a trial, and behind how many attempts it struck."""
     return {"type": type(error).__name__, "message": str(error)[:2_000], "episode": len(s["attempts"]), "turn": None}
 
 
