@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_small_form_measures_every_row(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "gpu_check.py"), "--small", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -44,6 +44,7 @@ def test_a_killed_trial_resumes_in_a_new_process_to_the_uninterrupted_result(
     assert resumed.stdout == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_trial_killed_again_and_again_still_finishes_the_same(uninterrupted: str, tmp_path: Path) -> None:
     database = tmp_path / "checkpoints.sqlite"
     kills = 0

@@ -277,6 +277,7 @@ def test_offline_a_hub_id_says_how_to_fetch_it(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_the_hubs_cache_has_is_played_offline(original: LlamaForCausalLM, tmp_path: Path) -> None:
     made = import_model(write_gguf(tmp_path / "m.gguf", original), tmp_path / "out")
     cache = tmp_path / "hf" / "hub" / "models--some-org--some-model"

@@ -58,7 +58,10 @@ def first_call(trial):
         (lambda t: t["reflections"][0].update(episode=2), "a reflection on episode 2 of 2"),
         (lambda t: t["episodes"][1]["turns"][0].pop("observation"), "episodes.1.turns.0.observation: Field required"),
         (lambda t: first_call(t)["messages"].append(["user", 2]), "episodes.0.turns.0: a message points past"),
-        (lambda t: first_call(t)["messages"].append(["tool", 0]), "Input should be 'system', 'user' or 'assistant'"),
+        (
+            lambda t: first_call(t)["messages"].append(["nobody", 0]),
+            "Input should be 'system', 'user', 'assistant' or 'tool'",
+        ),
         (lambda t: first_call(t)["token_ids"].append(-1), "greater than or equal to 0"),
         (lambda t: first_call(t)["prompt_token_ids"].clear(), "tokens without prompt tokens"),
         (lambda t: first_call(t)["logprobs"].pop(), "3 token_ids but 2 logprobs"),

@@ -114,6 +114,7 @@ def test_parallelism_needs_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     check_parallel(1, 1, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("serve", "--out", "made", "--", "--no-such-option"), ("train",)])
 def test_what_vllm_does_not_take_is_one_line_before_any_work(
     cli: Cli, tiny_model_dir: Path, arguments: tuple[str, ...]

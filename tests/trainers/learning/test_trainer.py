@@ -226,6 +226,7 @@ def parts_of(trainer, count, steps, accumulation):
     return [[i for part in cut[at : at + accumulation] for i in part] for at in range(0, len(cut), accumulation)]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_gradient_of_one(tiny_model_dir, tmp_path):
     calls = 37
     run_processes(2, tiny_model_dir, calls, tmp_path)

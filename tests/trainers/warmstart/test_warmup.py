@@ -301,6 +301,7 @@ def test_a_row_with_ties_is_taught_all_of_them_alike_where_they_part() -> None:
     assert loss == pytest.approx(by_hand, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_short_warm_start_repeats_and_says_that_it_missed_its_gates(tmp_path: Path) -> None:
     lines: list[str] = []
     first, second = (
