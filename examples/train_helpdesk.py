@@ -1,6 +1,6 @@
 """Training on tasks of one's own: a small policy learns to ask first, remember, and be right the second time.
 
-    python examples/train_helpdesk.py --out runs/helpdesk      # some ten minutes on two cores
+    python examples/train_helpdesk.py --out runs/helpdesk      # a quarter of an hour on two cores
 
 1. A clumsy player plays `helpdesk:app` through its own graph, and what it was asked and said is what a policy of 0.7 M
    parameters is fitted to: it knows the form of calls, answers and reflections, and little of what is worth doing.

@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 
 from lamer_graph.apps.attempt import ATTEMPT_METADATA
 from lamer_graph.apps.tool_text import CALL, CALLED, chat_of, read
+from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY
 from lamer_graph.types import Message, Sampling, stable_seed
@@ -40,11 +41,10 @@ class PolicyChat(BaseChatModel):
         return "lamer-policy"
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **_: Any) -> PolicyChat:
-        """The same with tools, in any form that LangChain takes. A `tool_choice` cannot be promised: it is text."""
+        """The same with tools, in any form that LangChain takes. Raises ConfigError for a `tool_choice`, which text
+        cannot promise."""
         if tool_choice not in (None, "auto"):
-            raise NotImplementedError(
-                "a policy calls tools in text and cannot be made to choose one: leave tool_choice out"
-            )
+            raise ConfigError("a policy calls tools in text and cannot be made to choose one: leave tool_choice out")
         return self.model_copy(update={"tools": tuple(convert_to_openai_tool(tool) for tool in tools)})
 
     def _generate(

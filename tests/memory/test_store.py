@@ -19,14 +19,6 @@ from lamer_memory.embedders import HashingEmbedder  # noqa: E402
 from lamer_memory.store import StoreMemory  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def postgres_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pgserver = pytest.importorskip("pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
-
-
 @pytest.fixture
 def postgres(postgres_uri: str) -> Iterator[PostgresStore]:
     with PostgresStore.from_conn_string(postgres_uri) as store:

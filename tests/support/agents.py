@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
 from langgraph.graph.state import CompiledStateGraph
 
-from lamer_graph import Grade
+from lamer_graph import Grade, MemoryConfig, with_retries
 
 CODE = "blue"
 QUESTION = {"messages": [("user", "What is the code word?")]}
@@ -72,3 +72,21 @@ def agent_of(
 def graded(task: Any, result: Any) -> Grade:
     said = result["messages"][-1].text
     return Grade(said == CODE, "" if said == CODE else f"the code word is not {said}")
+
+
+def thread(name: str, **more: Any) -> Any:
+    return {"configurable": {"thread_id": name, **more}}
+
+
+def retried(answer: Any = learner, tools: Any = (search,), **settings: Any) -> Any:
+    agent, model = agent_of(answer, tools)
+    if MemoryConfig.of(settings.get("memory", "reflection")).contents in ("reflection", "both"):
+        settings.setdefault("reflect", model)
+    settings.setdefault("grade", graded)
+    return with_retries(agent, **settings), model
+
+
+async def run_in_thread(app: Any, given: Any, sync: bool) -> Any:
+    """Through the one door or the other, on thread "t"."""
+    config = thread("t")
+    return app.invoke(given, config, durability="sync") if sync else await app.ainvoke(given, config, durability="sync")

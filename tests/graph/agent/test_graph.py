@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -239,14 +239,6 @@ def test_a_langchain_chat_model_can_play(env: Any) -> None:
 
 
 # -- checkpointers ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def postgres_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pgserver = pytest.importorskip("pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
 
 
 def thread(name: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +48,6 @@ def test_a_killed_application_repeats_one_call_and_loses_no_token(
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout == uninterrupted
     assert resumed.stderr.split()[-1] == str(CALLS - fatal + 1)
-
-
-@pytest.fixture(scope="module")
-def postgres_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pgserver = pytest.importorskip("pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
 
 
 def app_with(saver: Any) -> Any:
