@@ -10,7 +10,7 @@ PACKAGES := lamer_graph memory envs trainers
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-openenv test-textworld test-extras lint format bench doctor smollm2 readme constraints clean distclean
+.PHONY: help setup quickstart test test-slow test-openenv test-textworld test-langgraph test-extras lint format bench doctor smollm2 readme constraints clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -36,13 +36,17 @@ test-openenv: .venv-openenv/ready ## server and client of OpenEnv, all environme
 test-textworld: .venv-alfworld/ready ## ALFWorld's rules beside the real TextWorld's (needs a C++ compiler and cmake)
 	@.venv-alfworld/bin/python -m pytest -m slow tests/envs/alfworld/test_textworld.py $(ARGS)
 
-test-extras: test-openenv test-textworld ## both
+# LangGraph's server needs another grpcio than vLLM.
+test-langgraph: .venv-langgraph/ready ## the example application on LangGraph's own server, over HTTP
+	@.venv-langgraph/bin/python -m pytest tests/graph/apps/test_langgraph_server.py $(ARGS)
 
-.venv-%/ready: pyproject.toml
+test-extras: test-openenv test-textworld test-langgraph ## all three
+
+.venv-%/ready: pyproject.toml $(wildcard constraints/*.txt)
 	@for tool in $(if $(filter alfworld,$*),cmake make c++); do command -v $$tool >/dev/null || { \
 	  echo "TextWorld's planner is built from source and $$tool is missing: apt install cmake make g++"; exit 2; }; done
 	@python=$$(cd scripts && python3 -c 'import setup; print(setup.find_python())') && $$python -m venv --clear .venv-$*
-	@.venv-$*/bin/python -m pip install -q -e '.[$*,test]'
+	@.venv-$*/bin/python -m pip install -q -e '.[$*,test]' $(if $(wildcard constraints/$*.txt),-c constraints/$*.txt)
 	@touch $@
 
 lint: setup ## ruff, mypy --strict, the import contracts

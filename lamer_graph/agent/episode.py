@@ -17,6 +17,7 @@ from langgraph.runtime import get_runtime
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
+from lamer_graph.agent import tracing
 from lamer_graph.agent.node import Node
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import run_sync
@@ -120,17 +121,29 @@ class EpisodeGraph:
     def _act(self, values: _State) -> Command[str]:
         run = cast(EpisodeRun, get_runtime().context)
         now = run.now(values)
-        return self._acted(run, now, run_sync(calls.call(self.h.policy, steps.ask_action(self.h, now))))
+        around = tracing.around(self.h.policy, lambda: tracing.turn_of(now))
+        update = self._acted(run, now, run_sync(calls.call(self.h.policy, steps.ask_action(self.h, now), around)))
+        if (callbacks := tracing.listening()) is not None:
+            run_sync(tracing.step(callbacks, self.h.env.spec, now, update))
+        return self._ended(run, now, update)
 
     async def _aact(self, values: _State) -> Command[str]:
         run = cast(EpisodeRun, get_runtime().context)
         now = run.now(values)
-        return self._acted(run, now, await calls.call(self.h.policy, steps.ask_action(self.h, now)))
+        around = tracing.around(self.h.policy, lambda: tracing.turn_of(now))
+        update = self._acted(run, now, await calls.call(self.h.policy, steps.ask_action(self.h, now), around))
+        if (callbacks := tracing.listening()) is not None:
+            await tracing.step(callbacks, self.h.env.spec, now, update)
+        return self._ended(run, now, update)
 
-    def _acted(self, run: EpisodeRun, now: EpisodeState, reply: steps.Reply) -> Command[str]:
+    def _acted(self, run: EpisodeRun, now: EpisodeState, reply: steps.Reply) -> EpisodeState:
         update = steps.acted(self.h, now, reply, run.record)
         event = events.turn_event(now, update)
         run.write({**event, "state": update["env_state"]} if self._tell_state else event)
+        return update
+
+    @staticmethod
+    def _ended(run: EpisodeRun, now: EpisodeState, update: EpisodeState) -> Command[str]:
         return Command(update={"progress": run.added(now, update)}, goto=END if update["done"] else "act")
 
 

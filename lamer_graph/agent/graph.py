@@ -11,7 +11,7 @@ LangChain injects a limit of 25 through `.batch`, `|` and tools, which a long ep
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 
 from lamer_envs import make
 from lamer_envs.base import Env
-from lamer_graph.agent import invocation
+from lamer_graph.agent import invocation, tracing
 from lamer_graph.agent.choosing import as_policy, kept_in, taught_style
 from lamer_graph.agent.episode import EpisodeGraph, EpisodeRun
 from lamer_graph.agent.invocation import LamerContext
@@ -102,10 +102,10 @@ def create_lamer_agent(
     MemoryConfig. `max_turns` bounds an episode (the environment's default if None). `prompt_style` is by itself the one
     that the policy's own card names, else "standard". `strategy="react"` asks for a short reasoning before each action.
     `actions` says whether standard prompts list what can be done now ("auto": where the environment knows it and tells
-    it nowhere else), `texts` replaces what they say. `sampling` is how answers are drawn, its `seed` the run's; a chat
-    model keeps its own settings where there is none, and what it cannot take of one is refused. `stop="auto"` ends an
-    answer at the closing tag that standard prompts ask for, where the policy can (a LangChain chat model ends its
-    answers by itself).
+    it nowhere else), `texts` replaces what they say. `sampling` is how answers are drawn, its `seed` the run's (without
+    one every trial draws its own); a chat model keeps its own settings where there is none, and what it cannot take of
+    one is refused. `stop="auto"` ends an answer at the closing tag that standard prompts ask for, where the policy can
+    (a LangChain chat model ends its answers by itself).
 
     `review="reflection"` stops with an `interrupt()` after each reflection: `__interrupt__` carries {"reflection",
     "episode"}, and what `invoke(Command(resume=text), config)` says is remembered, nothing where it is blank.
@@ -208,7 +208,16 @@ def compile_agent(
         interrupt_before=list(interrupt_before) if interrupt_before else None,
         name=name,
     )
-    return Agent(**vars(compiled))  # as `Pregel.copy` makes another of its kind
+    return LamerAgent(**vars(compiled))  # as `Pregel.copy` makes another of its kind
+
+
+class LamerAgent(Agent):
+    """The compiled graph of `create_lamer_agent`."""
+
+    @property
+    def inner(self) -> Mapping[str, CompiledStateGraph[Any, Any, Any, Any]]:
+        nodes: _Nodes = cast(Any, self.nodes["episode"].bound).sync.__self__
+        return {"episode": nodes.inner.graph}
 
 
 async def play_in_graph(
@@ -232,10 +241,9 @@ async def play_in_graph(
 
 def episode_graph(agent: CompiledStateGraph[Any, Any, Any, Any]) -> CompiledStateGraph[Any, Any, Any, Any]:
     """The inner graph of an agent made by `create_lamer_agent`, to draw or inspect."""
-    nodes = getattr(getattr(agent.nodes["episode"].bound, "sync", None), "__self__", None)
-    if not isinstance(nodes, _Nodes):
+    if not isinstance(agent, LamerAgent):
         raise ConfigError("this graph was not made by create_lamer_agent")
-    return nodes.inner.graph
+    return agent.inner["episode"]
 
 
 def _emit(event: Json) -> None:
@@ -284,12 +292,15 @@ class _Nodes:
     def recall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
         with self._logged(_Reached(state)):
+            recall = tracing.Recall(state)
+            if recall.is_heard:
+                return {**update, **run_sync(recall.around(calls.arecall(self.h, state)))}
             return {**update, **calls.recall(self.h, state)}
 
     async def arecall(self, state: TrialState) -> Json:
         state, update = self._opened(state)
         async with self._alogged(_Reached(state)):
-            return {**update, **await calls.arecall(self.h, state)}
+            return {**update, **await tracing.Recall(state).around(calls.arecall(self.h, state))}
 
     # -- episode ------------------------------------------------------------------------------------------------------
 
@@ -340,13 +351,18 @@ class _Nodes:
         if (text := steps.written(self.h, state)) is not None:
             return self._told(state, {"reflection": text})
         with self._logged(_Reached(state)):
-            return self._reflected(state, run_sync(calls.call(self.h.policy, steps.ask_reflection(self.h, state))))
+            return self._reflected(state, run_sync(self._asked(state)))
 
     async def areflect(self, state: TrialState) -> Json:
         if (text := steps.written(self.h, state)) is not None:
             return self._told(state, {"reflection": text})
         async with self._alogged(_Reached(state)):
-            return self._reflected(state, await calls.call(self.h.policy, steps.ask_reflection(self.h, state)))
+            return self._reflected(state, await self._asked(state))
+
+    def _asked(self, state: TrialState) -> Coroutine[Any, Any, steps.Reply]:
+        """The call for a reflection; what traces it is found where this is called, in the node."""
+        around = tracing.around(self.h.policy, lambda: tracing.end_of(state))
+        return calls.call(self.h.policy, steps.ask_reflection(self.h, state), around)
 
     def _reflected(self, state: TrialState, reply: steps.Reply) -> Json:
         return self._told(state, steps.reflected(self.h, state, reply, self._recording() is not None))

@@ -7,6 +7,7 @@ taken for something else.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -42,10 +43,11 @@ class LamerContext(TypedDict, total=False):
     `namespace` says whose memory it is, as a text or several: `"acme"` is `("acme",)`. Without it that is the user's,
     `config={"configurable": {"user_id": ..}}` (or a `user_id` of the context), else the agent's own `namespace=`; where
     records outlive their trial one of them must be there. A trial keeps its namespace: a resume need not say it again.
-    `seed` replaces the sampling's run seed, `recorder` logs the finished trial with its exact tokens. `unique` tells
-    this trial's records from those of other trials of the same task and index (default: the thread's id, or a random
-    one); whose memory it is, and the step of a graph around the agent, tell them apart as well. A log takes a trial
-    of a given `unique` once. What else an application keeps in its context, or in which class, is not looked at.
+    `seed` replaces the sampling's run seed (without either every trial has one of its own), `recorder` logs the
+    finished trial with its exact tokens. `unique` tells this trial's records from those of other trials of the same
+    task and index (default: the thread's id, or a random one); whose memory it is, and the step of a graph around the
+    agent, tell them apart as well. A log takes a trial of a given `unique` once. What else an application keeps in its
+    context, or in which class, is not looked at.
     """
 
     namespace: str | list[str] | tuple[str, ...]
@@ -150,8 +152,14 @@ def check_context() -> None:
 
 
 def seed(h: Harness) -> int | None:
-    """The context's seed. Raises ConfigError where it is none, or where the policy would not be seeded."""
+    """The trial's run seed: the context's, else the sampling's own (None), else another for every trial.
+
+    A collection's trials are known by their index alone, and draw the same each time. Raises ConfigError where it is
+    none, or where the policy would not be seeded.
+    """
     given = _context().get("seed")
+    if given is None and h.sampling.seed is None and _context().get("unique") is not BY_INDEX:
+        return secrets.randbits(62)
     if given is not None:
         check_seed("context's seed", given)
         if h.policy.unheeded(Sampling(seed=given)):

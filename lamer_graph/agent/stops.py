@@ -6,15 +6,18 @@ what it returns reads like a trial that was lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.graph import Graph
 from langgraph.config import get_config
 from langgraph.constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.errors import GraphInterrupt
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel.protocol import PregelProtocol
 
 from lamer_graph.errors import ConfigError
 
@@ -25,7 +28,24 @@ UNKEPT = (
 
 
 class Agent(CompiledStateGraph[Any, Any, Any, Any]):
-    """Streams, and so invokes, as every compiled graph does, if it may stop only where it can go on."""
+    """Streams, and so invokes, as every compiled graph does, if it may stop only where it can go on. What its nodes run
+    by calls of their own is drawn with `xray=True`."""
+
+    @property
+    def inner(self) -> Mapping[str, PregelProtocol[Any, Any, Any, Any]]:
+        """The graphs that nodes run by calls of their own, which LangGraph does not see, by node."""
+        return {}
+
+    def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
+        return CompiledStateGraph.get_graph(self._open() if xray else self, config, xray=xray)
+
+    async def aget_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
+        return await CompiledStateGraph.aget_graph(self._open() if xray else self, config, xray=xray)
+
+    def _open(self) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """The same graph, whose nodes say what they run."""
+        inner = {name: self.nodes[name].copy({"subgraphs": [graph]}) for name, graph in self.inner.items()}
+        return self.copy({"nodes": {**self.nodes, **inner}})
 
     def stream(self, *args: Any, **kwargs: Any) -> Any:
         self._check_stops(*args, **kwargs)

@@ -23,6 +23,7 @@ from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
 
+from lamer_graph.apps.once import CUT_KEY, acut_calls, cut_calls
 from lamer_graph.errors import LamerError, PromptTooLongError
 from lamer_graph.text import plain
 from lamer_graph.trial.states import Json
@@ -91,7 +92,7 @@ class Runner:
     def __init__(
         self, graph: PregelProtocol[Any, Any, Any, Any], recursion_limit: int, timeout: float | None, on_error: OnError
     ) -> None:
-        self._graph = graph
+        self.graph = graph
         self._limit = recursion_limit
         self._timeout = timeout
         self._on_error = on_error
@@ -99,10 +100,10 @@ class Runner:
     def run(self, run: Running) -> Json | None:
         """Play the attempt; the error that made it fail, if one did. Raises what is not the attempt's own fault."""
         blame = Blame()
-        config = self._config(run, blame)
+        config = self._config(run, blame, cut_calls())
 
         def play() -> None:
-            for values in self._graph.stream(run.input, config, stream_mode="values"):
+            for values in self.graph.stream(run.input, config, stream_mode="values"):
                 if run.abandoned:
                     return
                 run.seen(values)
@@ -121,10 +122,10 @@ class Runner:
     async def arun(self, run: Running) -> Json | None:
         """`run`, async."""
         blame = Blame()
-        config = self._config(run, blame)
+        config = self._config(run, blame, await acut_calls())
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                async for values in self._graph.astream(run.input, config, stream_mode="values"):
+                async for values in self.graph.astream(run.input, config, stream_mode="values"):
                     run.seen(values)
         except TimeoutError as error:
             return self._timed_out() if limit.expired() else self._failure(error, blame)
@@ -132,10 +133,10 @@ class Runner:
             return self._failure(error, blame)
         return None
 
-    def _config(self, run: Running, blame: Blame) -> RunnableConfig:
+    def _config(self, run: Running, blame: Blame, cut: frozenset[str]) -> RunnableConfig:
         own: RunnableConfig = {
             "callbacks": [blame],
-            "configurable": {ATTEMPT_ID: run.attempt_id},
+            "configurable": {ATTEMPT_ID: run.attempt_id, **({CUT_KEY: sorted(cut)} if cut else {})},
             "metadata": {"lamer_attempt": run.number, ATTEMPT_METADATA: run.attempt_id},
         }
         config = merge_configs(get_config(), own)

@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from lamer_graph.apps.lessons import shortened, shown, text_of
 from lamer_graph.apps.policy_chat import messages_of
-from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY, exact
+from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY, drawn, exact
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.steps import MAX_TEXT_CHARS
 from lamer_graph.types import Message
@@ -87,6 +87,30 @@ def call_of(prompt: Sequence[BaseMessage], answer: AIMessage, texts: Texts) -> J
     }
 
 
+def turn_of(new: Sequence[BaseMessage], prompt: Sequence[BaseMessage], answer: AIMessage, texts: Texts) -> Json:
+    """A call of a model as a turn: it read `prompt`, of which `new` had come since its last one."""
+    return {
+        "observation": shortened("\n".join(_words(one) for one in new), MAX_TEXT_CHARS),
+        "action": shortened(shown(answer), MAX_TEXT_CHARS),
+        "reward": 0.0,
+        "valid": not answer.invalid_tool_calls,
+        "text": _said(answer),
+        "call": call_of(prompt, answer, texts),
+    }
+
+
+def episode(turns: list[Json], success: bool, score: float, truncated: bool) -> Json:
+    """An attempt's turns as an episode: its score is the reward of the last."""
+    if turns:
+        turns[-1]["reward"] = score
+    return {
+        "turns": turns,
+        "success": success,
+        "reward": sum(turn["reward"] for turn in turns),
+        "truncated": truncated,
+    }
+
+
 def episode_of(asked: Sequence[BaseMessage], attempt: Mapping[str, Any], texts: Texts) -> Json:
     """An attempt as an episode: a turn for every message of a model."""
     turns: list[Json] = []
@@ -94,28 +118,12 @@ def episode_of(asked: Sequence[BaseMessage], attempt: Mapping[str, Any], texts: 
     new: list[BaseMessage] = list(asked[-1:])
     for message in attempt["messages"]:
         if isinstance(message, AIMessage):
-            turns.append(
-                {
-                    "observation": shortened("\n".join(_words(one) for one in new), MAX_TEXT_CHARS),
-                    "action": shortened(shown(message), MAX_TEXT_CHARS),
-                    "reward": 0.0,
-                    "valid": not message.invalid_tool_calls,
-                    "text": _said(message),
-                    "call": call_of(before, message, texts),
-                }
-            )
+            turns.append(turn_of(new, before, message, texts))
             new = []
         else:
             new.append(message)
         before.append(message)
-    if turns:
-        turns[-1]["reward"] = attempt["score"]
-    return {
-        "turns": turns,
-        "success": attempt["success"],
-        "reward": sum(turn["reward"] for turn in turns),
-        "truncated": attempt["error"] is not None,
-    }
+    return episode(turns, attempt["success"], attempt["score"], attempt["error"] is not None)
 
 
 def line_of(
@@ -130,6 +138,8 @@ def line_of(
     """A trial as one line of the log."""
     texts = Texts()
     episodes = [episode_of(asked, attempt, texts) for attempt in attempts]
+    answers = [m for attempt in attempts for m in attempt["messages"] if isinstance(m, AIMessage)]
+    answers += [made["answer"] for made in trial["reflections"] if made["answer"] is not None]
     reflections = []
     for number, made in enumerate(trial["reflections"]):
         answer = made["answer"]
@@ -147,7 +157,7 @@ def line_of(
         "trial": trial["index"],
         "config_hash": log.config_hash,
         "memory": memory,
-        "sampling": {},
+        "sampling": drawn([(exact(answer) or {}).get("sampling") for answer in answers]),
         "texts": list(texts.places),
         "episodes": episodes,
         "reflections": reflections,

@@ -78,7 +78,7 @@ class Nodes:
         self.max_attempts = max_attempts
         self.through = through
         self.name = name
-        self._user = user
+        self.user = user
         self._namespace = namespace
         self._log = log
 
@@ -117,8 +117,8 @@ class Nodes:
         """Whose memory it is, and this application's; () where no record outlives its trial. Raises ConfigError."""
         if not self.keeper.outlives:
             return ()
-        place = f"config['configurable'][{self._user!r}]"
-        given = get_config().get("configurable", {}).get(self._user)
+        place = f"config['configurable'][{self.user!r}]"
+        given = get_config().get("configurable", {}).get(self.user)
         if given is not None and not isinstance(given, str | list | tuple):
             raise ConfigError(f"{place} must be a text, not {str(given)[:100]} of {type(given).__name__}: use str(..)")
         chosen = self._namespace if given is None else as_namespace(given, place)

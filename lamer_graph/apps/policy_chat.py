@@ -67,6 +67,7 @@ class PolicyChat(BaseChatModel):
             "logprobs": list(done.logprobs),
             "policy_version": done.policy_version,
             "seed": seed,
+            "sampling": self.policy.as_sent(sampling),
         }
         if self.keep_messages:
             tokens["messages"] = chat

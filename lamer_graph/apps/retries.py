@@ -10,7 +10,7 @@ and JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast, get_args
 
@@ -152,10 +152,22 @@ class RetryApp(Agent):
     """The compiled graph, with room for all its attempts whatever recursion limit a caller or a parent graph has."""
 
     @property
+    def _ours(self) -> Nodes:
+        return cast(Nodes, cast(Any, self.nodes["open"].bound).sync.__self__)
+
+    @property
+    def inner(self) -> Mapping[str, PregelProtocol[Any, Any, Any, Any]]:
+        return {"attempt": self._ours.runner.graph}
+
+    @property
     def steps_needed(self) -> int:
         """Supersteps that a trial takes at most: every node once an attempt, and a few."""
-        nodes = cast(Nodes, cast(Any, self.nodes["open"].bound).sync.__self__)
-        return 5 + len(self.nodes) * nodes.max_attempts
+        return 5 + len(self.nodes) * self._ours.max_attempts
+
+    @property
+    def user_key(self) -> str:
+        """The key of `config["configurable"]` that says whose memory it is."""
+        return self._ours.user
 
     def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
         return super().stream(input, self._roomy(config), **kwargs)

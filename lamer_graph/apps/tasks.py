@@ -24,6 +24,7 @@ from lamer_envs.registry import add
 from lamer_graph.apps.grading import Grader, called, check_function
 from lamer_graph.apps.knowing import TRIAL_KEY, Known
 from lamer_graph.apps.lessons import text_of
+from lamer_graph.apps.once import is_marked, once
 from lamer_graph.apps.policy_chat import PolicyChat
 from lamer_graph.apps.retries import TIMEOUT_S, with_retries
 from lamer_graph.errors import ConfigError, MissingLibraryError
@@ -236,6 +237,8 @@ def asked(task: Mapping[str, Any]) -> list[AnyMessage]:
 
 
 def _agent_with(tools: list[Any], system_prompt: str | None) -> Build:
+    kept = [once(tool) if is_marked(tool) else tool for tool in tools]
+
     def build(model: Any) -> Any:
         try:
             from langchain.agents import create_agent
@@ -244,7 +247,7 @@ def _agent_with(tools: list[Any], system_prompt: str | None) -> Build:
                 f"tools= makes an agent of LangChain's, which is not here ({error}): pip install langchain, or give "
                 "build="
             ) from None
-        return create_agent(model, tools, system_prompt=system_prompt)
+        return create_agent(model, kept, system_prompt=system_prompt)
 
     return build
 

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import typer
 
 from lamer_graph.cli import (
+    agent,
     collect,
     compare,
     doctor,
     evaluate,
+    gateway,
     import_model,
     log,
     memory,
@@ -39,7 +41,7 @@ app = typer.Typer(
 )
 
 PLAYING = (quickstart, play, collect, train, evaluate, compare)
-for module in (*PLAYING, log, memory, serve, serve_env, warmup, import_model, doctor):
+for module in (*PLAYING, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
     module.register(app)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lamer_envs.errors import EnvError
 from lamer_graph.errors import ConfigError
@@ -21,11 +22,28 @@ def own(path: str) -> Env:
     """
     from lamer_envs.registry import use
 
+    _look_here(path)
+    return use(path)
+
+
+def imported(path: str) -> Any:
+    """What a person named as "module:object", a module of the current folder too. Raises ConfigError."""
+    module, _, attribute = path.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"an app of your own is named as module:object, not {path[:100]!r}")
+    _look_here(path)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # what a module of anybody's raises when it is imported
+        raise ConfigError(f"{path[:100]!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _look_here(path: str) -> None:
+    """Let modules of the current folder be found. Raises ConfigError for a file's name."""
     if path.partition(":")[0].endswith(".py"):
         raise ConfigError(f"modules are named as they are imported: {path.replace('.py:', ':', 1)}, not {path}")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    return use(path)
 
 
 def named(spec: str) -> str:

@@ -153,7 +153,8 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"{launched()} processes train in one folder: name it with --out DIR")
         changes = [] if task is None else [f"collect.env={own(task).spec}"]
         run = _run_of([*(arguments or []), *changes], preset, rl, from_logs or [])
-        named(run.collect.env)
+        if not run.collect.of_application:
+            named(run.collect.env)
         if show:
             return _show_file(ui, run)
         if dry_run:
@@ -228,7 +229,10 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
         ui.print(escape(f"plot: {', '.join(str(path) for path in plots)}"))
     else:
         ui.print(f"no plot of {at}/{METRICS}: it needs matplotlib, pip install 'lamer-graph\\[viewer]'")
-    ui.print(f"next: lamer-graph eval --policy {made} --env {run.collect.env} --tasks 500", soft_wrap=True)
+    then = f"eval --policy {made} --env {run.collect.env} --tasks 500"
+    if run.collect.of_application:
+        then = f"serve --policy {made}"
+    ui.print(f"next: lamer-graph {then}", soft_wrap=True)
     if run.lora is not None:
         base = escape(_short(run.base))
         ui.print(f"or:   lamer-graph serve --policy {base} --adapter trained={made}", soft_wrap=True)

@@ -41,6 +41,8 @@ HASHING = "hashing"
 SAMPLING_FIELDS = tuple(one.name for one in fields(Sampling) if one.name != "stop")
 DISTRIBUTION = ("temperature", "top_p", "top_k")
 """What of them says which distribution answers are drawn from."""
+APPLICATION = "app:"
+"""How the environment of a log is named that an application or an agent behind a gateway has written."""
 MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", "visible", "embedder"}
 
 
@@ -126,6 +128,11 @@ class CollectConfig(BaseModel):
         if name not in SAMPLING_PRESETS:
             raise ConfigError(f"unknown sampling '{name}'; choose one of: {', '.join(SAMPLING_PRESETS)}")
         return {key: value for key, value in SAMPLING_PRESETS[name].to_json().items() if key in DISTRIBUTION}
+
+    @property
+    def of_application(self) -> bool:
+        """Whether it says what a log of an application's is of, which can be trained on and not played."""
+        return self.env.startswith(APPLICATION)
 
     @property
     def sampling(self) -> Sampling:

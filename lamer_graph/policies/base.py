@@ -29,6 +29,8 @@ class Policy(ABC):
     """Texts that the tokenizer turns into control tokens: none of them enters a prompt (`trial.quoting`)."""
     stops: bool = False
     """Whether answers end at the strings of `Sampling.stop`."""
+    opens_runs: bool = False
+    """Whether a call opens a run of its own where LangChain's callbacks listen, as a chat model's does."""
     template_args: Mapping[str, Any] | None = None
     """Arguments of the chat template that prompts are rendered with; None if that is not known here."""
     folds_system: bool | None = None

@@ -47,6 +47,8 @@ class ChatModelPolicy(Policy):
     model's own (`max_retries` of most chat models, or `with_retry`).
     """
 
+    opens_runs = True
+
     def __init__(
         self,
         model: Runnable[Any, Any],

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage
 
 TOKENS_KEY = "lamer"
 """Key of `response_metadata` under which a message's tokens are: `prompt_token_ids`, `token_ids`, `logprobs` (nats, of
-the distribution that was sampled from) and `policy_version`, who answered."""
+the distribution that was sampled from), `policy_version`, who answered, and `sampling`, how, where that is known."""
 RAW_KEY = "lamer_text"
 """Key of `response_metadata` under which an answer's words stand as they were sampled, where LangChain took them
 apart."""
@@ -30,6 +30,19 @@ def exact(message: AIMessage) -> Mapping[str, Any] | None:
     if (usage := message.usage_metadata) and usage["output_tokens"] != len(ids):
         return None
     return made if all(isinstance(value, int | float) and math.isfinite(value) for value in logprobs) else None
+
+
+DRAWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
+"""What of a request says how its answer was drawn."""
+
+
+def drawn(requests: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """How answers were drawn, where all were drawn alike; None for what is not known, or was not alike."""
+    found: dict[str, Any] = {}
+    for name in DRAWN:
+        values = [(one or {}).get(name) for one in requests]
+        found[name] = values[0] if values and all(value == values[0] for value in values) else None
+    return found
 
 
 def tokens_of(data: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextvars import ContextVar
 from typing import Any
 from urllib.request import getproxies
 from weakref import WeakKeyDictionary
@@ -21,7 +22,7 @@ from pydantic import SecretStr, model_validator
 
 from lamer_graph.errors import MissingLibraryError
 from lamer_graph.policies.address import read_address
-from lamer_graph.policies.exact import TOKENS_KEY, part_of, tokens_of
+from lamer_graph.policies.exact import DRAWN, TOKENS_KEY, part_of, tokens_of
 from lamer_graph.policies.refusals import NEUTRAL
 
 try:
@@ -31,6 +32,8 @@ except ImportError as error:
         f"LamerChat stands on langchain-openai, which is not here ({error}): pip install 'lamer-graph[apps]'"
     ) from error
 
+_SAMPLING: ContextVar[dict[str, Any] | None] = ContextVar("lamer_sampling", default=None)
+"""How the answer of the request under way is drawn: what makes a message of it is not told the request."""
 TIMEOUT_S = 120.0
 API_KEY = "LAMER_API_KEY"
 
@@ -40,9 +43,9 @@ class LamerChat(ChatOpenAI):
 
     `LamerChat("http://127.0.0.1:8000", "trained")` is a chat model like ChatOpenAI, which it is: `bind_tools` (serve
     with `--enable-auto-tool-choice --tool-call-parser`), `with_structured_output`, streaming. Its answers hold
-    `response_metadata["lamer"]` = {"prompt_token_ids", "token_ids", "logprobs", "policy_version"}; a server that is no
-    vLLM gives no tokens, and then there is no such key. Sampling is that of training unless it is said otherwise:
-    temperature 1, nothing cut. `api_key` defaults to the environment variable LAMER_API_KEY.
+    `response_metadata["lamer"]` = {"prompt_token_ids", "token_ids", "logprobs", "policy_version", "sampling"}; a
+    server that is no vLLM gives no tokens, and then there is no such key. Sampling is that of training unless it is
+    said otherwise: temperature 1, nothing cut. `api_key` defaults to the environment variable LAMER_API_KEY.
 
     Raises ConfigError for a malformed address, MissingLibraryError without `langchain-openai`.
     """
@@ -89,6 +92,13 @@ class LamerChat(ChatOpenAI):
     def is_lc_serializable(cls) -> bool:
         return False
 
+    def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        payload: dict[str, Any] = super()._get_request_payload(input_, stop=stop, **kwargs)
+        sent = {**payload, **(payload.get("extra_body") or {})}
+        sent["max_tokens"] = sent.get("max_completion_tokens", sent.get("max_tokens"))
+        _SAMPLING.set({name: sent[name] for name in DRAWN if sent.get(name) is not None})
+        return payload
+
     def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
         result = super()._create_chat_result(response, generation_info)
         data = response if isinstance(response, dict) else response.model_dump()
@@ -97,7 +107,7 @@ class LamerChat(ChatOpenAI):
             if self._keeps_no_others and generation.generation_info:
                 generation.generation_info.pop("logprobs", None)
             if tokens is not None and isinstance(generation.message, AIMessage):
-                generation.message.response_metadata[TOKENS_KEY] = tokens
+                generation.message.response_metadata[TOKENS_KEY] = {**tokens, "sampling": _SAMPLING.get()}
         return result
 
     def _convert_chunk_to_generation_chunk(
@@ -110,6 +120,8 @@ class LamerChat(ChatOpenAI):
         if self._keeps_no_others and generation.generation_info:
             generation.generation_info.pop("logprobs", None)
         if part := part_of(chunk, choices[0]):
+            if "policy_version" in part:
+                part["sampling"] = _SAMPLING.get()
             generation.message.response_metadata[TOKENS_KEY] = part  # LangChain adds up what chunks hold
         return generation
 

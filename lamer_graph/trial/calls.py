@@ -7,7 +7,7 @@ and written to a memory is `keeping`'s.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -17,9 +17,11 @@ from lamer_graph.trial import keeping
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.states import Json, TrialState
 from lamer_graph.trial.steps import Ask, Reply, looks, namespace_of, recalled
-from lamer_graph.types import Message
+from lamer_graph.types import Completion, Message, Sampling
 from lamer_memory import MemoryRecord
 
+Generate = Callable[[Sequence[Message], Sampling], Awaitable[Completion]]
+"""`Policy.generate`."""
 MARGIN = 128
 """Tokens beyond bytes and template that a prompt may have: some templates add to a message by what it says."""
 UNCOUNTABLE = (PolicyResponseError, NotImplementedError)
@@ -28,8 +30,9 @@ _templates: WeakKeyDictionary[Policy, dict[tuple[str, ...], int]] = WeakKeyDicti
 """Tokens of a policy's chat template around messages of these roles with nothing in them."""
 
 
-async def call(policy: Policy, ask: Ask) -> Reply:
-    """Make the call, trimmed to the model's context: oldest pieces go first, never half a turn.
+async def call(policy: Policy, ask: Ask, around: Callable[[Generate], Generate] | None = None) -> Reply:
+    """Make the call, trimmed to the model's context: oldest pieces go first, never half a turn. `around` stands between
+    the prompt as it is sent and the policy.
 
     An answer may take all that the prompt leaves of the context, up to `max_tokens`; a prompt is trimmed only where it
     leaves less than a quarter of the context and less than that. Raises PromptTooLongError where even the bare prompt
@@ -45,8 +48,9 @@ async def call(policy: Policy, ask: Ask) -> Reply:
             dropped, messages, tokens = await _trim(policy, ask, budget)
         if sampling.max_tokens > window - tokens:
             sampling = replace(sampling, max_tokens=max(1, window - tokens))
+    generate: Generate = policy.generate if around is None else around(policy.generate)
     started = time.perf_counter()
-    completion = await policy.generate(messages, sampling)
+    completion = await generate(messages, sampling)
     return Reply(completion, messages, dropped, sampling.seed or 0, time.perf_counter() - started)
 
 

@@ -22,7 +22,7 @@ from lamer_graph.runlog import RunLog, read_trials
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.types import Message, Sampling
 from lamer_memory import InContextMemory, MemoryConfig, MemoryRecord
-from scripted import ScriptedPolicy, is_reflection, random_player
+from scripted import DICE, ScriptedPolicy, is_reflection, random_player
 
 CONFIG = {"configurable": {"thread_id": "t"}}
 
@@ -53,6 +53,7 @@ def main(database: str, point: str) -> None:
             ScriptedPolicy(answer),
             make("minesweeper", size=4, mines=3),
             MemoryConfig("both", backend=Memory()),
+            sampling=DICE,
             checkpointer=saver,
         )
         begun = saver.get_tuple(CONFIG) is not None

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from lamer_graph.policies.base import Policy
 from lamer_graph.types import Completion, Message, Sampling
 
+DICE = Sampling(seed=0)
+"""Where what is played must be the same every time: without a seed every trial draws its own."""
 Answer = Callable[[Sequence[Message], Sampling], str]
 
 

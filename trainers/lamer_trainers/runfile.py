@@ -220,6 +220,11 @@ class RunFile(Closed):
     def _check_what_is_sampled(self) -> None:
         """Raises TrainingConfigError for trials that cannot be trained on."""
         collect = self.collect
+        if collect.of_application and (not self.logs or self.validation is not None):
+            raise TrainingConfigError(
+                f"'{collect.env}' is an application's, which is not played here: name its logs (--from-logs) and leave "
+                "out `validation`"
+            )
         if collect.top_p != 1.0 or collect.top_k != 0 or collect.temperature <= 0:
             raise TrainingConfigError(
                 "the logprobs of other sampling are not the policy's: set collect.temperature above 0, collect.top_p=1 "

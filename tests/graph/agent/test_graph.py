@@ -29,7 +29,7 @@ from lamer_graph.trial.harness import make_harness
 from lamer_graph.trial.tasks import start_of
 from lamer_graph.types import Message
 from lamer_memory import MemoryConfigError
-from scripted import ScriptedPolicy, is_reflection, memory_lines, random_player
+from scripted import DICE, ScriptedPolicy, is_reflection, memory_lines, random_player
 
 LOSING = 1
 """A seed whose three episodes random_player all loses."""
@@ -112,7 +112,7 @@ def test_trajectory_memory_shows_the_failed_moves_in_the_next_episode(env: Any, 
 
 
 def test_every_episode_starts_from_the_same_state(env: Any) -> None:
-    result = create_lamer_agent(ScriptedPolicy(random_player), env).invoke({"task": {"seed": LOSING}})
+    result = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE).invoke({"task": {"seed": LOSING}})
     assert len({episode["turns"][0]["observation"] for episode in result["episodes"]}) == 1
 
 
@@ -133,7 +133,7 @@ def test_turns_beyond_the_budget_are_not_played_and_the_episode_is_marked_trunca
 
 
 def test_sync_async_and_bulk_driver_agree(env: Any) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env, memory="both")
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, memory="both")
     for seed in range(5):
         task = {"task": {"seed": seed}}
         result = agent.invoke(task)
@@ -144,7 +144,7 @@ def test_sync_async_and_bulk_driver_agree(env: Any) -> None:
 
 
 def test_calls_are_seeded_by_run_task_trial_episode_and_turn(env: Any) -> None:
-    def seeds(sampling: Sampling | None = None, **task: int) -> list[int | None]:
+    def seeds(sampling: Sampling = DICE, **task: int) -> list[int | None]:
         policy = ScriptedPolicy(random_player)
         create_lamer_agent(policy, env, sampling=sampling).invoke({"task": {"seed": LOSING, **task}})
         return [s.seed for s in policy.samplings]
@@ -157,7 +157,7 @@ def test_calls_are_seeded_by_run_task_trial_episode_and_turn(env: Any) -> None:
 
 
 def test_the_custom_stream_has_an_event_per_turn_reflection_and_episode(env: Any) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE)
     events = list(agent.stream({"task": {"seed": LOSING}}, stream_mode="custom"))
     result = agent.invoke({"task": {"seed": LOSING}})
     turns = [turn["action"] for episode in result["episodes"] for turn in episode["turns"]]
@@ -167,7 +167,7 @@ def test_the_custom_stream_has_an_event_per_turn_reflection_and_episode(env: Any
 
 
 async def test_async_streaming_gives_the_same_events(env: Any) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE)
     task = {"task": {"seed": LOSING}}
     assert [e async for e in agent.astream(task, stream_mode="custom")] == list(
         agent.stream(task, stream_mode="custom")
@@ -211,7 +211,7 @@ def test_it_works_as_a_node_of_a_parent_graph_under_the_parents_recursion_limit(
 
 
 def test_it_works_as_a_subgraph_with_shared_state(env: Any) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE)
     parent = StateGraph(ParentState)
     parent.add_node("player", agent)
     parent.add_edge(START, "player")
@@ -246,13 +246,13 @@ def thread(name: str) -> Any:
 
 
 def expected(env: Any) -> dict[str, Any]:
-    return create_lamer_agent(ScriptedPolicy(random_player), env).invoke({"task": {"seed": LOSING}})
+    return create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE).invoke({"task": {"seed": LOSING}})
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 def test_sqlite_checkpointer(env: Any, tmp_path: Path, durability: Any) -> None:
     with SqliteSaver.from_conn_string(str(tmp_path / "c.sqlite")) as saver:
-        agent = create_lamer_agent(ScriptedPolicy(random_player), env, checkpointer=saver)
+        agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, checkpointer=saver)
         result = agent.invoke({"task": {"seed": LOSING}}, thread("a"), durability=durability)
         assert result == expected(env)
         json.dumps(agent.get_state(thread("a")).values)
@@ -262,29 +262,29 @@ def test_sqlite_checkpointer(env: Any, tmp_path: Path, durability: Any) -> None:
 
 async def test_async_sqlite_checkpointer(env: Any, tmp_path: Path) -> None:
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "c.sqlite")) as saver:
-        agent = create_lamer_agent(ScriptedPolicy(random_player), env, checkpointer=saver)
+        agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, checkpointer=saver)
         assert await agent.ainvoke({"task": {"seed": LOSING}}, thread("a"), durability="sync") == expected(env)
 
 
 def test_postgres_checkpointer(env: Any, postgres_uri: str) -> None:
     with PostgresSaver.from_conn_string(postgres_uri) as saver:
         saver.setup()
-        agent = create_lamer_agent(ScriptedPolicy(random_player), env, checkpointer=saver)
+        agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, checkpointer=saver)
         assert agent.invoke({"task": {"seed": LOSING}}, thread("a"), durability="sync") == expected(env)
 
 
 async def test_async_postgres_checkpointer(env: Any, postgres_uri: str) -> None:
     async with AsyncPostgresSaver.from_conn_string(postgres_uri) as saver:
         await saver.setup()
-        agent = create_lamer_agent(ScriptedPolicy(random_player), env, checkpointer=saver)
+        agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, checkpointer=saver)
         assert await agent.ainvoke({"task": {"seed": LOSING}}, thread("b"), durability="sync") == expected(env)
 
 
 def test_a_new_task_on_a_used_thread_is_a_new_trial(env: Any) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env, checkpointer=InMemorySaver())
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, checkpointer=InMemorySaver())
     first = agent.invoke({"task": {"seed": LOSING}}, thread("a"))
     assert agent.invoke({"task": {"seed": LOSING}}, thread("a")) == first
-    fresh = create_lamer_agent(ScriptedPolicy(random_player), env)
+    fresh = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE)
     assert agent.invoke({"task": {"seed": 2}}, thread("a")) == fresh.invoke({"task": {"seed": 2}})
 
 
@@ -307,7 +307,7 @@ def test_a_person_writes_the_reflection_at_an_interrupt_before_reflect(env: Any)
 
 def test_a_person_edits_the_drafted_reflection_at_an_interrupt_before_remember(env: Any) -> None:
     agent = create_lamer_agent(
-        ScriptedPolicy(random_player), env, checkpointer=InMemorySaver(), interrupt_before=["remember"]
+        ScriptedPolicy(random_player), env, sampling=DICE, checkpointer=InMemorySaver(), interrupt_before=["remember"]
     )
     agent.invoke({"task": {"seed": LOSING}}, thread("a"))
     draft = agent.get_state(thread("a")).values["reflection"]
@@ -337,7 +337,7 @@ def test_time_travel_forks_a_trial_from_an_earlier_checkpoint(env: Any) -> None:
 
 
 def test_a_seed_in_the_context_replaces_the_runs_seed(env: Any) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE)
     one = agent.invoke({"task": {"seed": LOSING}}, context={"seed": 1})
     assert one == create_lamer_agent(ScriptedPolicy(random_player), env, sampling=Sampling(seed=1)).invoke(
         {"task": {"seed": LOSING}}
@@ -366,7 +366,7 @@ def test_a_seed_in_the_context_replaces_the_runs_seed(env: Any) -> None:
     ],
 )
 def test_a_malformed_task_is_refused_in_one_line(env: Any, task: dict[str, Any], says: str) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE)
     for play in (agent.invoke, lambda given: asyncio.run(agent.ainvoke(given))):
         with pytest.raises(ConfigError, match=says) as caught:
             play({"task": task})
@@ -397,7 +397,7 @@ def test_no_text_in_a_task_opens_a_file(env: Any, tmp_path: Path) -> None:
     instance = {"size": 4, "mines": [[1, 1], [1, 2], [1, 3]], "opened": [[4, 4]]}
     path = tmp_path / "instance.json"
     path.write_text(json.dumps(instance))
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env)
+    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE)
     for name in (str(path), f"file://{path}", "/etc/hostname", "~/x.json"):
         with pytest.raises(ConfigError, match="not its path"):
             agent.invoke({"task": {"instance": name}})

@@ -18,7 +18,7 @@ from lamer_graph import RunLog, TrialRecorder, create_lamer_agent
 from lamer_graph.errors import ConfigError
 from lamer_graph.runlog import read_trials
 from places import ROOT
-from scripted import ScriptedPolicy, is_reflection, memory_lines, random_player
+from scripted import DICE, ScriptedPolicy, is_reflection, memory_lines, random_player
 
 ENV = make("minesweeper", size=4, mines=3)
 LOSING = 1
@@ -38,7 +38,8 @@ class Doors:
 
 
 def agent_of(policy: ScriptedPolicy, node: str, memory: str, **options: Any) -> Any:
-    return create_lamer_agent(policy, ENV, memory, checkpointer=InMemorySaver(), interrupt_before=[node], **options)
+    kept: Any = {"checkpointer": InMemorySaver(), "interrupt_before": [node]}
+    return create_lamer_agent(policy, ENV, memory, sampling=DICE, **kept, **options)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -69,7 +70,7 @@ def test_where_the_person_writes_nothing_the_policy_reflects(node: str) -> None:
     agent = agent_of(ScriptedPolicy(random_player), node, "reflection")
     for given in ({"task": {"seed": LOSING}}, None, None):
         result = agent.invoke(given, THREAD)
-    free = create_lamer_agent(ScriptedPolicy(random_player), ENV).invoke({"task": {"seed": LOSING}})
+    free = create_lamer_agent(ScriptedPolicy(random_player), ENV, sampling=DICE).invoke({"task": {"seed": LOSING}})
     assert result == free
 
 
@@ -98,7 +99,7 @@ def test_the_stream_tells_of_a_persons_reflection_and_the_log_has_it_without_a_c
 
 
 def test_an_earlier_checkpoint_is_forked_with_another_thought() -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, checkpointer=InMemorySaver())
+    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, sampling=DICE, checkpointer=InMemorySaver())
     whole = agent.invoke({"task": {"seed": LOSING}}, THREAD)
     before = [s for s in agent.get_state_history(THREAD) if s.next == ("reflect",)][-1]
     forked = agent.update_state(before.config, {"reflection": "a different thought"})
@@ -115,7 +116,8 @@ class Parent(TypedDict, total=False):
 
 def test_the_same_holds_for_an_agent_that_is_a_node_of_another_graph() -> None:
     graph = StateGraph(Parent)
-    graph.add_node("play", create_lamer_agent(ScriptedPolicy(random_player), ENV, interrupt_before=["reflect"]))
+    player = create_lamer_agent(ScriptedPolicy(random_player), ENV, sampling=DICE, interrupt_before=["reflect"])
+    graph.add_node("play", player)
     graph.add_edge(START, "play")
     app = graph.compile(checkpointer=InMemorySaver())
     app.invoke({"task": {"seed": LOSING}}, THREAD)
@@ -223,6 +225,6 @@ def test_a_review_is_refused_where_it_could_not_work() -> None:
         create_lamer_agent(ScriptedPolicy(random_player), ENV, review="all")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="review= would do nothing"):
         create_lamer_agent(ScriptedPolicy(random_player), ENV, "trajectory", review="reflection")
-    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, review="reflection")
+    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, sampling=DICE, review="reflection")
     with pytest.raises(ConfigError, match="checkpointer"):
         agent.invoke({"task": {"seed": LOSING}})

@@ -15,13 +15,14 @@ from lamer_envs import make
 from lamer_graph import RunLog, TrialRecorder, create_lamer_agent
 from lamer_graph.agent import episode_graph
 from lamer_graph.runlog import read_trials
-from scripted import ScriptedPolicy, random_player
+from scripted import DICE, ScriptedPolicy, random_player
 
 LOSING = 1
 
 
 def agent_of(**options: Any) -> Any:
-    return create_lamer_agent(ScriptedPolicy(random_player), make("minesweeper", size=4, mines=3), **options)
+    env = make("minesweeper", size=4, mines=3)
+    return create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, **options)
 
 
 def test_input_output_and_context_have_json_schemas() -> None:

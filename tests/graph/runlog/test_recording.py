@@ -22,7 +22,7 @@ from lamer_graph.trial.harness import make_harness
 from lamer_graph.trial.states import Json
 from lamer_graph.types import Completion, Message, Sampling
 from lamer_memory import InContextMemory, MemoryBackendError, MemoryConfig, MemoryRecord
-from scripted import ScriptedPolicy, random_player
+from scripted import DICE, ScriptedPolicy, random_player
 
 TASK: Any = {"task": {"seed": 11}}
 
@@ -33,7 +33,8 @@ def thread(name: str) -> Any:
 
 def an_agent(policy: ScriptedPolicy | None = None, **options: Any) -> Any:
     policy = policy or ScriptedPolicy(random_player)
-    return create_lamer_agent(policy, make("minesweeper", size=4, mines=3), checkpointer=InMemorySaver(), **options)
+    options = {"sampling": DICE, "checkpointer": InMemorySaver(), **options}
+    return create_lamer_agent(policy, make("minesweeper", size=4, mines=3), **options)
 
 
 # -- whose trial it is ------------------------------------------------------------------------------------------------

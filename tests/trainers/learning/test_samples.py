@@ -29,6 +29,7 @@ def trial(**changes):
     made = a_trial()
     made["task"]["env"] = "webshop"
     made.update(changes)
+    made["trial_id"] = f"{made['task']['id']}#{made['trial']}"
     return made
 
 
@@ -123,7 +124,7 @@ def set_call(**fields):
 def test_a_call_that_cannot_be_trained_on_names_its_trial_and_place(change, message):
     limits = Limits(tokens=32, completion=8, vocabulary=64)
     with pytest.raises(TrainingDataError, match=message) as caught:
-        samples_of([trial(), {**broken(change), "trial": 1}], PLAIN, limits)
+        samples_of([trial(), {**broken(change), "trial_id": "minesweeper:6x6-3#7#1"}], PLAIN, limits)
     assert "turn 0 of episode 1 of trial minesweeper:6x6-3#7#1" in str(caught.value)
 
 
@@ -324,3 +325,27 @@ def test_what_invalid_actions_were_charged_is_noted(tmp_path):
     assert noted("webshop") == (0.5, 1.0)
     assert noted("webshop", 0.0) == (0.0, 0.0)
     assert noted("minesweeper:6x6-3") == (0.0, 0.0)  # it charges for them itself
+
+
+@pytest.mark.parametrize("gap", [0, 1])
+def test_of_an_application_calls_without_tokens_are_left_out_and_what_they_earned_is_not(gap):
+    whole = trial()
+    whole["task"]["env"] = "app:helper"
+    gappy = copy.deepcopy(whole)
+    gappy["episodes"][0]["turns"][gap]["call"].update(token_ids=[], logprobs=[])
+    gappy["reflections"][0]["call"].update(token_ids=[], logprobs=[])
+    before, after = samples_of([whole], PLAIN), samples_of([gappy], PLAIN)
+    kept = [before[1 - gap], before[3]]
+    assert [(s.episode, s.turn, s.step_return) for s in after] == [(s.episode, s.turn, s.step_return) for s in kept]
+    # What a value of the first kept call would be estimated from is the same sum: its reward and, discounted, the rest.
+    rewards, discounts = [s.reward for s in before], [s.discount for s in before]
+    start = 1 - gap
+    total = sum(rewards[n] * math.prod(discounts[start:n]) for n in range(start, 4))
+    assert after[0].reward + after[0].discount * after[1].reward == pytest.approx(total)
+
+
+def test_elsewhere_a_call_without_tokens_stops_the_run():
+    gappy = trial()
+    gappy["episodes"][0]["turns"][0]["call"].update(token_ids=[], logprobs=[], prompt_token_ids=[])
+    with pytest.raises(TrainingDataError, match="no token ids were logged"):
+        samples_of([gappy], PLAIN)

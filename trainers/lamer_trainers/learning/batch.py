@@ -81,11 +81,11 @@ def check_sampling(trials: Sequence[Trial], temperature: float) -> None:
     """Raises TrainingDataError for trials drawn from another distribution than the one that is trained."""
     for trial in trials:
         drawn = trial["sampling"]
-        if unknown := [name for name in ("temperature", "top_p", "top_k") if drawn[name] is None]:
+        if unknown := [name for name in ("temperature", "top_p", "top_k") if drawn.get(name) is None]:
             raise TrainingDataError(
                 f"trial {trial['task']['id']}#{trial['trial']} was sampled with the {', '.join(unknown)} of a chat "
-                "model or server, which nobody knows here; collect with a policy that gives exact tokens (LocalPolicy, "
-                "or OpenAIPolicy with training=True and vLLM)"
+                "model or server, which nobody knows here, or not all its calls alike; collect with what gives exact "
+                "tokens (LocalPolicy, OpenAIPolicy with training=True and vLLM, LamerChat, the gateway)"
             )
         if drawn["top_p"] != 1.0 or drawn["top_k"] != 0 or drawn["temperature"] != temperature:
             raise TrainingDataError(

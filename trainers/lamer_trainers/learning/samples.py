@@ -2,7 +2,8 @@
 
 What must stay true: a sample's tokens and logprobs are those that were logged, never tokenised again, and a call that
 cannot be trained on stops the run with an error that names its trial and place, before anything is updated. Left out
-without an error are only trials that ended in a recorded error, and reflections that a person wrote or edited.
+without an error are only trials that ended in a recorded error, reflections that a person wrote or edited, and, of an
+application, calls without tokens: it may ask models of all kinds.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import functools
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from lamer_envs.errors import EnvError
 from lamer_envs.registry import env_class
+from lamer_graph.collection.config import APPLICATION
 from lamer_trainers.advantages import anchored, gigpo, grpo, reinforce_plus_plus, rloo
 from lamer_trainers.credit import Variant, call_discounts, cross_episode_returns
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
@@ -144,9 +146,9 @@ def samples_of(trials: Iterable[Trial], credit: Credit = Credit(), limits: Limit
     for trial in trials:
         if trial.get("error") is not None:
             continue
-        name = f"{trial['task']['id']}#{trial['trial']}"
+        name = str(trial["trial_id"])
         if name in seen:
-            raise TrainingDataError(f"trial {name} comes twice in one batch: give every task and index once")
+            raise TrainingDataError(f"trial {name} comes twice in one batch: give every trial once")
         seen.add(name)
         samples += _of_trial(trial, name, credit, limits)
     return samples
@@ -174,11 +176,16 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
     )
     penalty = penalty_of(spec, credit)
     samples: list[Sample] = []
+    gaps = spec.startswith(APPLICATION)
     for number, episode in enumerate(episodes):
         own = sum(turn["reward"] for turn in episode["turns"])
         level = returns.turns[number][0] if credit.level == "return" else own
         for position, turn in enumerate(episode["turns"]):
             lost = 0.0 if turn["valid"] else penalty
+            discount = next(discounts)
+            if gaps and not _has_tokens(turn):
+                _leave_out(samples, turn["reward"], discount)
+                continue
             samples.append(
                 _sample(
                     turn,
@@ -192,13 +199,17 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
                     reward=turn["reward"] - lost,
                     step_return=returns.turns[number][position] - lost,
                     episode_return=level - lost,
-                    discount=next(discounts),
+                    discount=discount,
                 )
             )
         made = reflections.get(number)
         if made is None or number + 1 == len(episodes):
             continue
         following = returns.reflections[number]
+        discount = next(discounts)
+        if gaps and not _has_tokens(made):
+            _leave_out(samples, 0.0, discount)
+            continue
         samples.append(
             _sample(
                 made,
@@ -212,10 +223,22 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
                 reward=0.0,
                 step_return=following,
                 episode_return=following if credit.level == "return" else 0.0,
-                discount=next(discounts),
+                discount=discount,
             )
         )
     return samples
+
+
+def _has_tokens(made: Trial) -> bool:
+    return bool((made["call"] or {}).get("token_ids"))
+
+
+def _leave_out(samples: list[Sample], reward: float, discount: float) -> None:
+    """Give the call before one that cannot be trained on what that one earned."""
+    if samples:
+        last = samples[-1]
+        earned = last.reward + last.discount * reward
+        samples[-1] = replace(last, reward=earned, discount=last.discount * discount)
 
 
 def _sample(made: Trial, limits: Limits, **fields: Any) -> Sample:

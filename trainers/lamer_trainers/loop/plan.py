@@ -92,6 +92,8 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
     shape, encode = shape_of(run.base), tokens_of(run.base, run.template_args)
     speed = here(shape) if device is None else DEVICES[device]
     collect = run.collect
+    if collect.of_application:
+        raise ConfigError(f"'{collect.env}' is an application's: its logs say what it asks, so there is no plan")
     turns = collect.max_turns or make(collect.env).max_turns
     reflections = collect.max_episodes - 1 if collect.contents in ("reflection", "both") else 0
     most = collect.max_episodes * turns + reflections

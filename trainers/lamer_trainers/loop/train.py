@@ -175,7 +175,8 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
     check_fits(run, path, "cuda" if torch.cuda.is_available() else "cpu", launched())
     if run.lora is not None:
         check_modules(path, run.lora)
-    run.collect.prompts()
+    if not run.collect.of_application:
+        run.collect.prompts()
     check_memory(run.collect)
     if run.collect.scope == "tasks" and not run.logs:
         probe_memory(run.collect)

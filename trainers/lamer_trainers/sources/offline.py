@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.config import APPLICATION, CollectConfig
 from lamer_graph.collection.sampled_by import rendered, sampled_by
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.fingerprint import model_kind
@@ -57,7 +57,8 @@ def check_logs(run: RunFile) -> None:
     from transformers import AutoConfig
 
     for folder in run.logs:
-        check_config(run.collect, read_config(folder), folder)
+        if not run.collect.of_application:
+            check_config(run.collect, read_config(folder), folder)
     logged_runs(run)
     renderer = renderer_of(run.policy, run.template_args)
     kind = model_kind(AutoConfig.from_pretrained(run.base), renderer.tokenizer)
@@ -66,6 +67,7 @@ def check_logs(run: RunFile) -> None:
         check_rendering(renderer, folder)
         trial = next((trial for trial in read_trials(folder) if trial.get("error") is None), None)
         if trial is not None:
+            check_application(run.collect, trial, folder)
             samples_of([trial], Credit(), Limits(completion=run.collect.max_tokens))
             check_sampling([trial], run.collect.temperature)
             check_prompts(renderer, trial, folder)
@@ -82,6 +84,13 @@ def check_config(wanted: CollectConfig, logged: Mapping[str, Any], folder: str |
                 f"the log {folder} has {name} {there!r}, the run {here!r}: set collect.{name}={there}, or train on a "
                 "log that was collected like that"
             )
+
+
+def check_application(wanted: CollectConfig, trial: Trial, folder: str | Path) -> None:
+    """Raises TrainingDataError if one of the two is an application's and they are not of the same."""
+    there = trial["task"]["env"]
+    if there != wanted.env and (wanted.of_application or there.startswith(APPLICATION)):
+        raise TrainingDataError(f"the log {folder} is of {there}, the run of {wanted.env}: set collect.env={there}")
 
 
 def check_model(kind: Mapping[str, Any], folder: str | Path, policy: str) -> None:
@@ -114,7 +123,9 @@ def check_prompts(renderer: Renderer, trial: Trial, folder: str | Path) -> None:
 
     A template that prints the date is rendered as of the days of the trial, in any time zone.
     """
-    if trial["task"]["env"].startswith("app:"):  # a server's template was given the tools, of which a log says nothing
+    if trial["task"]["env"].startswith(
+        APPLICATION
+    ):  # a server's template was given the tools, of which a log says nothing
         return
     texts, days = trial["texts"], _days(trial) if renderer.dated else [None]
     ways = [renderer]

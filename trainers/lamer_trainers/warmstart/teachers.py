@@ -33,7 +33,7 @@ CONTENTS: dict[PromptStyle, dict[Contents, float]] = {
     "standard": {"none": 0.1, "trajectory": 0.05, "reflection": 0.8, "both": 0.05},
 }
 """How often a scripted trial has which memory."""
-DRILLS: dict[PromptStyle, float] = {"compact": 0.3, "standard": 0.75}
+DRILLS: dict[PromptStyle, float] = {"compact": 0.3, "standard": 0.65}
 """Share of rows that are drills. A pretrained model learns the form from few rows, and to heed what it reads from
 drills above all: with fewer SmolLM2-135M opened cells as if nothing had been said of them, at .95 it opened one called
 safe in 92 of a hundred draws after 360 rows (examples/RESULTS.md)."""

@@ -1,0 +1,1 @@
+"""`lamer-graph gateway`: an OpenAI-compatible proxy that records what an agent's model read and said, by tokens."""
