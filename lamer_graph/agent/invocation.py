@@ -151,6 +151,11 @@ def check_context() -> None:
             raise ConfigError(f"context has {key!r}, which does nothing: did you mean {close[0]!r}?")
 
 
+def fresh_seed() -> int:
+    """A run seed that no other trial has."""
+    return secrets.randbits(62)
+
+
 def seed(h: Harness) -> int | None:
     """The trial's run seed: the context's, else the sampling's own (None), else another for every trial.
 
@@ -159,7 +164,7 @@ def seed(h: Harness) -> int | None:
     """
     given = _context().get("seed")
     if given is None and h.sampling.seed is None and _context().get("unique") is not BY_INDEX:
-        return secrets.randbits(62)
+        return fresh_seed()
     if given is not None:
         check_seed("context's seed", given)
         if h.policy.unheeded(Sampling(seed=given)):

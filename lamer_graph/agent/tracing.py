@@ -102,7 +102,8 @@ class Recall:
             return await recalling
         about = {"lamer_trial": self._s["trial_id"], "lamer_episode": len(self._s["episodes"]) + 1}
         manager = _with(self._callbacks, about)
-        run = await _now(manager.on_retriever_start({"name": "memory"}, f"what is known of {self._s['task_id']}"))
+        asked = f"what is known of {self._s['task_id']}"
+        run = await _now(manager.on_retriever_start({"name": "memory"}, asked, name="memory"))
         try:
             update = await recalling
         except BaseException as error:

@@ -18,6 +18,10 @@ TRIAL_KEY = "lamer_trial"
 """Key of `config["configurable"]` under which a collection says what a trial is known by."""
 
 
+FORMAT = 1
+"""Of a trial's state. A version that cannot go on with what another has begun raises it."""
+
+
 class Known(NamedTuple):
     """What a trial is known by: see `opening`."""
 
@@ -26,6 +30,15 @@ class Known(NamedTuple):
     namespace: Sequence[str]
     place: int
     """Its number among the trials of its task, from 0."""
+
+
+def check_format(s: RetryState) -> None:
+    """Raises ConfigError for a trial that another version has begun and this one cannot go on with."""
+    if (found := s["trial"].get("format", FORMAT)) != FORMAT:
+        raise ConfigError(
+            f"the trial on this thread was begun by another version (format {found}, this one has {FORMAT}) and cannot "
+            "be gone on with: ask again, on a new thread"
+        )
 
 
 def of_theirs(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -46,6 +59,7 @@ def error_of(error: Exception, s: RetryState) -> Json:
 def opening(task_id: str, trial_id: str, namespace: Sequence[str], index: int = 0, number: int = 1) -> Json:
     """What a trial is known by, and nothing played of it."""
     return {
+        "format": FORMAT,
         "task_id": task_id,
         "trial_id": trial_id,
         "index": index,

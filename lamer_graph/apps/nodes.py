@@ -25,7 +25,7 @@ from lamer_graph.apps.asking import answering
 from lamer_graph.apps.attempt import Runner, Running, messages_in
 from lamer_graph.apps.checking import Through
 from lamer_graph.apps.grading import Grade, Grader, OutOfTime, called, graded
-from lamer_graph.apps.knowing import TRIAL_KEY, Known, about, answer_of, error_of, of_theirs, opening
+from lamer_graph.apps.knowing import TRIAL_KEY, Known, about, answer_of, check_format, error_of, of_theirs, opening
 from lamer_graph.apps.lessons import Inject
 from lamer_graph.apps.lines import Lines, line_of
 from lamer_graph.apps.states import Attempt, RetryState
@@ -427,6 +427,7 @@ class Nodes:
     @contextmanager
     def _logged(self, s: RetryState) -> Iterator[None]:
         """Log what had been played if an error ends the trial here; a resume then logs the whole."""
+        check_format(s)
         try:
             with kept():
                 yield
@@ -438,6 +439,7 @@ class Nodes:
     @asynccontextmanager
     async def _alogged(self, s: RetryState) -> AsyncIterator[None]:
         """`_logged`, async."""
+        check_format(s)
         try:
             with kept():
                 yield

@@ -27,7 +27,8 @@ StoreArgument = Annotated[
     str,
     typer.Argument(
         metavar="STORE",
-        help="A Chroma directory, the URL of a Chroma server, or postgresql://.. of a LangGraph store.",
+        help="A Chroma directory, the URL of a Chroma server, postgresql://.. of a LangGraph store, or the folder of a "
+        "run that has one of them.",
         show_default=False,
     ),
 ]
@@ -77,9 +78,24 @@ class Target:
     embedder: EmbedderOption = None
     collection: CollectionOption = DEFAULT_COLLECTION
 
+    def place(self) -> tuple[str, Namespace]:
+        """Where the store is, and which labels its namespaces begin with: of a run's folder that run's memory, and its
+        records. Raises ConfigError."""
+        labels = tuple(self.namespace.split("/")) if self.namespace else ()
+        folder = Path(self.store)
+        if not (folder / "run.json").exists() or (folder / "chroma.sqlite3").exists():
+            return self.store, labels
+        from lamer_graph.collection.run_memory import check_source
+        from lamer_graph.errors import ConfigError
+
+        name, own = check_source(folder)
+        if not name:
+            raise ConfigError(f"{folder} is no run of collect or eval: its memory is not known by its folder")
+        return name.partition(":")[2], labels or own
+
     @property
     def labels(self) -> Namespace:
-        return tuple(self.namespace.split("/")) if self.namespace else ()
+        return self.place()[1]
 
     def namespaces(self, backend: MemoryBackend) -> list[Namespace]:
         from lamer_memory.hygiene import all_namespaces
@@ -91,7 +107,7 @@ class Target:
         """Its backend; a directory without one is refused unless `make`, and untouched if `read_only`."""
         from lamer_graph.errors import ConfigError
 
-        store, embedder = self.store, self.embedder
+        (store, _), embedder = self.place(), self.embedder
         if store.startswith(("postgresql://", "postgres://")):
             from lamer_memory.store import StoreMemory
 

@@ -181,7 +181,7 @@ class Gateway:
             grade = _grade(body)
             if not _is_again(body, grade, trial):
                 async with self._closed_to_calls(trial):
-                    trial = await asyncio.to_thread(self._journal.grade, trial, grade)
+                    trial = await self._graded(trial, grade)
         return Json({"trial_id": trial.trial_id, "attempts": len(trial.grades)})
 
     async def _end(self, request: Request) -> Response:
@@ -196,15 +196,23 @@ class Gateway:
             async with self._closed_to_calls(trial):
                 return Json(await self._ended(trial, grade))
 
+    async def _graded(self, trial: OpenTrial, grade: dict[str, Any]) -> OpenTrial:
+        """End the attempt that is being made. Raises HTTPException where nothing has been called in it."""
+        if self._journal.is_empty(trial):
+            raise HTTPException(409, "no call has been made in this attempt: there is nothing to grade")
+        return await asyncio.to_thread(self._journal.grade, trial, grade)
+
     async def _ended(self, trial: OpenTrial, grade: dict[str, Any] | None) -> dict[str, Any]:
         """Write the trial's line, with `grade` for the attempt that is being made. Raises HTTPException."""
-        calls = await asyncio.to_thread(self._journal.calls, trial)
-        if grade is not None:
-            trial = await asyncio.to_thread(self._journal.grade, trial, grade)
-        elif any(call["attempt"] == len(trial.grades) and not call["reflection"] for call in calls):
+        if grade is not None and not (
+            self._journal.is_empty(trial) and trial.grades[-1:] == [grade]
+        ):  # else: once more
+            trial = await self._graded(trial, grade)
+        if not self._journal.is_empty(trial):
             raise HTTPException(409, 'its last attempt has no grade: end it with {"success": true}, false or a score')
         if not trial.grades:
             raise HTTPException(409, "nothing has been tried in it: DELETE it to forget it")
+        calls = await asyncio.to_thread(self._journal.calls, trial)
         line = line_of(self._name, self._log.config_hash, trial, calls)
         await self._log.aappend(line)
         await asyncio.to_thread(self._journal.close_trial, trial)

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS trials (
     number INTEGER PRIMARY KEY AUTOINCREMENT, trial_id TEXT UNIQUE NOT NULL, opening TEXT NOT NULL, grades TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS calls (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, trial INTEGER NOT NULL, call TEXT NOT NULL
+    number INTEGER PRIMARY KEY AUTOINCREMENT, trial INTEGER NOT NULL, attempt INTEGER, call TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS calls_of ON calls (trial);
 """
@@ -57,6 +57,7 @@ class Journal:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=1.0)
             # Held for good: two gateways would count attempts apart.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode=WAL")  # one fsync a commit
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
             with self._written() as db:
@@ -135,8 +136,17 @@ class Journal:
     # -- what happens in a trial --------------------------------------------------------------------------------------
 
     def add_call(self, trial: OpenTrial, call: dict[str, Any]) -> None:
+        """A call of the attempt `call["attempt"]`, or a reflection behind one."""
+        attempt = None if call["reflection"] else call["attempt"]
+        row = (trial.number, attempt, orjson.dumps(call))
         with self._written() as db:
-            db.execute("INSERT INTO calls (trial, call) VALUES (?, ?)", (trial.number, orjson.dumps(call)))
+            db.execute("INSERT INTO calls (trial, attempt, call) VALUES (?, ?, ?)", row)
+
+    def is_empty(self, trial: OpenTrial) -> bool:
+        """Whether the attempt that is being made has no call yet."""
+        with self._lock:
+            now = (trial.number, len(trial.grades))
+            return self._db.execute("SELECT 1 FROM calls WHERE trial = ? AND attempt = ?", now).fetchone() is None
 
     def calls(self, trial: OpenTrial) -> list[dict[str, Any]]:
         """What has been recorded of the trial, in the order in which it was answered."""

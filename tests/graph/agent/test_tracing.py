@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +88,22 @@ def test_model_calls_turns_and_recalls_are_runs_with_attributes(sync: bool) -> N
     assert [[doc.page_content for doc in run["out"]] for run in recalls] == [[], ["Not there."]]
 
 
+def test_opentelemetry_gets_a_span_for_each() -> None:
+    pytest.importorskip("openinference.instrumentation.langchain", reason="no extra `trace` here")
+    path = Path(__file__).parents[3] / "examples" / "traced_agent.py"
+    spec = importlib.util.spec_from_file_location("traced_agent", path)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    told = [example.line(span) for span in example.traced(3)]
+    turns = [line for line in told if line.startswith("tool") and "minesweeper:4x4-3" in line]
+    calls = [line for line in told if line.startswith("llm") and "LocalPolicy" in line]
+    assert len(calls) == len(turns) + sum("reflect" in line for line in told)
+    assert all("'reward'" in line and "'turn'" in line for line in turns)
+    assert any(line.startswith("retriever memory") for line in told)
+
+
 def test_what_is_played_is_the_same_whether_somebody_listens_or_not() -> None:
     from lamer_graph import Sampling
 
@@ -124,6 +142,7 @@ def test_what_nodes_run_by_themselves_is_drawn() -> None:
 # -- seeds ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("own_dice")
 def test_every_trial_draws_its_own_seed_unless_one_is_given() -> None:
     from langgraph.checkpoint.memory import InMemorySaver
 

@@ -25,7 +25,7 @@ from agents import (
     thread,
 )
 from lamer_graph import MemoryConfig, RunLog
-from lamer_graph.errors import GradeError
+from lamer_graph.errors import ConfigError, GradeError
 from lamer_graph.runlog import read_trials
 from lamer_graph.runlog.schema import check
 from lamer_memory import InContextMemory, MemoryBackendError
@@ -253,3 +253,13 @@ def test_a_huge_tool_output_is_bounded_wherever_it_goes_on(tmp_path: Path) -> No
     assert len(review[1].text) < 10_000
     assert "characters left out" in review[1].text
     assert (tmp_path / "run" / "trials.jsonl").stat().st_size < 200_000
+
+
+def test_a_trial_that_another_version_has_begun_is_refused_in_one_line() -> None:
+    app, _ = retried(review="reflection", checkpointer=InMemorySaver())
+    app.invoke(QUESTION, thread("t"))
+    trial = app.get_state(thread("t")).values["trial"]
+    app.update_state(thread("t"), {"trial": {**trial, "format": 99}}, as_node="review")
+    with pytest.raises(ConfigError, match="begun by another version"):
+        app.invoke(None, thread("t"))
+    assert app.invoke(QUESTION, thread("u"))["__interrupt__"]

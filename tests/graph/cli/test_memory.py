@@ -68,6 +68,19 @@ def test_two_runs_are_given_one_directory(cli, tmp_path, monkeypatch):
     assert document["pass_at"], document
 
 
+def test_of_a_runs_folder_the_runs_own_memory_is_meant(cli, tmp_path, monkeypatch):
+    for name, where in (("one", ()), ("two", ("--memory-url", str(tmp_path / "shared")))):
+        run = ("collect", "--env", "minesweeper:4x4-3", "--tasks", 1, "--out", tmp_path / name, *where)
+        assert cli(*run, "--backend", "chroma", "--scope", "tasks").code == 0
+        other = cli("memory", "stats", tmp_path / ("shared" if where else "one/memory"), "--json").document
+        found = cli("memory", "stats", tmp_path / name, "--json").document
+        assert found["records"] == other["records"] > 0
+    assert cli("collect", "--env", "minesweeper:4x4-3", "--tasks", 1, "--out", tmp_path / "none").code == 0
+    refused = cli("memory", "stats", tmp_path / "none")
+    assert refused.code == 2
+    assert "its memory was in-context" in refused.err
+
+
 def test_an_export_that_fails_leaves_the_one_before(cli, store, tmp_path, monkeypatch):
     assert cli("memory", "export", store, "--out", "all.jsonl").code == 0
     before = (tmp_path / "all.jsonl").read_bytes()

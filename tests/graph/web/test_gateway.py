@@ -238,6 +238,8 @@ def test_the_key_of_one_trial_is_no_other_trials(tmp_path: Path) -> None:
         ("/lamer/trials/T/attempts", {"success": 1}, 400, "true or false"),
         ("/lamer/trials/T/attempts", {"score": True}, 400, "finite number"),
         ("/lamer/trials/T/attempts", {"success": True, "attempt": 3}, 409, "not the one that is being made: 1 is"),
+        ("/lamer/trials/T/attempts", {"success": True}, 409, "no call has been made"),
+        ("/lamer/trials/T/end", {"success": True}, 409, "no call has been made"),
         ("/lamer/trials/T/end", {}, 409, "nothing has been tried"),
         ("/lamer/trials/none/end", {"success": True}, 404, "no trial 'none' is open"),
         ("/v1/chat/completions", {"messages": []}, 400, "messages must be a list"),
@@ -418,13 +420,24 @@ def test_a_trial_in_the_log_that_the_journal_still_has_is_ended_once(tmp_path: P
             trial = opened(client)
             agent_of(trial).chat.completions.create(model="m", messages=ASK)
             kept = {path: path.read_bytes() for path in (tmp_path / "run").glob("open_trials.sqlite*")}
-            client.post(f"/lamer/trials/{trial['trial_id']}/attempts", json={"success": True}).raise_for_status()
+            client.post(f"/lamer/trials/{trial['trial_id']}/end", json={"success": True}).raise_for_status()
         for path, data in kept.items():
             path.write_bytes(data)
         for _ in range(2):
             with gateway(url, tmp_path / "run") as client:
                 client.post(f"/lamer/trials/{trial['trial_id']}/end", json={"success": True}).raise_for_status()
     assert len(list(read_trials(tmp_path / "run"))) == 1
+
+
+def test_an_end_that_was_killed_behind_its_grade_is_asked_for_again(tmp_path: Path) -> None:
+    with scripted_server((200, SAID, {})) as (url, _), gateway(url, tmp_path / "run") as client:
+        trial = opened(client)
+        agent_of(trial).chat.completions.create(model="m", messages=ASK)
+        grade = {"success": False, "score": 0.25}
+        client.post(f"/lamer/trials/{trial['trial_id']}/attempts", json=grade).raise_for_status()
+        client.post(f"/lamer/trials/{trial['trial_id']}/end", json=grade).raise_for_status()
+    (line,) = read_trials(tmp_path / "run")
+    assert [episode["reward"] for episode in line["episodes"]] == [0.25]
 
 
 def test_two_gateways_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
