@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
                 "For several users, on other machines; each has a memory and threads of their own.",
             ),
             (
-                "lamer-graph agent serve --policy examples/policies/minesweeper-trained",
+                "lamer-graph agent serve --policy examples/policies/minesweeper-5x5-trained",
                 'A policy that plays: ask it for {"seed": 7}.',
             ),
         ],

@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lamer_graph.text import loads
+
 MAX_BODY_BYTES = 4 << 20
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -55,12 +57,17 @@ async def body_of(request: Request, most: int = MAX_BODY_BYTES) -> dict[str, Any
     if not data.strip():
         return {}
     try:
-        found = orjson.loads(bytes(data))
+        found = loads(bytes(data))
     except ValueError:
         raise HTTPException(400, "the request's body is not JSON") from None
     if not isinstance(found, dict):
         raise HTTPException(400, f"the request's body must be a JSON object, not {type(found).__name__}")
     return found
+
+
+def with_content(messages: list[Any]) -> list[Any]:
+    """OpenAI's messages, in which an assistant that calls tools need not say anything, with something said."""
+    return [{"content": "", **one} if isinstance(one, dict) and one.get("tool_calls") else one for one in messages]
 
 
 def key_of(request: Request) -> str | None:
@@ -82,6 +89,12 @@ def text_in(body: Mapping[str, Any], name: str, most: int) -> str | None:
     if not isinstance(found, str) or len(found) > most:
         raise HTTPException(400, f"{name} must be a text of at most {most:,} characters")
     return found
+
+
+def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Raises HTTPException for a field that would do nothing."""
+    if unknown := sorted(str(name) for name in body if name not in known):
+        raise HTTPException(400, f"unknown field {unknown[0][:100]!r}: fields are {', '.join(sorted(known))}")
 
 
 def number_in(body: Mapping[str, Any], name: str) -> float | None:

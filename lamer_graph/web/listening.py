@@ -79,7 +79,10 @@ class Listening:
         """`keyed` says whether it asks for a key. Raises ConfigError where it does not and others could reach it, and
         where nobody can listen there."""
         if not (keyed or is_loopback(host)):
-            raise ConfigError(f"{host} can be reached from other machines: give keys, or listen on 127.0.0.1")
+            raise ConfigError(
+                f"{host} can be reached from other machines: ask for a key (LAMER_API_KEY, or --keys where there is such "
+                "an option), or listen on 127.0.0.1"
+            )
         try:
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from lamer_envs.errors import EnvError
-from lamer_graph.errors import ConfigError, GradeError, PolicyError, PromptTooLongError
+from lamer_graph.errors import ConfigError, GradeError, LamerError, PolicyError, PromptTooLongError
 from lamer_graph.text import plain_json
 from lamer_graph.web.agent.chat import Answer, Form, Request, read
 from lamer_graph.web.agent.served import Served
@@ -34,6 +34,8 @@ from lamer_memory.errors import MemoryBackendError
 
 TIMEOUT_S = 600.0
 THREAD_HEADER = "x-thread-id"
+RETRY_HEADER = "x-stainless-retry-count"
+"""How OpenAI's clients say that they send a request once more."""
 QUIET_S = 15
 """After so long without anything to tell a stream says that it is still there: proxies close silent ones."""
 
@@ -50,13 +52,14 @@ class AgentServer:
         self._timeout = timeout
         self._busy: set[tuple[str, str]] = set()
         self._born = int(time.time())
-        self._tool = tool_app(served, users, self.worked)
+        self._tool = tool_app(served, users, self.worked, self.explained)
         self.app = Starlette(
             routes=[
                 Route("/health", self._health),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/threads/{thread}", self._forget, methods=["DELETE"]),
                 Route("/v1/{rest:path}", self._other, methods=["GET", "POST"]),
                 Mount("/", app=self._tool.app),
             ],
@@ -89,10 +92,18 @@ class AgentServer:
         self._users.who(request)
         return problem(404, "an agent is asked at /v1/chat/completions, or as a tool at /mcp")
 
+    async def _forget(self, request: HttpRequest) -> Response:
+        """Delete a thread of the user's, whether there is one or not."""
+        user, thread = self._users.who(request), request.path_params["thread"]
+        self._check_free((user, thread))
+        await self._served.forget(user, thread)
+        return Json({"id": thread, "object": "thread.deleted", "deleted": True})
+
     async def _chat(self, request: HttpRequest) -> Response:
         user = self._users.who(request)
         body = plain_json(await body_of(request))
-        asked = read(body, self._served.name, request.headers.get(THREAD_HEADER))
+        retried = request.headers.get(RETRY_HEADER, "0") != "0"
+        asked = read(body, self._served.name, request.headers.get(THREAD_HEADER), retried)
         form = Form(self._served.name, asked)
         try:
             work = await self._begun(asked, user)
@@ -161,6 +172,10 @@ class AgentServer:
         except Exception as error:
             yield _event(orjson.loads(bytes(self._problem(error).body)))
 
+    def explained(self, error: Exception) -> str:
+        """What a caller is told of an error, in one line."""
+        return str(orjson.loads(bytes(self._problem(error).body))["error"]["message"])
+
     def _problem(self, error: Exception) -> Response:
         """What a caller is told of an error that ended the work."""
         if isinstance(error, HTTPException):
@@ -171,7 +186,8 @@ class AgentServer:
             return problem(504, f"the agent did not come to an end within {self._timeout:g} s")
         if isinstance(error, PromptTooLongError | EnvError):
             return problem(400, str(error))
-        _log.error("a request failed", exc_info=error)
+        unforeseen = not isinstance(error, LamerError)
+        _log.error("a request failed: %s: %s", type(error).__name__, error, exc_info=error if unforeseen else None)
         if isinstance(error, PolicyError):
             return problem(502, f"the agent's model failed: {error}")
         if isinstance(error, MemoryBackendError):

@@ -15,6 +15,9 @@ from uuid import uuid4
 from langchain_core.messages import AnyMessage, convert_to_messages
 from starlette.exceptions import HTTPException
 
+from lamer_graph.apps.lessons import text_of
+from lamer_graph.web.http import with_content
+
 MAX_MESSAGES = 1_000
 MAX_THREAD = 200
 _IGNORED = (
@@ -36,6 +39,8 @@ class Request:
     stream: bool = False
     usage: bool = False
     ignored: list[str] = field(default_factory=list)
+    retried: bool = False
+    """The client says that it has sent this before, and had no answer."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Answer:
     tokens: tuple[int, int] = (0, 0)
 
 
-def read(body: Mapping[str, Any], name: str, thread: str | None) -> Request:
-    """The request, `thread` being its header's. Raises HTTPException."""
+def read(body: Mapping[str, Any], name: str, thread: str | None, retried: bool = False) -> Request:
+    """The request; its headers say `thread` and whether it is sent once more. Raises HTTPException."""
     model = body.get("model")
     if model not in (None, name):
         raise HTTPException(404, f"there is no model {str(model)[:100]!r} here: it is {name!r}")
@@ -71,13 +76,13 @@ def read(body: Mapping[str, Any], name: str, thread: str | None) -> Request:
             400, f'messages must be a list of 1 to {MAX_MESSAGES}: [{{"role": "user", "content": ".."}}]'
         )
     try:
-        messages = convert_to_messages(given)
+        messages = convert_to_messages(with_content(given))
     except Exception:  # LangChain has no one error for it
         raise HTTPException(
             400, "messages are malformed: each has a role and content, as OpenAI's API has it"
         ) from None
-    if messages[-1].type not in ("human", "tool"):
-        raise HTTPException(400, "the last message must be a user's")
+    if messages[-1].type != "human" or not (messages[-1].content and text_of(messages[-1]).strip()):
+        raise HTTPException(400, "the last message must be a user's, and say something")
     stream, options = body.get("stream") or False, body.get("stream_options")
     if not isinstance(stream, bool):
         raise HTTPException(400, "stream must be true or false")
@@ -87,6 +92,7 @@ def read(body: Mapping[str, Any], name: str, thread: str | None) -> Request:
         stream=stream,
         usage=bool(isinstance(options, dict) and options.get("include_usage")),
         ignored=[key for key in _IGNORED if body.get(key) is not None],
+        retried=retried,
     )
 
 

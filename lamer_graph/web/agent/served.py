@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 import orjson
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
 from langgraph.types import Command
@@ -25,6 +25,7 @@ from lamer_graph.apps.retries import RetryApp
 from lamer_graph.errors import ConfigError
 from lamer_graph.web.agent.chat import Answer, Request
 from lamer_graph.web.agent.events import told
+from lamer_graph.web.agent.threads import next_step
 
 
 class Served(ABC):
@@ -33,6 +34,10 @@ class Served(ABC):
     name: str
     about: str
     """What it is for, for whoever chooses among tools."""
+
+    async def forget(self, user: str, thread: str) -> None:
+        """Delete a user's thread. Raises HTTPException where none are kept."""
+        raise HTTPException(404, "this server keeps no threads")
 
     @abstractmethod
     async def begin(self, request: Request, user: str) -> AsyncIterator[str | Answer]:
@@ -61,8 +66,15 @@ class ServedApp(Served):
         self.about = f"The agent {name}: it works on a task until it is solved, and learns from what failed."
         self._retries = isinstance(graph, RetryApp)
         self._user_key = graph.user_key if isinstance(graph, RetryApp) else "user_id"
+        self._saver = saver
         self._once = graph.copy({"checkpointer": None})
         self._kept = graph.copy({"checkpointer": saver}) if saver is not None else None
+
+    async def forget(self, user: str, thread: str) -> None:
+        if self._saver is None:
+            await super().forget(user, thread)
+        else:
+            await self._saver.adelete_thread(self.place_of(user, thread))
 
     async def begin(self, request: Request, user: str) -> AsyncIterator[str | Answer]:
         configurable: dict[str, Any] = {self._user_key: user}
@@ -78,9 +90,22 @@ class ServedApp(Served):
             state = await graph.aget_state({"configurable": configurable})
             before = state.values.get("messages", []) if isinstance(state.values, dict) else []
             known = frozenset(str(message.id) for message in before)
-            asked = _next_step(state, before, request.messages)
+            waits = any(task.interrupts for task in state.tasks)
+            step = next_step(before, request.messages, waits=waits, cut=bool(state.next), retried=request.retried)
+            if step.left_out:
+                request.ignored.append("system message")
+            if step.do == "answer again":
+                return self._again(state.values)
+            asked = {"messages": list(step.messages)}
+            if step.do == "reply":
+                asked = Command(resume=text_of(step.messages[-1]))
+            elif step.do == "go on":
+                asked = None
         stream = graph.astream(asked, {"configurable": configurable}, stream_mode=["custom", "values"], **more)
         return self._work(stream, known)
+
+    async def _again(self, values: Any) -> AsyncIterator[str | Answer]:
+        yield self._answer(values, frozenset())
 
     async def _work(self, stream: Any, known: frozenset[str]) -> AsyncIterator[str | Answer]:
         values: Any = {}
@@ -105,25 +130,9 @@ class ServedApp(Served):
         written = [message for attempt in attempts for message in attempt["messages"]]
         text = _said(messages)
         if not text:
-            last = attempts[-1]
-            text = f"There is no answer: {last['feedback'] or 'every attempt ended without one'}"
+            ended = "ended in an error" if attempts[-1]["error"] else "ended without one"
+            text = f"There is no answer: each of {len(attempts)} attempt(s) {ended}."
         return Answer(text, success=values["success"], attempts=len(attempts), tokens=_tokens(written))
-
-
-def _next_step(state: Any, before: Sequence[BaseMessage], asked: list[AnyMessage]) -> Any:
-    """What a thread is invoked with: a person's reply to what it asked, nothing where the same request was cut short,
-    else the messages that it does not have yet (clients send all of a conversation, or what is new)."""
-    if any(task.interrupts for task in state.tasks):
-        return Command(resume=text_of(asked[-1]))
-    have, given = [_key(message) for message in before], [_key(message) for message in asked]
-    if state.next and have[-len(given) :] == given:
-        return None
-    new = asked[len(have) :] if have and len(given) > len(have) and given[: len(have)] == have else asked
-    return {"messages": new}
-
-
-def _key(message: BaseMessage) -> tuple[str, str]:
-    return message.type, text_of(message).strip()
 
 
 def _new(values: Any, before: Any, known: frozenset[str]) -> list[BaseMessage]:

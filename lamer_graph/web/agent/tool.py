@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from langchain_core.messages import HumanMessage
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -44,16 +45,22 @@ class Tool(NamedTuple):
     running: Callable[[], AbstractAsyncContextManager[None]]
 
 
-def tool_app(served: Served, users: Users, work: Work) -> Tool:
-    """The agent as the only tool of a server. `work` does what is asked."""
+def tool_app(served: Served, users: Users, work: Work, explained: Callable[[Exception], str]) -> Tool:
+    """The agent as the only tool of a server. `work` does what is asked, `explained` says what stopped it."""
     server = MCPServer(served.name, instructions=served.about, log_level="WARNING")
 
-    async def run(task: str, context: Context[Any, Any], thread: str | None = None) -> Result:
+    async def run(
+        task: Annotated[str, Field(description="What is to be done, in words")],
+        context: Context[Any, Any],
+        thread: Annotated[
+            str | None, Field(description="Name of a conversation to go on with; without one every call stands alone")
+        ] = None,
+    ) -> Result:
         user = users.who(_http(context))
         if thread is not None and not (thread.strip() and len(thread) <= MAX_THREAD):
-            raise ValueError(f"thread must be a text of 1 to {MAX_THREAD} characters")
+            raise ToolError(f"thread must be a text of 1 to {MAX_THREAD} characters")
         if not task.strip():
-            raise ValueError("task must say what is to be done")
+            raise ToolError("task must say what is to be done")
         done, answer = 0, None
         try:
             async for piece in work(Request([HumanMessage(task)], thread), user):
@@ -62,8 +69,8 @@ def tool_app(served: Served, users: Users, work: Work) -> Tool:
                 else:
                     done += 1
                     await context.report_progress(done, message=piece.strip())
-        except HTTPException as refused:
-            raise ValueError(str(refused.detail)) from None
+        except Exception as error:
+            raise ToolError(explained(error)) from None
         assert answer is not None
         return Result(answer=answer.text, success=answer.success, attempts=answer.attempts, waits=answer.waits)
 

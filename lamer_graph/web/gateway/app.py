@@ -29,13 +29,14 @@ from lamer_graph.text import plain_json
 from lamer_graph.types import stable_seed
 from lamer_graph.web.flowing import Gone, Quiet, Stream, flowing
 from lamer_graph.web.gateway.answer import Asked, Heard
-from lamer_graph.web.gateway.journal import Journal, OpenTrial
+from lamer_graph.web.gateway.journal import Journal, OpenTrial, is_trial_key
 from lamer_graph.web.gateway.lines import line_of
 from lamer_graph.web.gateway.relay import Answered, Relay, TooLong
 from lamer_graph.web.http import (
     MAX_BODY_BYTES,
     Json,
     body_of,
+    check_fields,
     key_of,
     number_in,
     on_fault,
@@ -43,12 +44,15 @@ from lamer_graph.web.http import (
     problem,
     same,
     text_in,
+    with_content,
 )
 
 TRIAL_HEADER = "x-lamer-trial"
 """Names the trial of a call that bears the gateway's own key."""
 CALL_HEADER = "x-lamer-call"
 """Of the value "reflection": the call reflects on the attempt that ended last, and belongs to no attempt."""
+RETRY_HEADER = "x-stainless-retry-count"
+"""How OpenAI's clients say that they send a request once more, having had no answer."""
 MAX_NAME = 200
 _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 MAX_FEEDBACK = 20_000
@@ -114,7 +118,7 @@ class Gateway:
                     403, f"this key is another trial's than {named[:MAX_NAME]!r}: send no {TRIAL_HEADER}"
                 )
             return trial
-        if self._key is not None and not same(key, self._key):
+        if (self._key is not None and not same(key, self._key)) or (named is None and is_trial_key(key)):
             raise HTTPException(401, "this is the key of no open trial: its trial may be over")
         if named is None:
             raise HTTPException(
@@ -154,6 +158,7 @@ class Gateway:
     async def _open(self, request: Request) -> Response:
         self._check_owner(request)
         body = plain_json(await body_of(request))
+        check_fields(body, frozenset({"task", "trial_id", "split"}))
         task = body.get("task")
         if not task or not isinstance(task, str | dict):
             raise HTTPException(400, 'say which task it is: {"task": "What is 2 + 2?"}, or an object')
@@ -354,7 +359,8 @@ class _Call:
             {
                 "attempt": len(self._trial.grades),
                 "reflection": self._reflection,
-                "messages": self._body["messages"],
+                "messages": with_content(self._body["messages"]),
+                "again": self._request.headers.get(RETRY_HEADER, "0") != "0",
                 "answer": plain_json(self._heard.recorded()),
                 "sampling": self._sampling,
                 "seconds": round(time.perf_counter() - self._began, 6),
@@ -364,6 +370,7 @@ class _Call:
 
 def _grade(body: dict[str, Any]) -> dict[str, Any]:
     """What a body says of an attempt. Raises HTTPException."""
+    check_fields(body, frozenset({"success", "score", "feedback", "attempt"}))
     success, score = body.get("success"), number_in(body, "score")
     if success is None and score is None:
         raise HTTPException(400, 'say what the attempt came to: {"success": false}, or {"score": 0.5}')
@@ -384,6 +391,8 @@ def _is_again(body: dict[str, Any], grade: dict[str, Any], trial: OpenTrial) -> 
         return False
     if type(number) is int and 1 <= number < now and trial.grades[number - 1] == grade:
         return True
+    if type(number) is int and 1 <= number < now:
+        raise HTTPException(409, f"attempt {number} has another grade already: {trial.grades[number - 1]}")
     raise HTTPException(409, f"attempt {str(number)[:50]} is not the one that is being made: {now} is")
 
 
@@ -395,12 +404,12 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
     if body.get("n") not in (None, 1):
         raise HTTPException(400, "a call has one answer here: leave n out, or call again")
     try:
-        convert_to_messages(messages)
+        convert_to_messages(with_content(messages))
     except Exception:  # LangChain has no one error for it
         raise HTTPException(
             400, "messages are malformed: each has a role and content, as OpenAI's API has it"
         ) from None
-    return plain_json(body)
+    return {**plain_json(body), "messages": plain_json(messages)}
 
 
 def _passed_on(answered: Answered) -> Response:

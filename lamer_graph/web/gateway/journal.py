@@ -172,6 +172,11 @@ class Journal:
             self._db.close()
 
 
+def is_trial_key(key: str) -> bool:
+    """Whether it looks like the key of some trial."""
+    return key.startswith(f"{_KEY}-")
+
+
 def _read(row: tuple[Any, ...]) -> OpenTrial:
     number, trial_id, opening, grades = row
     return OpenTrial(number, trial_id, orjson.loads(opening), orjson.loads(grades))

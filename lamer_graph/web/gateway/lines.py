@@ -41,10 +41,12 @@ def line_of(name: str, config_hash: str, trial: OpenTrial, calls: Sequence[Mappi
     texts = Texts()
     episodes = []
     for number, grade in enumerate(trial.grades):
-        own = [call for call in calls if call["attempt"] == number and not call["reflection"]]
+        own = _acted_on([call for call in calls if call["attempt"] == number and not call["reflection"]])
         turns = [_turn(call, texts) for call in own]
         episodes.append(episode(turns, grade["success"], grade["score"], any(_cut(call) for call in own[-1:])))
-    reflections = [_reflection(call, texts) for call in calls if call["reflection"]]
+    # The last that came to its end: an attempt has one reflection, however often the agent asked for it.
+    last = {call["attempt"]: call for call in calls if call["reflection"] and not _cut(call)}
+    reflections = [_reflection(call, texts) for call in last.values()]
     opening = trial.opening
     return {
         "trial_id": trial.trial_id,
@@ -72,6 +74,16 @@ def line_of(name: str, config_hash: str, trial: OpenTrial, calls: Sequence[Mappi
         },
         "error": None,
     }
+
+
+def _acted_on(calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The calls without those whose answer was lost, so that the client asked once more."""
+    kept: list[Mapping[str, Any]] = []
+    for call in calls:
+        if call.get("again") and kept and kept[-1]["messages"] == call["messages"]:
+            kept.pop()
+        kept.append(call)
+    return kept
 
 
 def _turn(call: Mapping[str, Any], texts: Texts) -> Json:

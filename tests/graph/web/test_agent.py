@@ -125,8 +125,10 @@ async def test_an_mcp_client_has_the_agent_as_a_tool() -> None:
 
             found = await mcp.call_tool("helper", {"task": "What is the code word?"}, progress_callback=progress)
             assert found.structured_content == {"answer": CODE, "success": True, "attempts": 2, "waits": False}
-            wrong = await mcp.call_tool("helper", {"task": " "})
-            assert wrong.is_error
+            for wrong, why in (({"task": " "}, "must say"), ({"task": "x", "thread": "t"}, "keeps no threads")):
+                refused = await mcp.call_tool("helper", wrong)
+                assert refused.is_error
+                assert why in str(refused.content)
         with httpx2.Client(trust_env=False) as plain:
             assert plain.post(f"{url}/mcp", json={}).status_code == 401
     assert any(line and "not solved" in line for line in seen)
@@ -196,6 +198,42 @@ def test_a_thread_goes_on_and_is_its_users_alone() -> None:
             anna.chat.completions.create(
                 model="counter", messages=[two], metadata={"thread_id": "t"}, extra_headers={"X-Thread-Id": "u"}
             )
+
+
+def test_a_request_that_a_client_sends_once_more_is_answered_again_without_work() -> None:
+    agent, model = agent_of()
+    app = with_retries(agent, grade=graded, reflect=model, checkpointer=InMemorySaver())
+    with serving(ServedApp(app, "helper")) as url:
+        api, thread = client(url), {"thread_id": "t"}
+        first = api.chat.completions.create(model="helper", messages=ASK, metadata=thread)
+        count = len(model.asked)
+        again = api.chat.completions.create(
+            model="helper", messages=ASK, metadata=thread, extra_headers={"x-stainless-retry-count": "1"}
+        )
+        assert (attempts(again), len(model.asked)) == (attempts(first), count)
+        api.chat.completions.create(model="helper", messages=ASK, metadata=thread)  # asked anew
+        assert len(model.asked) > count
+        with httpx2.Client(trust_env=False) as http:
+            assert http.delete(f"{url}/v1/threads/t").json()["deleted"] is True
+        assert app.get_state({"configurable": {"thread_id": learning().place_of(ONLY, "t")}}).values == {}
+
+
+def test_a_failing_grader_is_said_so_to_an_mcp_client_too() -> None:
+    def broken(*_: Any) -> float:
+        raise ValueError("no such column")
+
+    agent, _ = agent_of()
+    served = ServedApp(with_retries(agent, grade=broken, memory="none"), "helper")
+
+    async def ask(url: str) -> Any:
+        async with (
+            httpx2.AsyncClient(trust_env=False, timeout=30) as http,
+            Client(streamable_http_client(f"{url}/mcp", http_client=http)) as mcp,
+        ):
+            return await mcp.call_tool("helper", {"task": "x"})
+
+    with serving(served) as url:
+        assert "no such column" in str(asyncio.run(ask(url)).content)
 
 
 def test_names_of_threads_are_made_of_user_and_thread() -> None:
@@ -309,6 +347,8 @@ def test_a_policy_that_plays_is_asked_for_a_task() -> None:
         ({"messages": "hi"}, 400, "messages must be a list"),
         ({"messages": [{"role": "king", "content": "x"}]}, 400, "malformed"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "must be a user's"),
+        ({"messages": [{"role": "user", "content": " "}]}, 400, "and say something"),
+        ({"messages": [*ASK, {"role": "tool", "tool_call_id": "x", "content": "paid"}]}, 400, "must be a user's"),
         ({"messages": ASK, "model": "gpt-5"}, 404, "it is 'helper'"),
         ({"messages": ASK, "tools": [{"type": "function"}]}, 400, "tools of its own"),
         ({"messages": ASK, "n": 3}, 400, "one answer"),
@@ -457,7 +497,7 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: p
         (["--app", "x:y", "--env", "webshop"], "leave out the options"),
         (["--threads", "t.sqlite"], "use it with --app"),
         (["--keys", "none.json"], "cannot read the keys"),
-        (["--host", "0.0.0.0"], "give keys"),
+        (["--host", "0.0.0.0"], "ask for a key"),
         (["--backend", "chroma", "--scope", "tasks"], "needs --memory-url"),
     ],
 )

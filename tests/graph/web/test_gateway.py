@@ -182,6 +182,41 @@ def test_a_trial_is_attempts_of_calls_and_the_reflections_between(tmp_path: Path
     assert (line["task"]["split"], line["success"]) == ("train", True)
 
 
+def test_an_assistant_that_calls_tools_need_not_say_anything(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+    messages = [
+        *ASK,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "nothing"},
+    ]
+    with scripted_server((200, SAID, {})) as (url, asked), gateway(url, tmp_path / "run") as client:
+        trial = opened(client)
+        agent_of(trial).chat.completions.create(model="m", messages=messages)  # type: ignore[arg-type]
+        client.post(f"/lamer/trials/{trial['trial_id']}/end", json={"success": True}).raise_for_status()
+        assert asked[0]["body"]["messages"] == messages
+    assert check(tmp_path / "run").ok
+
+
+def test_a_call_that_a_client_sends_once_more_is_one_turn_and_a_reflection_is_one(tmp_path: Path) -> None:
+    with scripted_server((200, SAID, {})) as (url, _), gateway(url, tmp_path / "run") as client:
+        trial = opened(client)
+        agent = agent_of(trial)
+        agent.chat.completions.create(model="m", messages=ASK)
+        agent.chat.completions.create(model="m", messages=ASK, extra_headers={"x-stainless-retry-count": "1"})
+        client.post(f"/lamer/trials/{trial['trial_id']}/attempts", json={"success": False}).raise_for_status()
+        again = client.post(f"/lamer/trials/{trial['trial_id']}/attempts", json={"success": False})
+        assert again.status_code == 409  # the answer was lost: what was graded is not graded twice
+        other = client.post(f"/lamer/trials/{trial['trial_id']}/attempts", json={"success": True, "attempt": 1})
+        assert "another grade already" in other.json()["error"]["message"]
+        for _ in range(2):
+            agent.chat.completions.create(model="m", messages=ASK, extra_headers={CALL_HEADER: "reflection"})
+        agent.chat.completions.create(model="m", messages=ASK)
+        client.post(f"/lamer/trials/{trial['trial_id']}/end", json={"success": True}).raise_for_status()
+    (line,) = read_trials(tmp_path / "run")
+    assert [len(episode["turns"]) for episode in line["episodes"]] == [1, 1]
+    assert len(line["reflections"]) == 1
+
+
 def test_trials_of_one_task_are_a_group_and_told_apart(tmp_path: Path) -> None:
     with scripted_server((200, SAID, {})) as (url, _), gateway(url, tmp_path / "run") as client:
         trials = [opened(client) for _ in range(3)]
@@ -232,6 +267,8 @@ def test_the_key_of_one_trial_is_no_other_trials(tmp_path: Path) -> None:
     [
         ("/lamer/trials", {}, 400, "say which task"),
         ("/lamer/trials", {"task": 7}, 400, "say which task"),
+        ("/lamer/trials", {"task": "x", "tasks": 1}, 400, "unknown field 'tasks'"),
+        ("/lamer/trials/T/attempts", {"success": False, "feedbak": "x"}, 400, "unknown field 'feedbak'"),
         ("/lamer/trials", {"task": "x", "split": "all"}, 400, "train, val, test"),
         ("/lamer/trials", {"task": "x", "trial_id": "a/b"}, 400, "letters, digits"),
         ("/lamer/trials/T/attempts", {}, 400, "what the attempt came to"),
@@ -265,6 +302,8 @@ def test_a_call_that_says_not_whose_it_is_is_refused(tmp_path: Path) -> None:
         answer = client.post("/v1/chat/completions", json={"messages": ASK})
         assert answer.status_code == 400
         assert "Open a trial" in answer.json()["error"]["message"]
+        over = {"Authorization": "Bearer lt-7-0123"}
+        assert client.post("/v1/chat/completions", json={"messages": ASK}, headers=over).status_code == 401
         assert client.post(
             "/v1/chat/completions", content=b"x" * (5 << 20), headers={TRIAL_HEADER: "T"}
         ).status_code in (
@@ -456,7 +495,7 @@ def test_two_gateways_do_not_share_a_folder(tmp_path: Path, capsys: pytest.Captu
     [
         (["--upstream", "localhost:8000"], "must look like http://host:port/v1"),
         (["--upstream", "http://127.0.0.1:1", "--name", "a b"], "one word"),
-        (["--upstream", "http://127.0.0.1:1", "--host", "0.0.0.0"], "give keys"),
+        (["--upstream", "http://127.0.0.1:1", "--host", "0.0.0.0"], "ask for a key"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(

@@ -52,7 +52,8 @@ def read_batch(
     samples = samples_of(finished, config.credit_rule, limits)
     if not samples:
         raise TrainingDataError(
-            f"update {update} has no trainable sample ({len(trials)} trials, {len(finished)} of them finished)"
+            f"update {update} has no trainable sample ({len(trials)} trials, {len(finished)} of them finished; calls "
+            "without tokens are none)"
         )
     metrics = batch_metrics(finished, samples, config.estimator) | penalties(finished, samples, config.credit_rule)
     if config.max_staleness is not None:

@@ -49,7 +49,10 @@ class LoggedRuns:
         if not self._groups:
             raise TrainingDataError(f"no finished trial in {folders}: collect some first")
         if groups < 1 or groups > len(self._groups):
-            raise TrainingDataError(f"a batch of {groups} groups cannot come from {len(self._groups)} tasks")
+            there = len(self._groups)
+            raise TrainingDataError(
+                f"a batch of {groups} groups cannot come from {there} tasks: set collect.tasks={there}"
+            )
         self._names = sorted(self._groups)
 
     def __len__(self) -> int:

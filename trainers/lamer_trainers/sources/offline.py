@@ -57,8 +57,10 @@ def check_logs(run: RunFile) -> None:
     from transformers import AutoConfig
 
     for folder in run.logs:
+        config = read_config(folder)
+        check_application(run.collect, next(read_trials(folder), None), folder)
         if not run.collect.of_application:
-            check_config(run.collect, read_config(folder), folder)
+            check_config(run.collect, config, folder)
     logged_runs(run)
     renderer = renderer_of(run.policy, run.template_args)
     kind = model_kind(AutoConfig.from_pretrained(run.base), renderer.tokenizer)
@@ -67,7 +69,6 @@ def check_logs(run: RunFile) -> None:
         check_rendering(renderer, folder)
         trial = next((trial for trial in read_trials(folder) if trial.get("error") is None), None)
         if trial is not None:
-            check_application(run.collect, trial, folder)
             samples_of([trial], Credit(), Limits(completion=run.collect.max_tokens))
             check_sampling([trial], run.collect.temperature)
             check_prompts(renderer, trial, folder)
@@ -86,9 +87,9 @@ def check_config(wanted: CollectConfig, logged: Mapping[str, Any], folder: str |
             )
 
 
-def check_application(wanted: CollectConfig, trial: Trial, folder: str | Path) -> None:
+def check_application(wanted: CollectConfig, trial: Trial | None, folder: str | Path) -> None:
     """Raises TrainingDataError if one of the two is an application's and they are not of the same."""
-    there = trial["task"]["env"]
+    there = wanted.env if trial is None else trial["task"]["env"]
     if there != wanted.env and (wanted.of_application or there.startswith(APPLICATION)):
         raise TrainingDataError(f"the log {folder} is of {there}, the run of {wanted.env}: set collect.env={there}")
 
