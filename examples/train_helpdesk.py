@@ -24,8 +24,9 @@ from typing import Any
 import helpdesk
 from lamer_graph import CollectConfig, LocalPolicy, collect, evaluate
 from lamer_graph.apps.lessons import LESSONS, OWN, REVIEW
-from lamer_graph.apps.tool_text import CALL, CALLED, RESULT
+from lamer_graph.apps.tool_text import RESULT
 from lamer_graph.policies.base import Policy
+from lamer_graph.policies.tool_form import CALL, CALLED
 from lamer_graph.runlog import read_trials
 from lamer_graph.types import Completion, Message, Sampling
 from lamer_trainers.loop.curves import draw, read_metrics
@@ -173,9 +174,10 @@ def warm_start(out: Path, tasks: int, seed: int) -> Path:
     return folder
 
 
-def read(policy_dir: Path, folder: Path, tasks: int, contents: Any) -> list[Any]:
+def read(policy_dir: Path, folder: Path, tasks: int, skip: int, contents: Any) -> list[Any]:
     """pass@1..3 on tickets of the test split."""
-    config = CollectConfig(env=helpdesk.app.spec, split="test", tasks=tasks, contents=contents, max_tokens=40)
+    told: Any = {"split": "test", "tasks": tasks, "skip": skip, "max_tokens": 40}
+    config = CollectConfig(env=helpdesk.app.spec, contents=contents, **told)
     policy = LocalPolicy(policy_dir)
     try:
         reading, _ = asyncio.run(evaluate(config, policy, folder, resume=True))
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/helpdesk"), help="folder of the run; goes on with it")
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--tasks", type=int, default=400, help="tickets of the readings")
+    parser.add_argument("--skip", type=int, default=0, help="tickets before those, which other readings were of")
     parser.add_argument("--shown", type=int, default=1500, help="tickets of the clumsy player")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rl", action="store_true", help="single attempts, without memory, in place of meta-RL")
@@ -221,7 +224,7 @@ def main() -> None:
     for what, policy in (("warm start", start), (name, done.folder)):
         for contents in ("reflection", "none"):
             place = given.out / "readings" / f"{what}-{contents}".replace(" ", "-")
-            table[f"{what}, memory {contents}"] = read(policy, place, given.tasks, contents)
+            table[f"{what}, memory {contents}"] = read(policy, place, given.tasks, given.skip, contents)
     for what, points in table.items():
         print(f"{what:32}" + "  ".join(f"{p['value']:.3f} [{p['low']:.3f}, {p['high']:.3f}]" for p in points))
     (given.out / f"{name}.json").write_text(json.dumps(table, indent=2) + "\n")

@@ -18,16 +18,18 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 
 from lamer_graph.apps.attempt import ATTEMPT_METADATA
-from lamer_graph.apps.tool_text import CALL, CALLED, chat_of, read
+from lamer_graph.apps.tool_text import chat_of, read, said_first
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY
+from lamer_graph.policies.tool_form import CALL, CALLED
 from lamer_graph.types import Message, Sampling, stable_seed
 
 
 class PolicyChat(BaseChatModel):
-    """`policy` as a chat model. Tools are told of and called in text (see `tool_text`), whatever the chat template
-    knows. `keep_messages` notes in every answer's tokens what the policy read, for a log that is trained on."""
+    """`policy` as a chat model. Tools are told of as its chat template does where that has a form for them that is
+    read here (Hermes' and Qwen's), else in words of ours (see `tool_text`). `keep_messages` notes in every answer's
+    tokens what the policy read, for a log that is trained on."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -55,8 +57,9 @@ class PolicyChat(BaseChatModel):
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **_: Any
     ) -> ChatResult:
-        control = self.policy.control_tokens
-        chat = chat_of(messages, self.tools, control | {CALL, CALLED}, RAW_KEY)
+        control = self.policy.control_tokens | {CALL, CALLED}
+        form = self.policy.tool_form(said_first(messages, control), self.tools) if self.tools else None
+        chat = chat_of(messages, self.tools, control, RAW_KEY, form)
         attempt = "" if run_manager is None else (run_manager.metadata or {}).get(ATTEMPT_METADATA, "")
         seed = stable_seed(self.sampling.seed or 0, attempt, *(f"{m['role']}:{m['content']}" for m in chat))
         sampling = self.sampling.with_seed(seed)

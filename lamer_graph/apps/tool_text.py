@@ -15,12 +15,12 @@ import orjson
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from lamer_graph.policies.thoughts import thoughts
+from lamer_graph.policies.tool_form import CALL, CALLED, ToolForm
 from lamer_graph.text import plain
 from lamer_graph.trial.answers import conclusion
 from lamer_graph.trial.quoting import neutral
 from lamer_graph.types import Message
 
-CALL, CALLED = "<tool_call>", "</tool_call>"
 MAX_CALLS = 16
 """Most calls of one answer that are read."""
 MAX_ARGUMENTS = 20_000
@@ -47,35 +47,47 @@ def system_of(said: str, tools: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(part for part in (said, TOOLS.format(tools=lines, call=CALL, called=CALLED)) if part)
 
 
+def said_first(messages: Sequence[BaseMessage], control: frozenset[str]) -> str:
+    """The system's words."""
+    return "\n\n".join(neutral(plain(str(m.text)), control) for m in messages if m.type == "system")
+
+
 def chat_of(
-    messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]], control: frozenset[str], raw_key: str
+    messages: Sequence[BaseMessage],
+    tools: Sequence[Mapping[str, Any]],
+    control: frozenset[str],
+    raw_key: str,
+    form: ToolForm | None = None,
 ) -> list[Message]:
     """LangChain's messages as a policy reads them: one system message, then user and assistant in turns.
 
-    What others wrote holds none of the `control` tokens; an answer's own words, as they were sampled, are under
-    `raw_key` of its `response_metadata` where they are known.
+    `form` is the policy's own for these tools and `said_first`, where it has one, ours else. What others wrote holds
+    none of the `control` tokens; an answer's own words, as they were sampled, are under `raw_key` of its
+    `response_metadata` where they are known.
     """
-    system: list[str] = []
     chat: list[Message] = []
+    control |= frozenset() if form is None else form.marks
 
-    def say(role: Any, text: str) -> None:
+    def say(role: Any, text: str, joint: str = "\n\n") -> None:
         if chat and chat[-1]["role"] == role:
-            chat[-1] = Message(role=role, content=f"{chat[-1]['content']}\n\n{text}")
+            chat[-1] = Message(role=role, content=f"{chat[-1]['content']}{joint}{text}")
         else:
             chat.append(Message(role=role, content=text))
 
     for message in messages:
         said = plain(str(message.text))
         if message.type == "system":
-            system.append(neutral(said, control))
-        elif isinstance(message, AIMessage):
+            continue
+        if isinstance(message, AIMessage):
             say("assistant", _answer_of(message, control, raw_key))
+        elif isinstance(message, ToolMessage) and form is not None:
+            say("user", f"{form.before}{neutral(said, control)}{form.behind}", form.between)
         elif isinstance(message, ToolMessage):
-            form = FAILED if message.status == "error" else RESULT
-            say("user", form.format(name=neutral(str(message.name or ""), control), text=neutral(said, control)))
+            ours = FAILED if message.status == "error" else RESULT
+            say("user", ours.format(name=neutral(str(message.name or ""), control), text=neutral(said, control)))
         else:
             say("user", neutral(said, control))
-    rules = system_of("\n\n".join(system), tools)
+    rules = system_of(said_first(messages, control), tools) if form is None else form.rules
     return [Message(role="system", content=rules), *chat] if rules else chat
 
 

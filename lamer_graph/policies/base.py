@@ -17,6 +17,7 @@ from typing import Any
 from lamer_graph.policies.control import CONTROL_TOKENS
 from lamer_graph.policies.loops import run_sync as run_sync
 from lamer_graph.policies.rendering import Rendered
+from lamer_graph.policies.tool_form import ToolForm
 from lamer_graph.types import Completion, Message, Sampling
 
 
@@ -64,6 +65,11 @@ class Policy(ABC):
     async def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the rendered chat prompt, generation prefix included, by the serving model's own tokenizer."""
         raise NotImplementedError(f"{type(self).__name__} has a context window but cannot count tokens")
+
+    def tool_form(self, said: str, tools: Sequence[Mapping[str, Any]]) -> ToolForm | None:
+        """How the policy's chat template tells of tools behind a system message that says `said`; None where that is
+        not known, or not in a form that is read here."""
+        return None
 
     def unheeded(self, sampling: Sampling) -> list[str]:
         """The fields of `sampling` that ask for something which this policy would not do."""

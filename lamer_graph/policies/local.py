@@ -44,6 +44,7 @@ from lamer_graph.policies.rendering import Renderer
 from lamer_graph.policies.sampling import token_logprobs
 from lamer_graph.policies.shipped import card, taught_folding, taught_template
 from lamer_graph.policies.stopping import Watch, check_stop
+from lamer_graph.policies.tool_form import ToolForm
 from lamer_graph.policies.vocabulary import check_words
 from lamer_graph.types import Completion, Message, Sampling
 
@@ -216,6 +217,9 @@ class LocalPolicy(Policy):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens, special tokens left out."""
         return self._renderer.decode(token_ids)
+
+    def tool_form(self, said: str, tools: Sequence[Mapping[str, Any]]) -> ToolForm | None:
+        return self._renderer.tool_form(said, tools)
 
     def _said(self, token_ids: Sequence[int]) -> str:
         """The text of an answer."""

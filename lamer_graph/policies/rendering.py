@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from lamer_graph.errors import ConfigError, PolicyResponseError
 from lamer_graph.policies.control import OPEN_THOUGHT
 from lamer_graph.policies.thoughts import MARKS, may_think
+from lamer_graph.policies.tool_form import ToolForm, tool_form
 from lamer_graph.text import plain
 from lamer_graph.types import Message
 
@@ -48,6 +49,8 @@ AS_OF = """
 data only."""
 DIRECTIVES = "aAwdbBmyYHIMSfzZjpUWcxXGuVDeFhnRtT%"
 """Signs of `strftime` that such a day is written in; any other is left as it stands."""
+MAX_FORMS = 64
+"""System messages with tools that a renderer keeps: an agent has one, or one for each user."""
 _CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _SYSTEM, _USER = "What the system says: 7301.", "What the user says: 7302."
@@ -81,6 +84,7 @@ class Renderer:
         self.dated = knows(template, "strftime_now")
         """Whether prompts depend on the day."""
         self._own = _whole(tokenizer)
+        self._forms: dict[str, ToolForm | None] = {}
         self.folds_system = False
         self.system_role = system_role(self.text, name)
         """What the template does with a system message."""
@@ -126,6 +130,25 @@ class Renderer:
         except Exception as error:  # templates raise whatever jinja or their own rules say
             raise PolicyResponseError(f"chat template of '{self.name}' refused the messages: {error}") from error
         return plain(text)
+
+    def tool_form(self, said: str, tools: Sequence[Mapping[str, Any]]) -> ToolForm | None:
+        """How the template tells of tools; None where it does not, or not in a form that is read here."""
+        if self.folds_system or not knows(self.tokenizer.get_chat_template(), "tools"):
+            return None
+        asked = json.dumps([said, [dict(tool) for tool in tools]], default=str)
+        if asked not in self._forms:
+            if len(self._forms) >= MAX_FORMS:
+                self._forms.clear()
+            self._forms[asked] = self._tool_form(said, tools)
+        return self._forms[asked]
+
+    def _tool_form(self, said: str, tools: Sequence[Mapping[str, Any]]) -> ToolForm | None:
+        def render(messages: Sequence[Any], given: Sequence[Mapping[str, Any]] | None) -> str:
+            told = None if given is None else [dict(tool) for tool in given]
+            arguments = {**self.template_args, "add_generation_prompt": True, "tokenize": False}
+            return str(self.tokenizer.apply_chat_template(list(messages), tools=told, **arguments))
+
+        return tool_form(render, said, tools)
 
     def ids(self, messages: Sequence[Message], when: datetime | None = None) -> list[int]:
         """Token ids of `text`."""

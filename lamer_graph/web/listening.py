@@ -80,8 +80,8 @@ class Listening:
         where nobody can listen there."""
         if not (keyed or is_loopback(host)):
             raise ConfigError(
-                f"{host} can be reached from other machines: ask for a key (LAMER_API_KEY, or --keys where there is such "
-                "an option), or listen on 127.0.0.1"
+                f"{host} can be reached from other machines: ask for a key (LAMER_API_KEY, or --keys where "
+                "there is such an option), or listen on 127.0.0.1"
             )
         try:
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

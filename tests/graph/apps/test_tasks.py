@@ -14,9 +14,10 @@ from lamer_envs import make
 from lamer_envs.errors import EnvParameterError, InstanceError, NotOfferedError, UnknownEnvError
 from lamer_envs.registry import use
 from lamer_graph import CollectConfig, MemoryConfig, collect, evaluate, task_agent
-from lamer_graph.apps.tool_text import CALL, CALLED, chat_of, read
+from lamer_graph.apps.tool_text import chat_of, read
 from lamer_graph.errors import ConfigError, PolicyConnectionError
 from lamer_graph.policies.control import CONTROL_TOKENS
+from lamer_graph.policies.tool_form import CALL, CALLED
 from lamer_graph.runlog import read_trials
 from lamer_graph.runlog.schema import check
 from places import SUPPORT
