@@ -29,6 +29,7 @@ from agents import (
     retried,
     reviews,
     run_in_thread,
+    search,
     thread,
 )
 from lamer_graph import MemoryConfig, RunLog, with_retries
@@ -411,6 +412,14 @@ def test_tools_find_the_attempts_id() -> None:
     attempts = app.invoke(QUESTION, thread("t"))["attempts"]
     assert ids == [attempt["attempt_id"] for attempt in attempts]
     assert len(set(ids)) == 2
+
+
+def test_langgraphs_own_react_agent_is_retried() -> None:
+    from langgraph.prebuilt import create_react_agent
+
+    model = Told(answer=learner)
+    made = with_retries(create_react_agent(model, [search]), grade=graded, reflect=model).invoke(QUESTION)
+    assert (made["success"], len(made["attempts"])) == (True, 2)
 
 
 def test_a_supervisor_with_handoffs_is_retried() -> None:
