@@ -22,18 +22,18 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.memory import InMemoryStore
 from typing_extensions import TypedDict
 
-from lamer_graph import LocalPolicy, create_lamer_agent
+from lamer_graph import LocalPolicy, Sampling, create_lamer_agent
 from lamer_memory import StoreMemory
 
 POLICY = Path(__file__).parent / "policies" / "minesweeper-warmstart"
 ENV = "minesweeper:4x4-3"
+DICE = Sampling(seed=0)
+"""The same play every time, for whoever reads along; without a seed every trial draws its own."""
 
 
 def corrected_by_a_person(policy: LocalPolicy, seed: int, checkpoints: SqliteSaver) -> dict[str, Any]:
     """One trial in which every reflection is written by someone who looked at the board."""
-    agent = create_lamer_agent(
-        policy, ENV, prompt_style="compact", checkpointer=checkpoints, interrupt_before=["reflect"]
-    )
+    agent = create_lamer_agent(policy, ENV, sampling=DICE, checkpointer=checkpoints, interrupt_before=["reflect"])
     thread: Any = {"configurable": {"thread_id": f"task-{seed}"}}
     given: Any = {"task": {"seed": seed}}
     while True:
@@ -70,7 +70,7 @@ def as_a_node(policy: LocalPolicy, store: InMemoryStore) -> CompiledStateGraph[A
     """The agent between two nodes of the application, with a memory of earlier tickets in the application's store."""
     graph = StateGraph(Ticket, context_schema=AppContext)
     graph.add_node("triage", lambda ticket: {"task": {"seed": ticket["number"]}})
-    graph.add_node("play", create_lamer_agent(policy, ENV, prompt_style="compact", store=store))
+    graph.add_node("play", create_lamer_agent(policy, ENV, sampling=DICE, store=store))
     graph.add_node("report", lambda ticket: {"answer": "solved" if ticket["success"] else "not solved"})
     for start, end in ((START, "triage"), ("triage", "play"), ("play", "report"), ("report", END)):
         graph.add_edge(start, end)
@@ -79,7 +79,7 @@ def as_a_node(policy: LocalPolicy, store: InMemoryStore) -> CompiledStateGraph[A
 
 def as_a_tool(policy: LocalPolicy, seed: int) -> str:
     """What a model that calls the agent as a tool is told."""
-    agent = create_lamer_agent(policy, ENV, prompt_style="compact")
+    agent = create_lamer_agent(policy, ENV, sampling=DICE)
     tool = agent.as_tool(name="play_minesweeper", description="Plays a MineSweeper board and says how it went.")
     call = {"type": "tool_call", "id": "1", "name": tool.name, "args": {"task": {"seed": seed}}}
     result = json.loads(tool.invoke(call).content)

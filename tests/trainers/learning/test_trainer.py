@@ -325,7 +325,7 @@ def test_a_batch_without_a_trainable_sample_is_refused(tiny_model_dir, tmp_path)
     model, tokenizer = load(tiny_model_dir)
     failure = {"type": "PolicyError", "message": "gone", "episode": 0, "turn": 0}
     trials = [{**trial, "error": failure} for trial in make_trials(9)]
-    with pytest.raises(TrainingDataError, match=r"no trainable sample \(\d trials, 0 of them finished\)"):
+    with pytest.raises(TrainingDataError, match=r"no trainable sample \(\d trials, 0 of them finished;"):
         LamerTrainer(model, Trials(trials), config(tmp_path), processing_class=tokenizer).train()
 
 
