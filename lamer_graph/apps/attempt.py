@@ -22,6 +22,7 @@ from langchain_core.runnables.config import merge_configs
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
+from pydantic import ValidationError
 
 from lamer_graph.apps.once import CUT_KEY, acut_calls, cut_calls
 from lamer_graph.errors import LamerError, PromptTooLongError
@@ -171,7 +172,7 @@ class Blame(BaseCallbackHandler):
 
     def raises(self, error: Exception) -> bool:
         """Whether it is none of the attempt's: a model's server failed, or a part of ours (memory, policy, log)."""
-        if isinstance(error, PromptTooLongError):
+        if isinstance(error, PromptTooLongError | ValidationError):  # too much was said, or what LangChain cannot read
             return False
         if isinstance(error, LamerError):
             return True

@@ -24,6 +24,7 @@ from lamer_graph.errors import MissingLibraryError
 from lamer_graph.policies.address import read_address
 from lamer_graph.policies.exact import DRAWN, TOKENS_KEY, part_of, tokens_of
 from lamer_graph.policies.refusals import NEUTRAL
+from lamer_graph.policies.tool_calls import readable
 
 try:
     from langchain_openai import ChatOpenAI
@@ -100,8 +101,18 @@ class LamerChat(ChatOpenAI):
         return payload
 
     def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
-        result = super()._create_chat_result(response, generation_info)
         data = response if isinstance(response, dict) else response.model_dump()
+        wrong: list[list[Any]] = []
+        for choice in data.get("choices") or ():  # LangChain stumbles over arguments that are JSON and no object
+            message = choice.get("message") or {}
+            good, bad = readable(message.get("tool_calls"))
+            wrong.append(bad)
+            if bad:
+                message["tool_calls"] = good or None
+        result = super()._create_chat_result(data if any(wrong) else response, generation_info)
+        for generation, bad in zip(result.generations, wrong, strict=False):
+            if bad and isinstance(generation.message, AIMessage):
+                generation.message.invalid_tool_calls += bad
         for generation, choice in zip(result.generations, data.get("choices") or (), strict=False):
             tokens = tokens_of(data, choice)
             if self._keeps_no_others and generation.generation_info:

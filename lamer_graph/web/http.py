@@ -65,11 +65,6 @@ async def body_of(request: Request, most: int = MAX_BODY_BYTES) -> dict[str, Any
     return found
 
 
-def with_content(messages: list[Any]) -> list[Any]:
-    """OpenAI's messages, in which an assistant that calls tools need not say anything, with something said."""
-    return [{"content": "", **one} if isinstance(one, dict) and one.get("tool_calls") else one for one in messages]
-
-
 def key_of(request: Request) -> str | None:
     """The bearer's key, if one was sent."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")

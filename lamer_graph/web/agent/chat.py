@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.messages import AnyMessage, convert_to_messages
+from langchain_core.messages import AnyMessage
 from starlette.exceptions import HTTPException
 
 from lamer_graph.apps.lessons import text_of
-from lamer_graph.web.http import with_content
+from lamer_graph.policies.tool_calls import as_messages
 
 MAX_MESSAGES = 1_000
 MAX_THREAD = 200
@@ -76,7 +76,7 @@ def read(body: Mapping[str, Any], name: str, thread: str | None, retried: bool =
             400, f'messages must be a list of 1 to {MAX_MESSAGES}: [{{"role": "user", "content": ".."}}]'
         )
     try:
-        messages = convert_to_messages(with_content(given))
+        messages = as_messages(given)
     except Exception:  # LangChain has no one error for it
         raise HTTPException(
             400, "messages are malformed: each has a role and content, as OpenAI's API has it"

@@ -16,7 +16,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
-from langchain_core.messages import convert_to_messages
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lamer_graph.errors import PolicyConnectionError
+from lamer_graph.policies.tool_calls import as_messages
 from lamer_graph.runlog import RunLog
 from lamer_graph.text import plain_json
 from lamer_graph.types import stable_seed
@@ -44,7 +44,6 @@ from lamer_graph.web.http import (
     problem,
     same,
     text_in,
-    with_content,
 )
 
 TRIAL_HEADER = "x-lamer-trial"
@@ -359,7 +358,7 @@ class _Call:
             {
                 "attempt": len(self._trial.grades),
                 "reflection": self._reflection,
-                "messages": with_content(self._body["messages"]),
+                "messages": self._body["messages"],
                 "again": self._request.headers.get(RETRY_HEADER, "0") != "0",
                 "answer": plain_json(self._heard.recorded()),
                 "sampling": self._sampling,
@@ -404,7 +403,7 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
     if body.get("n") not in (None, 1):
         raise HTTPException(400, "a call has one answer here: leave n out, or call again")
     try:
-        convert_to_messages(with_content(messages))
+        as_messages(messages)
     except Exception:  # LangChain has no one error for it
         raise HTTPException(
             400, "messages are malformed: each has a role and content, as OpenAI's API has it"

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage
 
 from lamer_graph.apps.lessons import text_of
 from lamer_graph.apps.lines import Texts, call_of, episode, turn_of
 from lamer_graph.policies.exact import TOKENS_KEY, drawn
+from lamer_graph.policies.tool_calls import as_messages
 from lamer_graph.trial.answers import MAX_REMARK_CHARS, extract_remark
 from lamer_graph.trial.states import Json
 from lamer_graph.web.gateway.journal import OpenTrial
@@ -26,7 +27,7 @@ from lamer_memory import MemoryConfig
 def message_of(answer: Mapping[str, Any]) -> AIMessage:
     """A recorded answer as a message, with its tokens."""
     made = {"role": "assistant", "content": answer["content"], "tool_calls": answer["tool_calls"] or None}
-    (message,) = convert_to_messages([made])
+    (message,) = as_messages([made])
     assert isinstance(message, AIMessage)
     message.response_metadata = {
         "finish_reason": answer["finish_reason"],
@@ -87,7 +88,7 @@ def _acted_on(calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _turn(call: Mapping[str, Any], texts: Texts) -> Json:
-    prompt = convert_to_messages(call["messages"])
+    prompt = as_messages(call["messages"])
     turn = turn_of(_new(prompt), prompt, message_of(call["answer"]), texts)
     return _timed(turn, call)
 
@@ -103,7 +104,7 @@ def _new(prompt: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
 
 
 def _reflection(call: Mapping[str, Any], texts: Texts) -> Json:
-    prompt, answer = convert_to_messages(call["messages"]), message_of(call["answer"])
+    prompt, answer = as_messages(call["messages"]), message_of(call["answer"])
     said = text_of(answer)
     remark, failure = extract_remark(said)
     text = said if failure is not None else remark  # an agent of somebody else's knows nothing of tags

@@ -124,6 +124,17 @@ def test_tokens_that_a_parser_kept_to_itself_are_missed() -> None:
     assert exact(AIMessage("", response_metadata={"lamer": tokens}, usage_metadata=usage)) == tokens
 
 
+@pytest.mark.parametrize("arguments", ['"Thekali"', "[1]", "{broken"])
+def test_a_call_whose_arguments_are_no_object_is_one_that_cannot_be_read(arguments: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": arguments}}
+    answer = completion(message={"role": "assistant", "content": None, "tool_calls": [call]})
+    with scripted_server((200, answer, {})) as (url, _):
+        said = LamerChat(url, "m").invoke(ACT)
+    assert isinstance(said, AIMessage)
+    assert (said.tool_calls, said.invalid_tool_calls[0]["args"]) == ([], arguments)
+    assert exact(said) is not None
+
+
 def test_a_malformed_address_is_refused_and_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="must look like http://host:port/v1"):
         LamerChat("localhost:8000")

@@ -197,6 +197,27 @@ def test_an_assistant_that_calls_tools_need_not_say_anything(tmp_path: Path) -> 
     assert check(tmp_path / "run").ok
 
 
+@pytest.mark.parametrize("arguments", ['"Thekali"', "[1]", "{broken", ""])
+def test_a_call_that_nobody_can_read_is_recorded_and_told_to_the_model_again(tmp_path: Path, arguments: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "search", "arguments": arguments}}
+    said = completion(message={"role": "assistant", "content": None, "tool_calls": [call]})
+    with scripted_server((200, said, {})) as (url, asked), gateway(url, tmp_path / "run") as client:
+        trial = opened(client)
+        history: Any = [
+            *ASK,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "not readable"},
+        ]
+        for messages in (ASK, history):
+            agent_of(trial).chat.completions.create(model="m", messages=messages)
+        assert asked[1]["body"]["messages"] == history
+        client.post(f"/lamer/trials/{trial['trial_id']}/end", json={"success": False}).raise_for_status()
+    assert check(tmp_path / "run").ok
+    (line,) = read_trials(tmp_path / "run")
+    first = line["episodes"][0]["turns"][0]
+    assert (first["valid"], first["action"]) == (False, f"assistant calls search({arguments}) [not readable]")
+
+
 def test_a_call_that_a_client_sends_once_more_is_one_turn_and_a_reflection_is_one(tmp_path: Path) -> None:
     with scripted_server((200, SAID, {})) as (url, _), gateway(url, tmp_path / "run") as client:
         trial = opened(client)
