@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from lamer_graph.apps.lessons import shortened, shown, text_of
 from lamer_graph.apps.policy_chat import messages_of
 from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY, drawn, exact
+from lamer_graph.runlog.lines import APPLICATION
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.steps import MAX_TEXT_CHARS
 from lamer_graph.types import Message
@@ -149,7 +150,7 @@ def line_of(
         "trial_id": trial["trial_id"],
         "task": {
             "id": trial["task_id"],
-            "env": f"app:{app}",
+            "env": f"{APPLICATION}{app}",
             "seed": None,
             "instance": {"messages": [[role_of(message), _words(message)] for message in asked]},
             "split": None,

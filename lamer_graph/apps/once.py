@@ -33,8 +33,8 @@ UNKNOWN = (
 def once(tool: T) -> T:
     """The tool, whose calls are never repeated when a killed attempt is gone on with; the agent is told so instead.
 
-    `task_agent` does this to every tool whose `metadata` or `extras` say `restorable: False`. Raises ConfigError for
-    what is no tool of LangChain's.
+    It takes a checkpointer: nobody else knows which calls were in flight. `task_agent` does this to every tool whose
+    `metadata` or `extras` say `restorable: False`. Raises ConfigError for what is no tool of LangChain's.
     """
     if not isinstance(tool, BaseTool):
         raise ConfigError(f"once= takes a tool of LangChain's, made by @tool for one, not a {type(tool).__name__}")

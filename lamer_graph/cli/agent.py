@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +95,8 @@ def register(app: typer.Typer) -> None:
 
         A request is a task; the agent tries, reflects and tries again, and its last answer comes back. A stream tells
         what it does as reasoning on the way. A thread is named by the header X-Thread-Id or metadata.thread_id. With
-        --json the document is printed as soon as the server listens.
+        --json the document is printed as soon as the server listens. A policy plays anew for every request; with --seed
+        above 0 it draws the same each time.
         """
         if front.app is None and front.threads is not None:
             raise ConfigError("--threads keeps conversations of an app: use it with --app")
@@ -160,8 +161,11 @@ async def _player(ui: Ui, player: Player, game: Game, place: Place, front: Front
     """A policy that plays an environment. Raises what cannot be played."""
     from lamer_graph.agent import compile_agent
     from lamer_graph.cli.running import preflight
+    from lamer_graph.collection.run_memory import open_memory
     from lamer_graph.web.agent.served import ServedPlayer
 
+    if game.split != Game.split or place.store is not None or place.live:
+        raise ConfigError("--split, --store and --live are about runs: a request names its task, and memory is live")
     place.check_kept(game.contents)
     chosen: dict[str, Any] = place.chosen()
     if chosen.get("backend") == "chroma":
@@ -172,5 +176,6 @@ async def _player(ui: Ui, player: Player, game: Game, place: Place, front: Front
     async with player.open(config.env, training=False) as policy:
         config = config.model_copy(update={"policy": player.name_of(policy, config.env)})
         await preflight(config, policy)
-        harness = config.harness(policy)
-        yield ServedPlayer(compile_agent(harness), config.env, front.name or config.policy, game.seed or None)
+        with closing(open_memory(config)) as backend:
+            agent = compile_agent(config.harness(policy, backend))
+            yield ServedPlayer(agent, config.env, front.name or config.policy, game.seed or None)

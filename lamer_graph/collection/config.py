@@ -26,6 +26,7 @@ from lamer_envs.base import Env
 from lamer_envs.errors import EnvError
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
+from lamer_graph.runlog.lines import APPLICATION
 from lamer_graph.trial.harness import Harness, Stop, make_harness
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
 from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy, check_strategy
@@ -41,8 +42,6 @@ HASHING = "hashing"
 SAMPLING_FIELDS = tuple(one.name for one in fields(Sampling) if one.name != "stop")
 DISTRIBUTION = ("temperature", "top_p", "top_k")
 """What of them says which distribution answers are drawn from."""
-APPLICATION = "app:"
-"""How the environment of a log is named that an application or an agent behind a gateway has written."""
 MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", "visible", "embedder"}
 
 

@@ -144,11 +144,17 @@ def _open(config: CollectConfig, folder: Path) -> MemoryBackend:
     if config.scope == "trial" and config.backend == "chroma":
         # Only their own trial reads these records, so no vectors; and the loop that plays does not wait for a write.
         return ChromaProcess(folder / MEMORY_FOLDER, embedder=None)
-    place = f"chroma:{folder / MEMORY_FOLDER}" if config.backend == "chroma" else config.backend
-    embedder = _embedder_of(config)
+    if config.backend == "chroma":
+        return open_backend(f"chroma:{folder / MEMORY_FOLDER}", embedder=_embedder_of(config))
     if config.backend.startswith("store") and "embedder" not in (_read_note(folder) or {"embedder": ""}):
-        embedder = None  # a run of before such a store had an index goes on as it began: with the newest records
-    return open_backend(place) if embedder is None else open_backend(place, embedder=embedder)
+        return open_backend(config.backend)  # a run of before such a store had an index goes on as it began
+    return open_memory(config)
+
+
+def open_memory(config: CollectConfig) -> MemoryBackend:
+    """The backend where the configuration says that it is, with what ranks its records. Raises what opening it does."""
+    embedder = _embedder_of(config)
+    return open_backend(config.backend) if embedder is None else open_backend(config.backend, embedder=embedder)
 
 
 def _embedder_of(config: CollectConfig) -> Embedder | None:

@@ -19,6 +19,8 @@ from lamer_graph.runlog.files import reason_of
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
+APPLICATION = "app:"
+"""How the environment of a trial begins that an application or an agent behind a gateway has logged."""
 TRIALS_FILE = "trials.jsonl"
 
 

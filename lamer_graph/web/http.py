@@ -71,6 +71,16 @@ def key_of(request: Request) -> str | None:
     return key.strip() if scheme.lower() == "bearer" and key.strip() else None
 
 
+def is_retry(request: Request) -> bool:
+    """Whether the client says, as OpenAI's do, that it sends this once more because it had no answer."""
+    return request.headers.get("x-stainless-retry-count", "0") != "0"
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
 def same(given: str, wanted: str) -> bool:
     """Whether two secrets are one, in a time that does not tell where they part."""
     return hmac.compare_digest(given.encode(), wanted.encode())

@@ -29,13 +29,11 @@ from lamer_graph.web.agent.served import Served
 from lamer_graph.web.agent.tool import tool_app
 from lamer_graph.web.agent.users import Users
 from lamer_graph.web.flowing import Gone, Quiet, Stream, flowing
-from lamer_graph.web.http import Json, body_of, on_fault, on_refusal, problem
+from lamer_graph.web.http import Json, body_of, event, is_retry, on_fault, on_refusal, problem
 from lamer_memory.errors import MemoryBackendError
 
 TIMEOUT_S = 600.0
 THREAD_HEADER = "x-thread-id"
-RETRY_HEADER = "x-stainless-retry-count"
-"""How OpenAI's clients say that they send a request once more."""
 QUIET_S = 15
 """After so long without anything to tell a stream says that it is still there: proxies close silent ones."""
 
@@ -102,7 +100,7 @@ class AgentServer:
     async def _chat(self, request: HttpRequest) -> Response:
         user = self._users.who(request)
         body = plain_json(await body_of(request))
-        retried = request.headers.get(RETRY_HEADER, "0") != "0"
+        retried = is_retry(request)
         asked = read(body, self._served.name, request.headers.get(THREAD_HEADER), retried)
         form = Form(self._served.name, asked)
         try:
@@ -152,7 +150,7 @@ class AgentServer:
         self, request: HttpRequest, work: AsyncIterator[str | Answer], form: Form
     ) -> AsyncGenerator[bytes, None]:
         """A stream: what the agent does as reasoning, its answer last."""
-        yield _event(form.part({"role": "assistant", "content": ""}))
+        yield event(form.part({"role": "assistant", "content": ""}))
         quiet = 0
         try:
             async for piece in flowing(request, work):
@@ -162,15 +160,15 @@ class AgentServer:
                         yield b": working\n\n"
                 elif isinstance(piece, Answer):
                     for part in form.last(piece):
-                        yield _event(part)
+                        yield event(part)
                     yield b"data: [DONE]\n\n"
                 else:
                     quiet = 0
-                    yield _event(form.part({"reasoning_content": piece}))
+                    yield event(form.part({"reasoning_content": piece}))
         except Gone:
             return
         except Exception as error:
-            yield _event(orjson.loads(bytes(self._problem(error).body)))
+            yield event(orjson.loads(bytes(self._problem(error).body)))
 
     def explained(self, error: Exception) -> str:
         """What a caller is told of an error, in one line."""
@@ -208,7 +206,3 @@ async def _all(work: AsyncIterator[str | Answer], request: HttpRequest) -> tuple
             told.append(piece)
     assert answer is not None
     return told, answer
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"

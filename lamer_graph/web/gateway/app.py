@@ -31,12 +31,14 @@ from lamer_graph.web.flowing import Gone, Quiet, Stream, flowing
 from lamer_graph.web.gateway.answer import Asked, Heard
 from lamer_graph.web.gateway.journal import Journal, OpenTrial, is_trial_key
 from lamer_graph.web.gateway.lines import line_of
-from lamer_graph.web.gateway.relay import Answered, Relay, TooLong
+from lamer_graph.web.gateway.relay import Answered, OutOfTime, Relay, TooLong
 from lamer_graph.web.http import (
     MAX_BODY_BYTES,
     Json,
     body_of,
     check_fields,
+    event,
+    is_retry,
     key_of,
     number_in,
     on_fault,
@@ -50,8 +52,6 @@ TRIAL_HEADER = "x-lamer-trial"
 """Names the trial of a call that bears the gateway's own key."""
 CALL_HEADER = "x-lamer-call"
 """Of the value "reflection": the call reflects on the attempt that ended last, and belongs to no attempt."""
-RETRY_HEADER = "x-stainless-retry-count"
-"""How OpenAI's clients say that they send a request once more, having had no answer."""
 MAX_NAME = 200
 _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 MAX_FEEDBACK = 20_000
@@ -256,7 +256,7 @@ class Gateway:
             answered = await stack.enter_async_context(call.asked())
         except PolicyConnectionError as error:
             await stack.aclose()
-            return problem(504 if "within" in str(error) else 502, str(error))
+            return problem(504 if isinstance(error, OutOfTime) else 502, str(error))
         except TooLong:
             await stack.aclose()
             return problem(502, "the server's answer is too long to pass on")
@@ -333,20 +333,20 @@ class _Call:
                         break
                     self._heard.chunk(data)
                     if "error" in data and not data.get("choices"):
-                        yield _event(data)
+                        yield event(data)
                         return
                     if data.get("choices") or self._wanted.usage:
-                        yield _event(self._wanted.cleaned(data))
+                        yield event(self._wanted.cleaned(data))
             recorded = True
             await asyncio.to_thread(self._record)
             if self._heard.ended:
                 yield b"data: [DONE]\n\n"
             else:
-                yield _event(_broken(f"{self._gateway._relay.address} broke off its answer"))
+                yield event(_broken(f"{self._gateway._relay.address} broke off its answer"))
         except Gone:
             return
         except (PolicyConnectionError, TooLong) as error:
-            yield _event(_broken(str(error) or "the answer is too long to pass on"))
+            yield event(_broken(str(error) or "the answer is too long to pass on"))
         finally:
             if not recorded:  # the agent has gone, or the server: what was heard is no whole answer
                 self._heard.ended = False
@@ -359,7 +359,7 @@ class _Call:
                 "attempt": len(self._trial.grades),
                 "reflection": self._reflection,
                 "messages": self._body["messages"],
-                "again": self._request.headers.get(RETRY_HEADER, "0") != "0",
+                "again": is_retry(self._request),
                 "answer": plain_json(self._heard.recorded()),
                 "sampling": self._sampling,
                 "seconds": round(time.perf_counter() - self._began, 6),
@@ -413,10 +413,6 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
 
 def _passed_on(answered: Answered) -> Response:
     return Response(answered.body, answered.status, media_type="application/json")
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def _broken(message: str) -> dict[str, Any]:

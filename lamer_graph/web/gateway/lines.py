@@ -18,6 +18,7 @@ from lamer_graph.apps.lessons import text_of
 from lamer_graph.apps.lines import Texts, call_of, episode, turn_of
 from lamer_graph.policies.exact import TOKENS_KEY, drawn
 from lamer_graph.policies.tool_calls import as_messages
+from lamer_graph.runlog.lines import APPLICATION
 from lamer_graph.trial.answers import MAX_REMARK_CHARS, extract_remark
 from lamer_graph.trial.states import Json
 from lamer_graph.web.gateway.journal import OpenTrial
@@ -53,7 +54,7 @@ def line_of(name: str, config_hash: str, trial: OpenTrial, calls: Sequence[Mappi
         "trial_id": trial.trial_id,
         "task": {
             "id": opening["task_id"],
-            "env": f"app:{name}",
+            "env": f"{APPLICATION}{name}",
             "seed": None,
             "instance": opening["task"] if isinstance(opening["task"], dict) else {"input": opening["task"]},
             "split": opening["split"],

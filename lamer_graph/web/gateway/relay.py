@@ -46,6 +46,10 @@ class Answered(NamedTuple):
     events: Events | None
 
 
+class OutOfTime(PolicyConnectionError):
+    """The server did not begin to answer, or fell silent."""
+
+
 class TooLong(Exception):
     """The answer is longer than `MAX_ANSWER_BYTES`."""
 
@@ -122,13 +126,13 @@ class Relay:
             async with asyncio.timeout(self._timeout):
                 response = await self._client.send(request, stream=True)
         except (TimeoutError, httpx2.TimeoutException):
-            raise PolicyConnectionError(f"{self.address} did not answer within {self._timeout:g} s") from None
+            raise OutOfTime(f"{self.address} did not answer within {self._timeout:g} s") from None
         except httpx2.HTTPError as error:
             raise PolicyConnectionError(f"cannot reach {self.address} ({type(error).__name__})") from None
         try:
             yield response
         except (TimeoutError, httpx2.TimeoutException):
-            raise PolicyConnectionError(f"{self.address} fell silent for {self._timeout:g} s") from None
+            raise OutOfTime(f"{self.address} fell silent for {self._timeout:g} s") from None
         except httpx2.HTTPError as error:
             raise PolicyConnectionError(f"{self.address} broke off its answer ({type(error).__name__})") from None
         finally:

@@ -33,6 +33,7 @@ from lamer_graph.web.agent.served import Served, ServedApp, ServedPlayer
 from lamer_graph.web.agent.users import ONLY, Users
 from lamer_graph.web.listening import Listening
 from lamer_memory import ChromaMemory
+from lamer_memory.hygiene import all_namespaces
 from scripted import ScriptedPolicy
 
 ANNA, BOB = "key-of-anna-0001", "key-of-bob-000002"
@@ -337,6 +338,26 @@ def test_a_policy_that_plays_is_asked_for_a_task() -> None:
             assert "passwd" not in str(refused.value) or "not its path" in str(refused.value)
 
 
+def test_a_served_policy_keeps_each_users_memory_in_a_store_of_ones_own(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"anna": ANNA, "bob": BOB}))
+    command = [sys.executable, "-m", "lamer_graph.cli", "agent", "serve", "--port", "0", "--json", "--keys", str(keys)]
+    command += ["--backend", "chroma", "--scope", "tasks", "--memory-url", str(tmp_path / "memory")]
+    env = {name: value for name, value in os.environ.items() if name != "LAMER_API_KEY"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
+        assert server.stdout is not None
+        told = json.loads(server.stdout.readline())
+        for key in (ANNA, BOB):
+            client(told["base_url"].removesuffix("/v1"), key).chat.completions.create(
+                model=told["model"], messages=[{"role": "user", "content": '{"seed": 3}'}]
+            )
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+    backend = ChromaMemory(tmp_path / "memory")
+    assert {name[0] for name in all_namespaces(backend)} == {"anna", "bob"}
+    backend.close()
+
+
 # -- bad input and faults ---------------------------------------------------------------------------------------------
 
 
@@ -484,7 +505,6 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: p
         file.write_text(text)
         with pytest.raises(ConfigError, match="JSON object of keys"):
             Users.of(file)
-    assert ONLY == "local"
 
 
 @pytest.mark.parametrize(
@@ -498,6 +518,8 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: p
         (["--threads", "t.sqlite"], "use it with --app"),
         (["--keys", "none.json"], "cannot read the keys"),
         (["--host", "0.0.0.0"], "ask for a key"),
+        (["--split", "val"], "are about runs"),
+        (["--scope", "tasks", "--backend", "chroma", "--memory-url", "./m", "--live"], "are about runs"),
         (["--backend", "chroma", "--scope", "tasks"], "needs --memory-url"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from lamer_envs.errors import EnvError
 from lamer_envs.registry import env_class
-from lamer_graph.collection.config import APPLICATION
+from lamer_graph.runlog.lines import APPLICATION
 from lamer_trainers.advantages import anchored, gigpo, grpo, reinforce_plus_plus, rloo
 from lamer_trainers.credit import Variant, call_discounts, cross_episode_returns
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError

@@ -14,13 +14,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lamer_graph.collection.config import APPLICATION, CollectConfig
+from lamer_graph.collection.config import CollectConfig
 from lamer_graph.collection.sampled_by import rendered, sampled_by
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.fingerprint import model_kind
 from lamer_graph.policies.loading import renderer_of
 from lamer_graph.policies.rendering import Renderer, difference, shown
 from lamer_graph.runlog import read_config, read_trials
+from lamer_graph.runlog.lines import APPLICATION
 from lamer_graph.types import Message
 from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.learning.batch import check_sampling
