@@ -1,4 +1,4 @@
-"""Fixtures shared by the whole suite: one tiny policy on disk and one real vLLM that serves it, per test process."""
+"""What the whole suite shares: a tiny policy on disk, and one real vLLM that serves it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from command_line import Cli, Outcome
 from fake_server import FakeServer, fake_server
@@ -24,6 +26,18 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+class OneServer(LoadFileScheduling):
+    """Files to processes, and to one process all files that need a vLLM: it is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "vllm" if "vllm_server:" in (self.config.rootpath / file).read_text() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return OneServer(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 0.7 M-parameter Qwen3 with a byte-level tokenizer, in Hugging Face format; context 4,096 tokens."""
@@ -32,7 +46,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """A test process's only vLLM (some 40 s to start): `.base_url`, `.model_name`, adapters on, context 2,048."""
+    """The suite's only vLLM (some 40 s to start): `.base_url`, `.model_name`, adapters on, context 2,048."""
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)
     with VllmServer(
