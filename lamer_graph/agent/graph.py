@@ -311,8 +311,10 @@ class _Nodes:
             if lessons := steps.lessons(self.h, reached.state):
                 calls.remember(self.h, self._owned(reached.state), lessons)
                 update, reached.state = self._taught(update, reached.state, lessons)
-            if steps.is_over(self.h, reached.state) and (recorder := self._recording()) is not None:
-                recorder.record(self.h, reached.state)
+            if steps.is_over(self.h, reached.state):
+                calls.settle(self.h, self._owned(reached.state))
+                if (recorder := self._recording()) is not None:
+                    recorder.record(self.h, reached.state)
             return update
 
     async def aepisode(self, state: TrialState) -> Json:
@@ -322,8 +324,10 @@ class _Nodes:
             if lessons := steps.lessons(self.h, reached.state):
                 await calls.aremember(self.h, self._owned(reached.state), lessons)
                 update, reached.state = self._taught(update, reached.state, lessons)
-            if steps.is_over(self.h, reached.state) and (recorder := self._recording()) is not None:
-                await recorder.arecord(self.h, reached.state)
+            if steps.is_over(self.h, reached.state):
+                await calls.asettle(self.h, self._owned(reached.state))
+                if (recorder := self._recording()) is not None:
+                    await recorder.arecord(self.h, reached.state)
             return update
 
     def _run(self, state: TrialState) -> EpisodeRun:
@@ -335,7 +339,7 @@ class _Nodes:
         update = steps.with_calls_apart(state, update)
         after = cast(TrialState, {**state, **update})
         if not self.h.remembers and not steps.is_over(self.h, after):
-            nothing = steps.recalled(after, [], 0.0)
+            nothing = steps.recalled(after, steps.NOTHING)
             update, after = {**update, **nothing}, cast(TrialState, {**after, **nothing})
         return update, after
 

@@ -6,7 +6,6 @@ answer is added to them. What a step needs again after a crash is in the state.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, cast
@@ -34,7 +33,7 @@ from lamer_graph.policies.base import Policy, run_sync
 from lamer_graph.text import plain
 from lamer_graph.trial import keeping
 from lamer_graph.trial.answers import MAX_REMARK_CHARS, extract_remark
-from lamer_graph.trial.keeping import Keeper
+from lamer_graph.trial.keeping import Keeper, Recalled
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.tasks import trial_id_of
 from lamer_graph.trial.whose import as_namespace
@@ -42,6 +41,7 @@ from lamer_graph.types import stable_seed
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
 from lamer_memory.recall import ABOUT_KEY, kinds, make_record, trial_namespace
+from lamer_memory.utility import held_back
 
 
 class Ways(NamedTuple):
@@ -89,15 +89,11 @@ class Nodes:
 
     def open(self, s: RetryState) -> Json:
         trial = self._opened(s)
-        started = time.perf_counter()
-        records = keeping.recall(self.keeper, self._asking(trial, s, 0)) if self.keeper.remembers else []
-        return self._fresh(trial, records, time.perf_counter() - started)
+        return self._fresh(trial, keeping.recall(self.keeper, self._asking(trial, s, 0)))
 
     async def aopen(self, s: RetryState) -> Json:
         trial = self._opened(s)
-        started = time.perf_counter()
-        records = await keeping.arecall(self.keeper, self._asking(trial, s, 0)) if self.keeper.remembers else []
-        return self._fresh(trial, records, time.perf_counter() - started)
+        return self._fresh(trial, await keeping.arecall(self.keeper, self._asking(trial, s, 0)))
 
     def _opened(self, s: RetryState) -> Json:
         """What the trial is known by. Raises ConfigError where nothing is asked, or nobody says whose memory it is."""
@@ -129,10 +125,10 @@ class Nodes:
             )
         return (*chosen, f"app:{self.name}")
 
-    def _fresh(self, trial: Json, records: Sequence[MemoryRecord], seconds: float) -> Json:
+    def _fresh(self, trial: Json, found: Recalled) -> Json:
         """The update that opens a trial, whatever an earlier one has left on the thread."""
         return {
-            "trial": self._recalled(trial, records, 0, seconds),
+            "trial": self._recalled(trial, found, 0),
             "attempts": [],
             "reflections": [],
             "success": False,
@@ -149,15 +145,16 @@ class Nodes:
             episode=episode,
             about=lambda: about(s),
             kept=trial["records"],
+            held=held_back(self.keeper.memory.control, 0, trial["trial_id"], 0),
         )
 
     def _place(self, trial: Json) -> Namespace:
         return trial_namespace(self.keeper.memory, tuple(trial["namespace"]), trial["trial_id"])
 
     @staticmethod
-    def _recalled(trial: Json, records: Sequence[MemoryRecord], episode: int, seconds: float) -> Json:
-        read = {"episode": episode, "keys": [record.key for record in records], "seconds": round(seconds, 6)}
-        return {**trial, "memory": [record.to_json() for record in records], "reads": [*trial["reads"], read]}
+    def _recalled(trial: Json, found: Recalled, episode: int) -> Json:
+        told = [record.to_json() for record in found.records]
+        return {**trial, "memory": told, "reads": [*trial["reads"], found.to_json(episode)]}
 
     # -- attempt ------------------------------------------------------------------------------------------------------
 
@@ -322,17 +319,15 @@ class Nodes:
         records, trial = self._memories(s)
         with self._logged(s):
             keeping.remember(self.keeper, self._place(trial), records)
-            started = time.perf_counter()
             found = keeping.recall(self.keeper, self._asking(trial, s, len(s["attempts"])))
-        return self._remembered(s, trial, found, time.perf_counter() - started)
+        return self._remembered(s, trial, found)
 
     async def aremember(self, s: RetryState) -> Json:
         records, trial = self._memories(s)
         async with self._alogged(s):
             await keeping.aremember(self.keeper, self._place(trial), records)
-            started = time.perf_counter()
             found = await keeping.arecall(self.keeper, self._asking(trial, s, len(s["attempts"])))
-        return self._remembered(s, trial, found, time.perf_counter() - started)
+        return self._remembered(s, trial, found)
 
     def _memories(self, s: RetryState) -> tuple[list[MemoryRecord], Json]:
         """What the failed attempt leaves, and the trial with that noted."""
@@ -366,8 +361,8 @@ class Nodes:
         graded = f"grade: {attempt['score']:g} {attempt['feedback']}".rstrip()
         return lessons.shortened(f"{told}\n{graded}", self.keeper.memory.max_chars)
 
-    def _remembered(self, s: RetryState, trial: Json, found: Sequence[MemoryRecord], seconds: float) -> Json:
-        update: Json = {"trial": self._recalled(trial, found, len(s["attempts"]), seconds), "reflection": None}
+    def _remembered(self, s: RetryState, trial: Json, found: Recalled) -> Json:
+        update: Json = {"trial": self._recalled(trial, found, len(s["attempts"])), "reflection": None}
         if self.keeper.reflects:
             update["reflections"] = [*s["reflections"], s.get("reflection") or ""]
         return update
@@ -378,6 +373,7 @@ class Nodes:
         taught = self._lessons(s)
         if taught:
             keeping.remember(self.keeper, self._place(s["trial"]), taught)
+        keeping.settle(self.keeper, self._asking(s["trial"], s, 0), s["trial"]["reads"], self._won_in(s))
         trial = self._finished(s, taught)
         if self._log is not None:
             self._log.append(self._line(s, trial, None))
@@ -387,10 +383,15 @@ class Nodes:
         taught = self._lessons(s)
         if taught:
             await keeping.aremember(self.keeper, self._place(s["trial"]), taught)
+        await keeping.asettle(self.keeper, self._asking(s["trial"], s, 0), s["trial"]["reads"], self._won_in(s))
         trial = self._finished(s, taught)
         if self._log is not None:
             await self._log.aappend(self._line(s, trial, None))
         return self._answer(s, trial)
+
+    @staticmethod
+    def _won_in(s: RetryState) -> int | None:
+        return len(s["attempts"]) - 1 if s["success"] else None
 
     def _lessons(self, s: RetryState) -> list[MemoryRecord]:
         """What a solved trial leaves to other tasks': the transcript that won, and its reflections as ones that led to

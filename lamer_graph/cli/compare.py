@@ -18,17 +18,17 @@ from lamer_graph.cli.checks import check_new, run_folder
 from lamer_graph.cli.compare_train import Training, starts, trained, trainings, worded
 from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.memory_options import Backend, Store, WarmOption
+from lamer_graph.cli.memory_options import Backend, MeasureOption, Store, WarmOption
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, ResumeOption, Setting, TaskOption, as_many, of_task
-from lamer_graph.cli.running import WARM, check_player, filled_by, report_loss, run_trials, run_warm
+from lamer_graph.cli.running import MEASURED, WARM, check_player, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
-from lamer_memory import Contents, Scope
+from lamer_memory import Contents, Scope, Select
 
 if TYPE_CHECKING:
     from lamer_graph.collection.config import CollectConfig
     from lamer_graph.evaluation.compare import Comparison, Configuration
 
-CONTENTS, BACKENDS, SCOPES = get_args(Contents), get_args(Backend), get_args(Scope)
+CONTENTS, BACKENDS, SCOPES, SELECTS = map(get_args, (Contents, Backend, Scope, Select))
 ALL = ",".join(CONTENTS)
 
 MemoryOption = Annotated[
@@ -39,6 +39,15 @@ BackendOption = Annotated[
 ]
 ScopeOption = Annotated[
     str, typer.Option("--scope", metavar="LIST", rich_help_panel=MEMORY, help=f"Of: {', '.join(SCOPES)}.")
+]
+SelectOption = Annotated[
+    str,
+    typer.Option(
+        "--select",
+        metavar="LIST",
+        rich_help_panel=MEMORY,
+        help=f"Of: {', '.join(SELECTS)}: with scope tasks, by what records are chosen.",
+    ),
 ]
 ReferenceOption = Annotated[
     str | None,
@@ -70,7 +79,9 @@ class Memories(Store):
     memory: MemoryOption = ALL
     backend: BackendOption = "in-context"
     scope: ScopeOption = "trial"
+    select: SelectOption = "similar"
     warm: WarmOption = 0
+    measure: MeasureOption = 0
 
     def configurations(self) -> list[Configuration]:
         """Raises ConfigError for what is no choice, for options that would do nothing, and for less than two."""
@@ -79,8 +90,13 @@ class Memories(Store):
         contents = _listed("--memory", self.memory, CONTENTS)
         backends = _listed("--backend", self.backend, BACKENDS)
         scopes = _listed("--scope", self.scope, SCOPES)
+        selects = _listed("--select", self.select, SELECTS)
         self.check(backends, scopes, filled=self.warm > 0)
-        return configurations(contents, backends, scopes)
+        if selects != ["similar"] and "tasks" not in scopes:
+            raise ConfigError("--select is about the memory of other tasks: use it with --scope tasks")
+        if self.measure and not self.warm:
+            raise ConfigError("--measure plays tasks to see what a memory is worth: fill it first, with --warm N")
+        return configurations(contents, backends, scopes, selects)
 
 
 def register(app: typer.Typer) -> None:
@@ -96,6 +112,11 @@ def register(app: typer.Typer) -> None:
             (
                 "lamer-graph compare --memory none,reflection --backend chroma --scope trial,tasks --warm 300",
                 "Does the memory of 300 other tasks help?",
+            ),
+            (
+                "lamer-graph compare --memory none,reflection --backend chroma --scope trial,tasks "
+                "--select similar,value,ucb --warm 300 --measure 300",
+                "And does it help to know what each of its records is worth?",
             ),
             (
                 "lamer-graph compare --memory trajectory,reflection,both --train 30 --preset minesweeper-cpu",
@@ -144,7 +165,7 @@ def register(app: typer.Typer) -> None:
             check_new(folder, "choose another folder, or go on there with --resume")
         folders = {name: folder / name.replace("/", "-") for name in planned}
         if resume and run is None:
-            every = [place for folder in folders.values() for place in (folder / WARM, folder)]
+            every = [place for folder in folders.values() for place in (folder / WARM, folder / MEASURED, folder)]
             asyncio.run(check_player(ui, player, next(iter(planned.values())).env, every))
         runs = {} if run is None else trainings(run, planned, folders)
         learned: Json = {}
@@ -162,7 +183,7 @@ def register(app: typer.Typer) -> None:
                 training=None,
                 write_behind=False,
             )
-            if not _played(ui, job, memories.warm, name):
+            if not _played(ui, job, memories, name):
                 return {"run": str(folder), "interrupted": True}
         comparison = compared(folders, reference, trained=run is not None)
         ui.print(*tables(comparison))
@@ -180,9 +201,11 @@ def _planned(ui: Ui, player: Player, setting: Setting, memories: Memories, effor
     planned = {}
     for made in memories.configurations():
         memory = {"contents": made.contents, **memories.settings(made.backend, made.scope)}
+        memory |= {"select": made.select} if made.scope == "tasks" else {}
         config = setting.config(ui, player, tasks=effort.tasks, trials=effort.trials, **memory)
         check_memory(config, effort.workers)
-        planned[made.name] = filled_by(config) if memories.warm and made.scope == "tasks" else config
+        warm = memories.warm and made.scope == "tasks"
+        planned[made.name] = filled_by(config, measured=memories.measure > 0) if warm else config
     for config in {(config.backend, config.embedder): config for config in planned.values()}.values():
         probe_memory(config)
     return planned
@@ -199,9 +222,9 @@ def _listed(option: str, value: str, choices: tuple[str, ...]) -> list[str]:
     return parts
 
 
-def _played(ui: Ui, job: Job, warm: int, name: str) -> bool:
+def _played(ui: Ui, job: Job, memories: Memories, name: str) -> bool:
     """Play what the configuration's run misses; False where it was interrupted, or its memory could not be filled."""
-    if job.config.store == WARM and not run_warm(ui, job, warm):
+    if job.config.store in (WARM, MEASURED) and not run_warm(ui, job, memories.warm, memories.measure):
         return False
     _, done = run_trials(ui, job, name)
     report_loss(ui, job.folder, done)

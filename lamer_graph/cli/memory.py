@@ -1,4 +1,4 @@
-"""`lamer-graph memory stats|search|export|import|prune|reindex`: look after a store that outlives its runs."""
+"""`lamer-graph memory stats|top|search|export|import|prune|reindex`: look after a store that outlives its runs."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ NamespaceOption = Annotated[
 ]
 QueryArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="Records per namespace.")]
+WorstOption = Annotated[bool, typer.Option("--worst", help="The other end: what costs most.")]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write; - is stdout.")]
 InArgument = Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines; - is stdin.", show_default=False)]
 BudgetOption = Annotated[
@@ -97,10 +98,10 @@ class Target:
     def labels(self) -> Namespace:
         return self.place()[1]
 
-    def namespaces(self, backend: MemoryBackend) -> list[Namespace]:
+    def namespaces(self, backend: MemoryBackend, ledgers: bool = False) -> list[Namespace]:
         from lamer_memory.hygiene import all_namespaces
 
-        return all_namespaces(backend, self.labels)
+        return all_namespaces(backend, self.labels, ledgers=ledgers)
 
     @contextmanager
     def opened(self, *, make: bool = False, read_only: bool = False) -> Iterator[MemoryBackend]:
@@ -140,7 +141,10 @@ def register(app: typer.Typer) -> None:
 def _reading(memory: typer.Typer) -> None:
     @command(memory, "stats", examples=[("lamer-graph memory stats runs/memory", "What each namespace holds.")])
     def stats(ui: Ui, target: Target) -> Json:
-        """How many records each namespace holds, of which kind, from how many tasks, how many of them successful."""
+        """How many records each namespace holds, of which kind, from how many tasks, how many of them successful.
+
+        Valued are those whose worth was measured (--control, --select), harmful those that surely cost something.
+        """
         from rich.markup import escape
 
         from lamer_memory import hygiene
@@ -148,9 +152,10 @@ def _reading(memory: typer.Typer) -> None:
         with target.opened(read_only=True) as backend:
             ui.working()
             found = [hygiene.stats(backend, name) for name in target.namespaces(backend)]
-        table = _table("namespace", "records", "reflect.", "traject.", "solved", "tasks", "chars")
+        table = _table("namespace", "records", "reflect.", "traject.", "solved", "tasks", "chars", "valued", "harmful")
         for one in found:
-            numbers = (one.records, one.reflections, one.trajectories, one.successes, one.tasks, one.chars)
+            numbers: tuple[int, ...] = (one.records, one.reflections, one.trajectories, one.successes, one.tasks)
+            numbers += (one.chars, one.valued, one.harmful)
             table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
         ui.print(table)
         return {
@@ -187,6 +192,44 @@ def _reading(memory: typer.Typer) -> None:
 
     @command(
         memory,
+        "top",
+        examples=[
+            ("lamer-graph memory top runs/memory", "The records that help most."),
+            ("lamer-graph memory top runs/memory --worst --limit 20", "Those that cost most."),
+        ],
+    )
+    def top(ui: Ui, target: Target, limit: LimitOption = 10, worst: WorstOption = False) -> Json:
+        """What records are worth: what trials that saw them came to, minus what trials came to that did not.
+
+        Measured where runs hold some trials back (collect --control); else what they came to beside other tasks', which
+        is marked, because what a record is shown to is in it. A value is a difference of outcomes, from 1 for a trial
+        that was won at once to 0 for one that was lost.
+        """
+        from rich.markup import escape
+
+        from lamer_memory import hygiene
+
+        found = []
+        with target.opened(read_only=True) as backend:
+            ui.working()
+            for name in target.namespaces(backend):
+                table = _table("value", "±", "seen by", "not by", "record", title=escape(_shown(name)))
+                for record, value in hygiene.top(backend, name, -limit if worst else limit):
+                    mark = "" if value.controlled else " (not compared)"
+                    counts = (f"{value.shown.n:.0f}", f"{value.held.n:.0f}")
+                    shown = f"{escape(_plain(record.key))}\n{escape(_plain(record.text))}"
+                    table.add_row(f"{value.mean:+.3f}{mark}", f"{value.error:.3f}", *counts, shown)
+                    worth = {"mean": value.mean, "error": value.error, "controlled": value.controlled}
+                    seen = {"shown": value.shown.n, "held": value.held.n}
+                    found.append({"namespace": list(name), "value": {**worth, **seen}, "record": record.to_json()})
+                if table.rows:
+                    ui.print(table)
+        if not found:
+            ui.print("nothing was measured here: play with --control 0.5 or --select ucb")
+        return {"store": target.store, "found": found}
+
+    @command(
+        memory,
         "export",
         examples=[("lamer-graph memory export runs/memory --out memory.jsonl", "All records as JSON lines.")],
     )
@@ -199,7 +242,7 @@ def _reading(memory: typer.Typer) -> None:
         from lamer_memory import hygiene
 
         with target.opened(read_only=True) as backend:
-            names = target.namespaces(backend)
+            names = target.namespaces(backend, ledgers=True)
             if out == STDIO:
                 ui.working()
                 hygiene.export_records(backend, names, sys.stdout)
@@ -313,18 +356,18 @@ def _writing(memory: typer.Typer) -> None:
 
         Nobody else may use the store meanwhile.
         """
-        from lamer_memory.chroma.memory import reindex as embed_anew
+        from lamer_memory.chroma.reindexing import reindex as embed_anew
 
         count = embed_anew(store, embedder, collection=collection)
         ui.print(f"{count:,} records embedded with {embedder}")
         return {"store": store, "embedder": embedder, "records": count}
 
 
-def _table(*headers: str) -> Table:
+def _table(*headers: str, title: str | None = None) -> Table:
     """A table whose cells are folded where they do not fit: a name that was cut could not be given back to us."""
     from rich.table import Column, Table
 
-    return Table(*(Column(header, overflow="fold") for header in headers))
+    return Table(*(Column(header, overflow="fold") for header in headers), title=title)
 
 
 def _shown(namespace: Namespace) -> str:

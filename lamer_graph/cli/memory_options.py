@@ -15,7 +15,7 @@ import typer
 from lamer_graph.cli.frame import options
 from lamer_graph.cli.options import MEMORY
 from lamer_graph.errors import ConfigError
-from lamer_memory import Outcomes, Scope
+from lamer_memory import Lessons, Outcomes, Scope, Select
 
 MemoryUrlOption = Annotated[
     str | None,
@@ -36,6 +36,18 @@ WarmOption = Annotated[
         min=0,
         rich_help_panel=MEMORY,
         help="With scope tasks: first play N tasks of the train split, whose memory the run begins with.",
+    ),
+]
+
+MeasureOption = Annotated[
+    int,
+    typer.Option(
+        "--measure",
+        metavar="N",
+        min=0,
+        rich_help_panel=MEMORY,
+        help="With --warm: then play N more tasks of the train split, four trials each, of which two see nothing of "
+        "other tasks, to measure what the records are worth.",
     ),
 ]
 
@@ -67,6 +79,21 @@ class Store:
             help="With scope tasks: show only what led to a success, only what failed, or as much of both.",
         ),
     ] = "any"
+    control: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=0.9,
+            rich_help_panel=MEMORY,
+            help="With scope tasks: hold other tasks' records back from this share of each task's trials (see --trials)"
+            ", so that what they are worth can be measured.",
+        ),
+    ] = 0.0
+    lessons: Annotated[
+        Lessons,
+        typer.Option(rich_help_panel=MEMORY, help="With scope tasks: all asks for a reflection after a won trial too."),
+    ] = "failed"
     embedder: Annotated[
         str,
         typer.Option(
@@ -116,6 +143,8 @@ class Store:
                 found["store"] = str(self.store.resolve())
             found["visible"] = "live" if self.live else "frozen"
             found["outcomes"] = self.outcomes
+            found["control"] = self.control
+            found["lessons"] = self.lessons
             if backend.partition(":")[0] in ("chroma", "store"):
                 found["embedder"] = self.embedder
         return found
@@ -129,6 +158,8 @@ class Store:
         about_tasks = {
             "--k": self.k is not None,
             "--outcomes": self.outcomes != "any",
+            "--control": self.control > 0,
+            "--lessons": self.lessons != "failed",
             "--embedder": self.embedder != "hashing",
             "--store": self.store is not None,
             "--live": self.live,
@@ -163,6 +194,15 @@ class Place(Store):
         typer.Option(rich_help_panel=MEMORY, help="trial: a trial's own episodes; tasks: also those of similar tasks."),
     ] = "trial"
 
+    select: Annotated[
+        Select,
+        typer.Option(
+            rich_help_panel=MEMORY,
+            help="With scope tasks: show the most similar records, those of the highest measured value, or (ucb) both "
+            "weighed, and new ones tried.",
+        ),
+    ] = "similar"
+
     def check_kept(self, contents: str) -> None:
         """Refuse, for a new run, a place for nothing. Raises ConfigError."""
         if contents == "none" and self.backend != "in-context":
@@ -171,4 +211,7 @@ class Place(Store):
     def chosen(self, filled: bool = False) -> dict[str, Any]:
         """The memory fields of the run's configuration. Raises ConfigError."""
         self.check([self.backend], [self.scope], filled)
-        return self.settings(self.backend, self.scope)
+        if self.select != "similar" and self.scope != "tasks":
+            raise ConfigError("--select is about the memory of other tasks: use it with --scope tasks")
+        found = self.settings(self.backend, self.scope)
+        return {**found, "select": self.select} if self.scope == "tasks" else found

@@ -41,12 +41,15 @@ def run_trials(ui: Ui, job: Job, what: str = "trials") -> tuple[CollectConfig, C
         job, done = asyncio.run(_run(ui, job, advance, pace))
         if isinstance(done, int):
             from lamer_graph.cli.workers import collect_in_workers
+            from lamer_graph.collection.values import settle_run
 
             def ended(calls: int) -> None:
                 pace.trial(calls)
                 advance(1)
 
             done = collect_in_workers(job, already=done, on_trial=ended)
+            if not done.interrupted:
+                settle_run(job.config, job.folder)
     return job.config, done
 
 
@@ -61,25 +64,40 @@ def _pace_of(config: CollectConfig) -> Pace:
 WARM = "warm"
 
 
-def filled_by(config: CollectConfig) -> CollectConfig:
-    """`config` with its memory filled by `run_warm`'s run. Raises ConfigError where the two would share tasks."""
+MEASURED = "measured"
+MEASURING = {"trials": 4, "control": 0.5, "select": "ucb"}
+"""How the records of a memory that was filled are measured."""
+
+
+def filled_by(config: CollectConfig, measured: bool = False) -> CollectConfig:
+    """`config` with its memory filled by `run_warm`'s run, or the one that has `measured` it. Raises ConfigError where
+    the two would share tasks."""
     if config.split == "train":
         raise ConfigError("--warm plays tasks of the train split: evaluate on another, e.g. --split test")
-    return config.model_copy(update={"store": WARM})
+    return config.model_copy(update={"store": MEASURED if measured else WARM})
 
 
-def run_warm(ui: Ui, job: Job, warm: int) -> bool:
-    """Play `warm` tasks of the train split into `folder`/warm, with the memory that `job`'s run then begins with.
+def run_warm(ui: Ui, job: Job, warm: int, measure: int = 0) -> bool:
+    """Play `warm` tasks of the train split into `folder`/warm, with the memory that `job`'s run then begins with; or
+    that `measure` more tasks begin with, in `folder`/measured, after which it is known what the records are worth.
 
     Its trials see nothing of each other. False where it was interrupted or trials are missing, which is then said: half
     a memory is another memory.
     """
-    changes = {"split": "train", "tasks": warm, "trials": 1, "skip": 0, "store": "", "visible": "frozen"}
-    before = job.config.model_copy(update={**changes, "shuffle_reflections": False})
-    filling = replace(job, config=before, folder=job.folder / WARM, training=False, write_behind=True)
-    _, done = run_trials(ui, filling, f"filling the memory, {warm} tasks")
-    report_loss(ui, filling.folder, done)
-    return not (done.interrupted or done.missing)
+    filling = {"split": "train", "tasks": warm, "trials": 1, "skip": 0, "store": "", "visible": "frozen"}
+    filling |= {"select": "similar", "control": 0.0, "shuffle_reflections": False}
+    rounds = [(WARM, filling, f"filling the memory, {warm} tasks")]
+    if measure:
+        measuring = {**filling, "tasks": measure, "skip": warm, "store": f"../{WARM}", **MEASURING}
+        rounds.append((MEASURED, measuring, f"measuring its records, {measure} tasks"))
+    for place, changes, what in rounds:
+        config = job.config.model_copy(update=changes)
+        before = replace(job, config=config, folder=job.folder / place, training=False, write_behind=True)
+        _, done = run_trials(ui, before, what)
+        report_loss(ui, before.folder, done)
+        if done.interrupted or done.missing:
+            return False
+    return True
 
 
 async def _run(ui: Ui, job: Job, advance: Callable[[int], None], pace: Pace) -> tuple[Job, CollectSummary | int]:

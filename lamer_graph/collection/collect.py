@@ -23,6 +23,7 @@ from lamer_graph.collection.config import CollectConfig, check_idle
 from lamer_graph.collection.exchange import Exchange
 from lamer_graph.collection.run_memory import Heritage, open_run_memory
 from lamer_graph.collection.sampled_by import check_sampler, note_sampler
+from lamer_graph.collection.values import note_values
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy, Watched
 from lamer_graph.runlog import RunLog
@@ -103,9 +104,10 @@ async def collect(
     turn (see `make bench`); reflections cannot be shuffled there. `write_behind` lets a trial play on while its records
     are on their way to a store, and know them without reading; without it, and through the graph, every write and read
     is waited for. `heritage` is what the memory begins with, for a run that goes on from another (see `run_memory`).
-    What another policy has begun is gone on with only if trials may be `mixed` (every call names its own). SIGINT and
-    SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError and
-    RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
+    Of a frozen memory that measures values (`config.select`, `config.control`) they are noted when the last trial is in
+    the log. What another policy has begun is gone on with only if trials may be `mixed` (every call names its own).
+    SIGINT and SIGTERM end it early with the log whole; what was being played is left for a resume. Raises ConfigError
+    and RunLogError before any work for what cannot be run, RunLogError during work if the log cannot be written.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
@@ -128,7 +130,10 @@ async def collect(
         try:
             h = config.harness(policy if on_call is None else Watched(policy, on_call), memory.backend)
             run = _Run(config, h, memory.namespace, log, shard, write_behind, on_trial)
-            return await run.play(concurrency, through_graph)
+            summary = await run.play(concurrency, through_graph)
+            if shard == WHOLE and not summary.interrupted:
+                await asyncio.to_thread(note_values, config, Path(folder), memory)
+            return summary
         finally:
             await asyncio.to_thread(memory.close)
 

@@ -33,8 +33,9 @@ from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, S
 from lamer_graph.trial.states import Json
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_memory import Contents, MemoryBackend, MemoryConfig, Outcomes, Scope
-from lamer_memory.config import DEFAULT_K, check_backend
+from lamer_memory.config import DEFAULT_K, Lessons, check_backend
 from lamer_memory.embedders import open_embedder
+from lamer_memory.utility import Select
 
 Positive = Annotated[int, Field(ge=1)]
 Texts = Annotated[PromptTexts, PlainValidator(PromptTexts.of), PlainSerializer(PromptTexts.to_json)]
@@ -42,6 +43,8 @@ HASHING = "hashing"
 SAMPLING_FIELDS = tuple(one.name for one in fields(Sampling) if one.name != "stop")
 DISTRIBUTION = ("temperature", "top_p", "top_k")
 """What of them says which distribution answers are drawn from."""
+OF_OTHERS = ("outcomes", "select", "control", "lessons")
+"""What is said of other tasks' records, and left out where it is the default."""
 MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", "visible", "embedder"}
 
 
@@ -57,9 +60,10 @@ class CollectConfig(BaseModel):
     "chroma:http://host:port" or "store:postgresql://..", which runs may share. With `scope="tasks"` it may be filled
     from `store` first, which is an earlier run's folder or a Chroma directory (taken from the run's own folder if
     relative); `visible="frozen"` then shows what was there before the run's first trial, "live" also what its other
-    trials have written (see `run_memory`). `outcomes` chooses among their records by what they came to, `same_task`
-    recalls those of the same task as well (see `MemoryConfig`); `embedder` says what they are compared by ("hashing",
-    "minilm" or "URL#MODEL", see `lamer_memory.embedders`).
+    trials have written (see `run_memory`). `outcomes` chooses among their records by what they came to, `select` by
+    what they are worth, which is measured with the share of each task's trials that is the `control`; `same_task`
+    recalls those of the same task as well, `lessons` says after which trials there are some (see `MemoryConfig`);
+    `embedder` says what they are compared by ("hashing", "minilm" or "URL#MODEL", see `lamer_memory.embedders`).
 
     `actions` says whether standard prompts list what can be done now, `texts` replaces what they say, by name:
     `{"reflect": ".."}` (see `PromptBuilder` and `PromptTexts`).
@@ -85,6 +89,9 @@ class CollectConfig(BaseModel):
     visible: Literal["frozen", "live"] = "frozen"
     outcomes: Outcomes = "any"
     same_task: bool = False
+    select: Select = "similar"
+    control: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lessons: Lessons = "failed"
     embedder: str = HASHING
     prompt_style: PromptStyle = "standard"
     strategy: Strategy = "lamer"
@@ -116,7 +123,7 @@ class CollectConfig(BaseModel):
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
             key
-            for key in ("tasks_of", "outcomes", "same_task", "embedder", "actions", "texts", "stop")
+            for key in ("tasks_of", *OF_OTHERS, "same_task", "embedder", "actions", "texts", "stop")
             if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}

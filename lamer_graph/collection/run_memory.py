@@ -26,6 +26,7 @@ import orjson
 from lamer_graph.collection.config import CollectConfig, check_memory, is_served, is_shared
 from lamer_graph.errors import ConfigError, RunLogError
 from lamer_graph.runlog import RUN_FILE, read_config, read_trials, write_atomic
+from lamer_graph.trial.states import Json
 from lamer_memory import MemoryBackend, MemoryRecord, open_backend
 from lamer_memory.base import Namespace
 from lamer_memory.chroma.client import DATABASE_FILE, MARK_FILE
@@ -55,6 +56,9 @@ class RunMemory(NamedTuple):
     namespace: Namespace
     copied: int
     opened: MemoryBackend
+
+    note: Json
+    """What the run's folder says of it."""
 
     def close(self) -> None:
         self.opened.close()
@@ -101,7 +105,7 @@ def open_run_memory(config: CollectConfig, folder: Path, heritage: Heritage | No
             # What is loaded for the first question (embedder, index) is loaded now, or fails now, and not in mid-play.
             backend.search(OWN, query="?" if config.scope == "tasks" else None, limit=1)
         if config.scope == "trial" and not is_shared(config.backend):
-            return RunMemory(backend, OWN, 0, backend)
+            return RunMemory(backend, OWN, 0, backend, {})
         with _locked(folder):
             note = _read_note(folder)
             if note is None:
@@ -110,14 +114,14 @@ def open_run_memory(config: CollectConfig, folder: Path, heritage: Heritage | No
         namespace = tuple(note["namespace"])
         if heritage is not None:
             before = FrozenView(backend, namespace, before=(*namespace, BEFORE), embedder=_embedder_of(config))
-            return RunMemory(before, namespace, note["copied"], backend)
+            return RunMemory(before, namespace, note["copied"], backend, note)
     except BaseException:
         backend.close()
         raise
     seen = backend
     if config.scope == "tasks" and config.visible == "frozen":
         seen = FrozenView(backend, namespace, note["visible"])
-    return RunMemory(seen, namespace, note["copied"], backend)
+    return RunMemory(seen, namespace, note["copied"], backend, note)
 
 
 def copied_of(folder: Path) -> int:
@@ -185,6 +189,7 @@ def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, herita
         visible = None
     return {
         "schema_version": NOTE_VERSION,
+        "id": uuid4().hex,
         "namespace": list(namespace),
         "copied": len(records),
         "visible": visible,

@@ -41,17 +41,22 @@ class Configuration(NamedTuple):
     contents: str
     backend: str
     scope: str
+    select: str = "similar"
 
     @property
     def name(self) -> str:
-        """ "none", "reflection/chroma" or "reflection/chroma/tasks"."""
+        """ "none", "reflection/chroma", "reflection/chroma/tasks" or "reflection/chroma/tasks/ucb"."""
         if self.contents == "none":
             return "none"
-        return "/".join([self.contents, self.backend, *(["tasks"] if self.scope == "tasks" else [])])
+        parts = [self.contents, self.backend, *(["tasks"] if self.scope == "tasks" else [])]
+        return "/".join([*parts, *([] if self.select == "similar" else [self.select])])
 
 
-def configurations(contents: Sequence[str], backends: Sequence[str], scopes: Sequence[str]) -> list[Configuration]:
-    """Every combination once, in the order given; "none" has neither backend nor scope and comes once.
+def configurations(
+    contents: Sequence[str], backends: Sequence[str], scopes: Sequence[str], selects: Sequence[str] = ("similar",)
+) -> list[Configuration]:
+    """Every combination once, in the order given; "none" has neither backend nor scope and comes once, and only scope
+    "tasks" has something to select.
 
     Raises ConfigError where there is nothing to compare.
     """
@@ -59,8 +64,10 @@ def configurations(contents: Sequence[str], backends: Sequence[str], scopes: Seq
     for what in contents:
         for backend in backends:
             for scope in scopes:
-                made = Configuration(what, *(("in-context", "trial") if what == "none" else (backend, scope)))
-                found.setdefault(made.name, made)
+                place = ("in-context", "trial") if what == "none" else (backend, scope)
+                for select in selects if place[1] == "tasks" else ("similar",):
+                    made = Configuration(what, *place, select)
+                    found.setdefault(made.name, made)
     if len(found) < 2:
         raise ConfigError(
             f"a comparison needs at least two configurations, not only {', '.join(found) or 'none at all'}"

@@ -89,6 +89,8 @@ class MemoryAccess(_Closed):
     episode: Count
     keys: list[str]
     seconds: float | None = None
+    held: list[str] = []
+    """Keys of other tasks' records that it would have seen, and that were held back to compare with."""
 
 
 class Task(_Closed):

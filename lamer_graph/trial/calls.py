@@ -16,9 +16,10 @@ from lamer_graph.policies.base import Policy
 from lamer_graph.trial import keeping
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.states import Json, TrialState
-from lamer_graph.trial.steps import Ask, Reply, looks, namespace_of, recalled
+from lamer_graph.trial.steps import Ask, Reply, looks, namespace_of, recalled, won_in
 from lamer_graph.types import Completion, Message, Sampling
 from lamer_memory import MemoryRecord
+from lamer_memory.utility import held_back
 
 Generate = Callable[[Sequence[Message], Sampling], Awaitable[Completion]]
 """`Policy.generate`."""
@@ -114,16 +115,12 @@ async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Messag
 
 def recall(h: Harness, s: TrialState) -> Json:
     """The update with what the coming episode sees: similar records of other tasks, then this trial's own."""
-    started = time.perf_counter()
-    records = keeping.recall(h, _asking(h, s)) if h.remembers else []
-    return recalled(s, records, time.perf_counter() - started)
+    return recalled(s, keeping.recall(h, _asking(h, s)))
 
 
 async def arecall(h: Harness, s: TrialState, own: Sequence[MemoryRecord] | None = None) -> Json:
     """`recall`, async. `own` is what the trial has written so far, where the caller knows: it is then not read."""
-    started = time.perf_counter()
-    records = await keeping.arecall(h, _asking(h, s), own) if h.remembers else []
-    return recalled(s, records, time.perf_counter() - started)
+    return recalled(s, await keeping.arecall(h, _asking(h, s), own))
 
 
 def _asking(h: Harness, s: TrialState) -> keeping.Asking:
@@ -134,7 +131,18 @@ def _asking(h: Harness, s: TrialState) -> keeping.Asking:
         episode=len(s["episodes"]),
         about=lambda: looks(h, s),
         kept=s["records"],
+        held=held_back(h.memory.control, s["seed"], s["task_id"], s["trial"]),
     )
+
+
+def settle(h: Harness, s: TrialState) -> None:
+    """Enter what a finished trial came to in the values of the records that it saw, where they are kept."""
+    keeping.settle(h, _asking(h, s), s["reads"], won_in(s))
+
+
+async def asettle(h: Harness, s: TrialState) -> None:
+    """`settle`, async."""
+    await keeping.asettle(h, _asking(h, s), s["reads"], won_in(s))
 
 
 def remember(h: Harness, s: TrialState, records: Sequence[MemoryRecord]) -> None:

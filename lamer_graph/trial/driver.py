@@ -83,6 +83,7 @@ async def play_trial(
                     else:
                         pending.append(behind.put(steps.namespace_of(h, state), lessons))
                     _update(state, steps.taught(state, lessons))
+                await calls.asettle(h, state)
                 break
             if h.reflects:
                 reply = await calls.call(h.policy, steps.ask_reflection(h, state))

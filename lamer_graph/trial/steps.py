@@ -19,6 +19,7 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.text import plain, plain_json
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract, extract_remark
 from lamer_graph.trial.harness import Harness
+from lamer_graph.trial.keeping import Recalled
 from lamer_graph.trial.prompts import Remembered, Turn, View
 from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState, TurnRecord
 from lamer_graph.trial.tasks import checked, start_of, task_id_of, trial_id_of
@@ -90,11 +91,14 @@ def open_trial(
 # -- recall -----------------------------------------------------------------------------------------------------------
 
 
-def recalled(s: TrialState, records: Sequence[MemoryRecord], seconds: float) -> Json:
-    """The update that makes `records`, which took `seconds` to find, what the coming episode sees."""
-    keys = [record.key for record in records]
-    read = {"episode": len(s["episodes"]), "keys": keys, "seconds": round(seconds, 6)}
-    return {"memory": [plain_json(record.to_json()) for record in records], "reads": [*s["reads"], read]}
+def recalled(s: TrialState, found: Recalled) -> Json:
+    """The update that makes what was `found` what the coming episode sees."""
+    read = found.to_json(len(s["episodes"]))
+    return {"memory": [plain_json(record.to_json()) for record in found.records], "reads": [*s["reads"], read]}
+
+
+NOTHING = Recalled([], [], 0.0)
+"""What an agent without memory recalls."""
 
 
 def looks(h: Harness, s: TrialState) -> str:
@@ -260,6 +264,11 @@ def with_calls_apart(s: TrialState, update: Json) -> Json:
     kept = s.get("calls", [])
     kept = [*kept, *[[]] * (len(s["episodes"]) - len(kept)), made]
     return {**update, "episodes": [*update["episodes"][:-1], {**episode, "turns": turns}], "calls": kept}
+
+
+def won_in(s: TrialState) -> int | None:
+    """The episode (from 0) that solved the trial."""
+    return len(s["episodes"]) - 1 if s["success"] else None
 
 
 def is_over(h: Harness, s: TrialState) -> bool:

@@ -7,7 +7,7 @@ What must stay true: `import lamer_memory` is light (no vector store, no model, 
 from typing import TYPE_CHECKING
 
 from lamer_memory.base import Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord, record_key
-from lamer_memory.config import Contents, MemoryConfig, Outcomes, Scope, backend_names, open_backend
+from lamer_memory.config import Contents, Lessons, MemoryConfig, Outcomes, Scope, backend_names, open_backend
 from lamer_memory.errors import (
     EmbedderError,
     MemoryBackendError,
@@ -32,6 +32,7 @@ from lamer_memory.recall import (
     similar_records,
     trial_namespace,
 )
+from lamer_memory.utility import Select, Value, value_of
 
 if TYPE_CHECKING:
     from lamer_memory.chroma.memory import ChromaMemory
@@ -73,6 +74,7 @@ __all__ = [
     "Contents",
     "InContextMemory",
     "Kind",
+    "Lessons",
     "MemoryBackend",
     "MemoryBackendError",
     "MemoryClosedError",
@@ -84,6 +86,8 @@ __all__ = [
     "Outcomes",
     "Scope",
     "ScoredRecord",
+    "Select",
+    "Value",
     "aown_records",
     "asimilar_records",
     "backend_names",
@@ -98,4 +102,5 @@ __all__ = [
     "select_similar",
     "similar_records",
     "trial_namespace",
+    "value_of",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from lamer_memory.errors import MemoryBackendError
@@ -65,6 +65,11 @@ class ScoredRecord(NamedTuple):
     score: float | None
 
 
+def annotated(record: MemoryRecord, note: Mapping[str, MetadataValue]) -> MemoryRecord:
+    """The record with `note` merged into its metadata."""
+    return replace(record, metadata={**record.metadata, **note})
+
+
 def record_key(trial_id: str, episode: int, kind: Kind) -> str:
     """The deterministic key of a record."""
     return f"{trial_id}/{episode}/{kind}"
@@ -78,6 +83,9 @@ class MemoryBackend(ABC):
 
     persistent: bool = True
     """False if records die with the process: the graph then keeps a trial's records in its own state."""
+
+    frozen: bool = False
+    """True if what is seen of other tasks' records is fixed, their values included."""
 
     @abstractmethod
     def put(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> None:
@@ -101,6 +109,16 @@ class MemoryBackend(ABC):
     @abstractmethod
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         """Forget these keys, or the whole namespace; unknown keys are ignored."""
+
+    def annotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        """Merge notes into the metadata of the records with these keys; a key that is not there is ignored.
+
+        A backend that can change metadata alone keeps the record's place in the order; by default it is put again, and
+        counts as newest.
+        """
+        for key, note in notes.items():
+            found = self.search(namespace, filter={"key": key}, limit=1)
+            self.put(namespace, [annotated(entry.record, note) for entry in found])
 
     @abstractmethod
     def close(self) -> None:
@@ -132,6 +150,9 @@ class MemoryBackend(ABC):
 
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         await asyncio.to_thread(self.delete, namespace, keys)
+
+    async def aannotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        await asyncio.to_thread(self.annotate, namespace, notes)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)

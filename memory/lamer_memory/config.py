@@ -16,10 +16,12 @@ from typing import Any, Literal, get_args
 
 from lamer_memory.base import MemoryBackend
 from lamer_memory.errors import MemoryBackendError, MemoryConfigError
+from lamer_memory.utility import Select, check_share
 
 Contents = Literal["none", "trajectory", "reflection", "both"]
 Scope = Literal["trial", "tasks"]
 Outcomes = Literal["any", "solved", "failed", "balanced"]
+Lessons = Literal["failed", "all"]
 
 ENTRY_POINT_GROUP = "lamer_graph.memory"
 DEFAULT_K = 3
@@ -39,10 +41,14 @@ class MemoryConfig:
 
     `contents` is what later episodes see of earlier ones; `scope="trial"` is the paper's (only this trial's own
     episodes), `"tasks"` adds up to `k` records of other trials, the most similar first: whatever they came to, or only
-    of `outcomes` "solved" or "failed", or as many of the one as of the other ("balanced"). `max_chars` bounds each
-    recalled text. `same_task=True` recalls, under scope "tasks", what other trials of the very same task have left too:
-    for an application whose users come back with it; in training the trials of a group would read each other's answers.
-    `backend` is a name for `open_backend` or an open backend, which the caller then closes.
+    of `outcomes` "solved" or "failed", or as many of the one as of the other ("balanced"). `select` says which of the
+    similar ones are shown: the most similar, those of the highest measured "value", or "ucb", which weighs both and
+    tries what is new; `control` is the share of trials that are shown none, so that the values of those that are shown
+    can be measured (see `utility`). `lessons="all"` also asks for a reflection after a trial that was won, for other
+    tasks' sake. `max_chars` bounds each recalled text. `same_task=True` recalls, under scope "tasks", what other trials
+    of the very same task have left too: for an application whose users come back with it; in training the trials of a
+    group would read each other's answers. `backend` is a name for `open_backend` or an open backend, which the caller
+    then closes.
     """
 
     contents: Contents = "reflection"
@@ -52,11 +58,17 @@ class MemoryConfig:
     max_chars: int = 2000
     outcomes: Outcomes = "any"
     same_task: bool = False
+    select: Select = "similar"
+    control: float = 0.0
+    lessons: Lessons = "failed"
 
     def __post_init__(self) -> None:
         _check_choice("contents", self.contents, get_args(Contents))
         _check_choice("scope", self.scope, get_args(Scope))
         _check_choice("outcomes", self.outcomes, get_args(Outcomes))
+        _check_choice("select", self.select, get_args(Select))
+        _check_choice("lessons", self.lessons, get_args(Lessons))
+        check_share(self.control)
         _check_least("k", self.k, 1)
         _check_least("max_chars", self.max_chars, MIN_CHARS)
         if not isinstance(self.backend, MemoryBackend) and not (isinstance(self.backend, str) and self.backend):
@@ -71,12 +83,23 @@ class MemoryConfig:
                 f"memory k {self.k} and scope 'trial' exclude each other: it counts other tasks' records, which are "
                 "not seen; use scope 'tasks'"
             )
-        if self.outcomes != "any" and self.scope == "trial":
+        if self.scope == "trial":
+            for name, idle, what in (
+                ("outcomes", "any", "they choose among other tasks' records"),
+                ("select", "similar", "it chooses among other tasks' records"),
+                ("control", 0, "it holds back other tasks' records"),
+                ("lessons", "failed", "what a won trial teaches is for other tasks"),
+            ):
+                if (value := getattr(self, name)) != idle:
+                    raise MemoryConfigError(
+                        f"memory {name} {value!r} and scope 'trial' exclude each other: {what}, which are not seen; "
+                        "use scope 'tasks'"
+                    )
+        if self.lessons == "all" and self.contents == "trajectory":
             raise MemoryConfigError(
-                f"memory outcomes '{self.outcomes}' and scope 'trial' exclude each other: they choose among other "
-                "tasks' records, which are not seen; use scope 'tasks'"
+                "memory lessons 'all' and contents 'trajectory' exclude each other: a won trial would be reflected on "
+                "and the reflection not kept; use contents 'reflection' or 'both'"
             )
-
         if not isinstance(self.same_task, bool):
             raise MemoryConfigError(f"memory same_task must be True or False, not {self.same_task!r}")
         if self.same_task and self.scope == "trial":
@@ -84,6 +107,11 @@ class MemoryConfig:
                 "memory same_task and scope 'trial' exclude each other: other trials' records are not seen; use scope "
                 "'tasks'"
             )
+
+    @property
+    def learns(self) -> bool:
+        """Whether values of records are kept: someone chooses by them, or measures them."""
+        return self.select != "similar" or self.control > 0
 
     @classmethod
     def of(cls, value: str | MemoryConfig) -> MemoryConfig:
@@ -110,6 +138,9 @@ class MemoryConfig:
             "max_chars": self.max_chars,
             **({} if self.outcomes == "any" else {"outcomes": self.outcomes}),
             **({"same_task": True} if self.same_task else {}),
+            **({} if self.select == "similar" else {"select": self.select}),
+            **({"control": self.control} if self.control else {}),
+            **({} if self.lessons == "failed" else {"lessons": self.lessons}),
         }
 
 

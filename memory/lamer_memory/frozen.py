@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from lamer_memory.base import (
@@ -36,6 +37,7 @@ from lamer_memory.errors import MemoryClosedError
 from lamer_memory.hygiene import all_namespaces, read_all
 from lamer_memory.in_context import matches
 from lamer_memory.recall import TRIAL_KEY
+from lamer_memory.utility import PREFIX
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +55,8 @@ class FrozenView(MemoryBackend):
     default the namespace as it is now. Without an `embedder` the backend ranks. Closing the view leaves the backend
     open. Making it takes its time: with an event loop running use `afrozen_view`.
     """
+
+    frozen = True
 
     def __init__(
         self,
@@ -104,6 +108,12 @@ class FrozenView(MemoryBackend):
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         await self._open().adelete(namespace, keys)
 
+    def annotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        self._open().annotate(namespace, notes)
+
+    async def aannotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        await self._open().aannotate(namespace, notes)
+
     def namespaces(self) -> list[Namespace]:
         """The backend's."""
         return all_namespaces(self._open())
@@ -147,7 +157,9 @@ def visible_now(backend: MemoryBackend, namespace: Namespace) -> dict[str, str]:
 
 
 def _version(record: MemoryRecord) -> str:
-    return digest(encode(record), record.text)
+    """What changes when the record is put anew; what was noted about its worth makes no other of it."""
+    said = {name: value for name, value in record.metadata.items() if not name.startswith(PREFIX)}
+    return digest(encode(replace(record, metadata=said)), record.text)
 
 
 def _sizes(limit: int) -> Iterator[int]:

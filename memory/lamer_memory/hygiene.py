@@ -3,8 +3,8 @@
 What must stay true: what is forgotten follows rules that are stated here and nowhere else, and the pure functions
 decide everything: of equal or nearly equal texts of one kind about the same (a query finds a record by what it is
 about, so the same words about another task are no duplicate) the successful one stays, else the newest; over the budget
-the oldest unsuccessful record goes first, and a successful one only when no unsuccessful one is left. An import of an
-export gives the same records in the same order.
+what harms goes first, then the oldest unsuccessful record, and a successful one only when no unsuccessful one is left.
+An import of an export gives the same records in the same order.
 
 Nearly equal: the sets of three-word runs overlap by a Jaccard index of at least `near` (Broder 1997), found exactly
 with prefix filtering (Chaudhuri et al. 2006).
@@ -22,7 +22,9 @@ from typing import IO, Any, Protocol, cast, get_args
 
 from lamer_memory.base import EVERYTHING, Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
 from lamer_memory.errors import MemoryBackendError, MemoryConfigError, MemoryImportError
+from lamer_memory.ledger import LEDGER, drop_entries, is_ledger
 from lamer_memory.recall import ABOUT_KEY
+from lamer_memory.utility import Value, value_of
 
 IMPORT_BATCH = 200
 MAX_LINE_CHARS = 64_000_000
@@ -51,6 +53,9 @@ class NamespaceStats:
     successes: int
     tasks: int
     chars: int
+    valued: int
+    """Records of which a value was measured, and `harmful` those that are below zero with confidence."""
+    harmful: int
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "namespace": list(self.namespace)}
@@ -114,11 +119,12 @@ def near_duplicates(records: Sequence[MemoryRecord], near: float = 0.9) -> list[
 
 
 def evictions(records: Sequence[MemoryRecord], budget: int) -> list[str]:
-    """Keys of what goes so that `budget` records stay: the oldest unsuccessful first. `records` come newest first."""
+    """Keys of what goes so that `budget` records stay: first what harms (`utility.Value.harms`), then the oldest
+    unsuccessful. `records` come newest first."""
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
         raise MemoryConfigError(f"a budget is a whole number of at least 0, not {budget!r}")
     order = list(reversed(records))
-    order.sort(key=lambda record: record.success)
+    order.sort(key=lambda record: (not value_of(record).harms, record.success))
     return [record.key for record in order[: max(0, len(order) - budget)]]
 
 
@@ -164,11 +170,15 @@ def _jaccard(one: frozenset[Any], other: frozenset[Any]) -> float:
 # -- on a backend -----------------------------------------------------------------------------------------------------
 
 
-def all_namespaces(backend: MemoryBackend, prefix: Namespace = ()) -> list[Namespace]:
-    """The backend's namespaces that begin with `prefix`, itself included; raises where it cannot list them."""
+def all_namespaces(backend: MemoryBackend, prefix: Namespace = (), *, ledgers: bool = False) -> list[Namespace]:
+    """The backend's namespaces that begin with `prefix`, itself included; raises where it cannot list them.
+
+    Those of entries about values (`ledger`) only with `ledgers`.
+    """
     if not callable(getattr(backend, "namespaces", None)):
         raise MemoryBackendError(f"{type(backend).__name__} cannot list its namespaces; name the one that is meant")
-    return [name for name in cast(ListsNamespaces, backend).namespaces() if name[: len(prefix)] == prefix]
+    names = cast(ListsNamespaces, backend).namespaces()
+    return [name for name in names if name[: len(prefix)] == prefix and (ledgers or not is_ledger(name))]
 
 
 def read_all(backend: MemoryBackend, namespace: Namespace) -> list[MemoryRecord]:
@@ -186,7 +196,17 @@ def stats(backend: MemoryBackend, namespace: Namespace) -> NamespaceStats:
         successes=sum(record.success for record in records),
         tasks=len({record.task_id for record in records}),
         chars=sum(len(record.text) for record in records),
+        valued=sum(value_of(record).known for record in records),
+        harmful=sum(value_of(record).harms for record in records),
     )
+
+
+def top(backend: MemoryBackend, namespace: Namespace, limit: int = 10) -> list[tuple[MemoryRecord, Value]]:
+    """The records whose values were measured, the most valuable first; a `limit` below 0 is the other end of the
+    list."""
+    found = [(record, value_of(record)) for record in read_all(backend, namespace)]
+    known = sorted((one for one in found if one[1].known), key=lambda one: (-one[1].mean, one[0].key))
+    return known[:limit] if limit >= 0 else known[limit:]
 
 
 def prune(
@@ -204,6 +224,7 @@ def prune(
     chosen = plan(namespace, read_all(backend, namespace), budget=budget, near=near)
     if chosen.keys and not dry_run:
         backend.delete(namespace, chosen.keys)
+        drop_entries(backend, namespace, chosen.keys)
     return chosen
 
 
@@ -213,7 +234,8 @@ def forget(backend: MemoryBackend, prefix: Namespace, *, known: Iterable[str] = 
     Where the backend cannot list them: the prefix itself and those that one of the `known` labels makes of it.
     """
     listed = callable(getattr(backend, "namespaces", None))
-    names = all_namespaces(backend, prefix) if listed else [prefix, *((*prefix, label) for label in known)]
+    labels = [LEDGER, *known]
+    names = all_namespaces(backend, prefix, ledgers=True) if listed else [prefix, *((*prefix, one) for one in labels)]
     for name in names:
         backend.delete(name)
 

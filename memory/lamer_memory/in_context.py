@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import islice
 from threading import Lock
 
-from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
+from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord, annotated
 from lamer_memory.errors import MemoryClosedError
 
 _FIELDS = frozenset({"key", "task_id", "episode", "kind", "text", "success"})
@@ -66,6 +66,14 @@ class InContextMemory(MemoryBackend):
             found = (record for record in reversed(space.values()) if matches(record, filter))
             return [ScoredRecord(record, None) for record in islice(found, limit)]
 
+    def annotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        with self._lock:
+            self._check_open()
+            space = self._spaces.get(namespace, {})
+            for key, note in notes.items():
+                if key in space:
+                    space[key] = annotated(space[key], note)
+
     def delete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         with self._lock:
             self._check_open()
@@ -102,6 +110,9 @@ class InContextMemory(MemoryBackend):
 
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         self.delete(namespace, keys)
+
+    async def aannotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        self.annotate(namespace, notes)
 
     async def aclose(self) -> None:
         self.close()

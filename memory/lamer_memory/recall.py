@@ -9,7 +9,7 @@ a training group would read each other's answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lamer_memory.base import (
@@ -26,6 +26,7 @@ from lamer_memory.base import (
     record_key,
 )
 from lamer_memory.config import Contents, MemoryConfig, Outcomes
+from lamer_memory.utility import CANDIDATES, ranked
 
 CUT_MARK = " ...[cut]"
 TRIAL_KEY = "trial_id"
@@ -108,17 +109,31 @@ def select_similar(
     """Of `records`, in order, the first `k` of other trials and, but for `config.same_task`, tasks than `task_id`.
 
     Of `config.outcomes` only: "balanced" takes half of them (of an odd `k` the larger half) from the successful ones,
-    the others from the rest, and where one side has too few, more of the other.
+    the others from the rest, and where one side has too few, more of the other. `config.select` may put them in another
+    order first, and leave out what harms (see `utility.ranked`).
     """
+    others = _eligible((ScoredRecord(record, None) for record in records), config, trial_id, task_id)
+    return _chosen(others, config, task_id)
+
+
+def _eligible(
+    found: Iterable[ScoredRecord], config: MemoryConfig, trial_id: str, task_id: str | None
+) -> list[ScoredRecord]:
+    """Those of other trials and tasks, of a kind and outcome that may be shown."""
     wanted = kinds(config.contents)
-    others = [
-        record
-        for record in records
-        if record.kind in wanted
-        and (config.same_task or record.task_id != task_id)
-        and record.key != _key_in(trial_id, record)
-        and record.success in _SUCCESS[config.outcomes]
+    return [
+        entry
+        for entry in found
+        if entry.record.kind in wanted
+        and (config.same_task or entry.record.task_id != task_id)
+        and entry.record.key != _key_in(trial_id, entry.record)
+        and entry.record.success in _SUCCESS[config.outcomes]
     ]
+
+
+def _chosen(eligible: Sequence[ScoredRecord], config: MemoryConfig, task_id: str | None) -> list[MemoryRecord]:
+    """The `k` that are shown."""
+    others = [entry.record for entry in ranked(eligible, config.select, task_id)]
     if config.outcomes == "balanced":
         sides = [[place for place, record in enumerate(others) if record.success is side] for side in (True, False)]
         solved = min(len(sides[0]), max(config.k - config.k // 2, config.k - len(sides[1])))
@@ -186,10 +201,6 @@ def _similar(
     config: MemoryConfig, namespace: Namespace, trial_id: str, query: str, episode: int, task_id: str | None
 ) -> Asking[list[MemoryRecord]]:
     """Wider and wider searches: the task's own records match it best and are dropped afterwards, however many."""
-
-    def selected(found: Iterable[ScoredRecord]) -> list[MemoryRecord]:
-        return select_similar((entry.record for entry in found), config, trial_id, task_id)
-
     if config.scope != "tasks":
         return []
     wanted = kinds(config.contents)
@@ -198,17 +209,19 @@ def _similar(
         filter: dict[str, MetadataValue] = {"kind": wanted[0]} if len(wanted) == 1 else {}
         if success is not None:
             filter["success"] = success
-        limit = config.k + len(wanted) * episode
+        limit = config.k * (1 if config.select == "similar" else CANDIDATES) + len(wanted) * episode
         found: list[ScoredRecord] = []
         while True:
             limit = min(limit, MAX_SIMILAR)
             found = yield Search(namespace, query, filter or None, limit)
-            if len(found) < limit or len(selected(found)) >= config.k or limit == MAX_SIMILAR:
+            enough = len(_eligible(found, config, trial_id, task_id)) >= config.k
+            if len(found) < limit or enough or limit == MAX_SIMILAR:
                 break
             limit *= 4
         everything += found
     # The answers of several searches as one, the most similar first; unranked ones stay in their order.
-    return selected(sorted(everything, key=lambda entry: -(entry.score or 0.0)))
+    everything.sort(key=lambda entry: -(entry.score or 0.0))
+    return _chosen(_eligible(everything, config, trial_id, task_id), config, task_id)
 
 
 def _searched(config: MemoryConfig) -> tuple[bool | None, ...]:

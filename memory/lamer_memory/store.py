@@ -26,6 +26,7 @@ from lamer_memory.base import (
     Namespace,
     ScoredRecord,
     adrive,
+    annotated,
     drive,
 )
 from lamer_memory.embedders import Embedder, embedder_of, open_embedder
@@ -192,6 +193,16 @@ class StoreMemory(MemoryBackend):
         self._check_writable()
         await adrive(self._delete(namespace, keys), self._arun)
 
+    def annotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        self._check_writable()
+        drive(self._annotate(namespace, notes), self._run)
+
+    async def aannotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        if self._lock is not None:
+            return await super().aannotate(namespace, notes)
+        self._check_writable()
+        await adrive(self._annotate(namespace, notes), self._arun)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -250,27 +261,39 @@ class StoreMemory(MemoryBackend):
         else:
             yield self._delete_ops(namespace, [record_digest(namespace, key) for key in keys])
 
-    def _put_ops(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> list[Op]:
-        from langgraph.store.base import PutOp
+    def _annotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> Doing[None]:
+        from langgraph.store.base import GetOp
 
         path = _path(namespace)
+        found = yield [GetOp(path, record_digest(namespace, key)) for key in notes]
+        kept = [
+            self._put_op(namespace, annotated(self._decode(item), note), int(item.value["seq"]))
+            for item, note in zip(found, notes.values(), strict=True)
+            if item is not None
+        ]
+        yield kept
+
+    def _put_ops(self, namespace: Namespace, records: Sequence[MemoryRecord]) -> list[Op]:
         numbers = self._order.take(len(records))
-        ops: dict[str, Op] = {}
-        for record, number in zip(records, numbers, strict=True):
-            key = record_digest(namespace, record.key)
-            value: dict[str, Any] = {
-                "text": storable(record.text, nul=False),
-                "record": encode(record, nul=False),
-                "namespace": dump_namespace(namespace),
-                "seq": f"{number:0{SEQ_DIGITS}}",
-            }
-            fields = {**record.metadata, **{n: v for n, v in record.to_json().items() if n != "metadata"}}
-            value.update((field_digest(name, field), True) for name, field in fields.items())
-            subject = about(record)
-            if subject != record.text:
-                value["about"] = storable(subject, nul=False)
-            ops[key] = PutOp(path, key, value, ["about" if "about" in value else "text"])
-        return list(ops.values())
+        last = {record.key: (record, number) for record, number in zip(records, numbers, strict=True)}
+        return [self._put_op(namespace, *entry) for entry in last.values()]
+
+    def _put_op(self, namespace: Namespace, record: MemoryRecord, number: int) -> Op:
+        from langgraph.store.base import PutOp
+
+        value: dict[str, Any] = {
+            "text": storable(record.text, nul=False),
+            "record": encode(record, nul=False),
+            "namespace": dump_namespace(namespace),
+            "seq": f"{number:0{SEQ_DIGITS}}",
+        }
+        fields = {**record.metadata, **{n: v for n, v in record.to_json().items() if n != "metadata"}}
+        value.update((field_digest(name, field), True) for name, field in fields.items())
+        subject = about(record)
+        if subject != record.text:
+            value["about"] = storable(subject, nul=False)
+        index = ["about" if "about" in value else "text"]
+        return PutOp(_path(namespace), record_digest(namespace, record.key), value, index)
 
     def _delete_ops(self, namespace: Namespace, ids: Sequence[str]) -> list[Op]:
         from langgraph.store.base import PutOp

@@ -44,6 +44,9 @@ CAUGHT_BY = {
     "GlobalKeys": "test_the_same_key_lives_in_each_namespace",
     "Buries": "test_a_deleted_namespace_is_empty_and_usable",
     "Forgets": "test_records_outlive_the_backend",
+    "ForgetsNotes": "test_a_trial_that_ends_twice_is_counted_once",
+    "ReplacesMetadata": "test_a_note_is_merged_into_a_records_metadata",
+    "NotesForAll": "test_a_note_is_merged_into_a_records_metadata",
 }
 
 

@@ -273,6 +273,30 @@ class Buries(InContextMemory):
             self._spaces[("buried", *namespace)] = {}
 
 
+class ForgetsNotes(InContextMemory):
+    """Takes no notes."""
+
+    def annotate(self, namespace, notes):
+        pass
+
+
+class ReplacesMetadata(InContextMemory):
+    """A note takes the place of what the metadata said."""
+
+    def annotate(self, namespace, notes):
+        for key, note in notes.items():
+            for found in self.search(namespace, filter={"key": key}):
+                self.put(namespace, [replace(found.record, metadata=dict(note))])
+
+
+class NotesForAll(InContextMemory):
+    """Notes at every record what is said of one."""
+
+    def annotate(self, namespace, notes):
+        for note in notes.values():
+            super().annotate(namespace, dict.fromkeys([r.record.key for r in self.search(namespace, limit=99)], note))
+
+
 BROKEN = [
     kind
     for kind in list(globals().values())

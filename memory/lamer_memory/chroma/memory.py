@@ -18,23 +18,33 @@ a field.
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from lamer_memory.base import MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
 from lamer_memory.chroma.batch_reader import BatchReader
-from lamer_memory.chroma.batch_writer import MAX_BATCH, BatchWriter
-from lamer_memory.chroma.client import DATABASE_FILE, NO_VECTORS, OLD, READ_CHUNK, Location, chunks, is_url
+from lamer_memory.chroma.batch_writer import BatchWriter
+from lamer_memory.chroma.client import NO_VECTORS, READ_CHUNK, Location, chunks
 from lamer_memory.chroma.opening import connect, disconnect
-from lamer_memory.chroma.rows import Found, LookUp, Row, Wanted, found_rows, latest, write_rows
+from lamer_memory.chroma.rows import (
+    NOTES,
+    Found,
+    LookUp,
+    Row,
+    Wanted,
+    found_rows,
+    latest,
+    notes_of,
+    record_of,
+    write_rows,
+)
 from lamer_memory.embedders import Embedder, Vector, embedder_of, open_embedder
 from lamer_memory.encoding import (
     WriteOrder,
-    decode,
     detached,
     load_namespace,
     namespace_digest,
@@ -133,6 +143,12 @@ class ChromaMemory(MemoryBackend):
     async def adelete(self, namespace: Namespace, keys: Sequence[str] | None = None) -> None:
         await asyncio.wrap_future(self._delete(namespace, keys))
 
+    def annotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        self._annotate(namespace, notes).result()
+
+    async def aannotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> None:
+        await asyncio.wrap_future(self._annotate(namespace, notes))
+
     def close(self) -> None:
         with self._close_lock:
             if self._closed:
@@ -170,6 +186,23 @@ class ChromaMemory(MemoryBackend):
                 self._call(self._collection.delete, ids=part)
 
         return self._submit(lambda: self._writer.run(delete)) if ids is None or ids else _done()
+
+    def _annotate(self, namespace: Namespace, notes: Mapping[str, Mapping[str, MetadataValue]]) -> Future[None]:
+        self._check_writable()
+        by_id = {record_digest(namespace, key): dict(note) for key, note in notes.items()}
+
+        def annotate() -> None:
+            # Chroma updates what is there and adds nothing, so a record that is deleted meanwhile stays deleted.
+            for part in chunks(list(by_id)):
+                found = self._get(ids=part, include=["metadatas"])
+                merged = [
+                    {NOTES: json.dumps({**notes_of(fields), **by_id[id]}, sort_keys=True)}
+                    for id, fields in zip(found["ids"], found["metadatas"], strict=True)
+                ]
+                if merged:
+                    self._call(self._collection.update, ids=found["ids"], metadatas=merged)
+
+        return self._submit(lambda: self._writer.run(annotate)) if by_id else _done()
 
     def _submit(self, ask: Callable[[], T]) -> T:
         with self._close_lock:  # a close that comes first is said as such, one that comes later waits for this write
@@ -354,7 +387,7 @@ class ChromaMemory(MemoryBackend):
         return self._call(self._collection.get, **arguments)
 
     def _decode(self, fields: Mapping[str, Any], text: str) -> MemoryRecord:
-        return decode(str(fields.get("record")), text, self._connection.name)
+        return record_of(fields, text, self._connection.name)
 
     def _call(self, operation: Callable[..., T], **arguments: Any) -> T:
         return self._connection.call(operation, **arguments)
@@ -370,48 +403,6 @@ class ChromaMemory(MemoryBackend):
         self._check_open()
         if self.read_only:
             raise MemoryBackendError(f"the memory in {self._connection.name} was opened to be read only")
-
-
-def reindex(location: Location, embedder: str | Embedder = "hashing", *, collection: str = DEFAULT_COLLECTION) -> int:
-    """Embed a store anew, with this embedder from now on; returns the number of records.
-
-    Nobody else may use the store meanwhile. The old vectors are kept until the new ones are complete, and a run that
-    was cut short is simply run again. Raises like ChromaMemory, and MemoryBackendError where there is no such store.
-    """
-    made = open_embedder(embedder)
-    if location is None:
-        raise MemoryBackendError("an ephemeral store dies with its process; there is nothing to embed anew")
-    if not is_url(location) and not (Path(location) / DATABASE_FILE).exists():
-        raise MemoryBackendError(f"{location} holds no memory: there is no {DATABASE_FILE}")
-    connection = connect(location)
-    try:
-        old = connection.find_any(collection, collection + OLD)
-        if old is None:
-            raise MemoryBackendError(f"{connection.name} holds no collection '{collection}'")
-        connection.check(old, KIND, None)
-        draft = f"{collection}.new"
-        connection.drop(draft)
-        new = connection.create(draft, KIND, made.fingerprint)
-        ids = connection.call(old.get, include=[])["ids"]
-        for part in chunks(ids, MAX_BATCH):
-            found = connection.call(old.get, ids=part, include=cast(Any, ["metadatas", "documents"]))
-            rows = [
-                Row(
-                    load_namespace(str(fields["namespace"])),
-                    decode(str(fields["record"]), text, connection.name),
-                    int(fields["seq"]),
-                )
-                for fields, text in found_rows(found)
-            ]
-            write_rows(connection, new, made, rows)
-        if old.name != collection + OLD:
-            connection.drop(collection + OLD)
-            connection.rename(old, collection + OLD)
-        connection.rename(new, collection)
-        connection.drop(collection + OLD)
-        return len(ids)
-    finally:
-        disconnect(connection)
 
 
 def _done() -> Future[None]:

@@ -6,16 +6,18 @@ of two never meet; every row has the same fields.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from lamer_memory.base import MemoryRecord, MetadataValue, Namespace
+from lamer_memory.base import MemoryRecord, MetadataValue, Namespace, annotated
 from lamer_memory.chroma.client import ChromaConnection
 from lamer_memory.embedders import Embedder
 from lamer_memory.encoding import (
     WriteOrder,
     about,
+    decode,
     dump_namespace,
     encode,
     namespace_digest,
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 EVERY_VECTOR = [1.0, 0.0]
 """What Chroma gets of a row that is to have no vector."""
+
+
+NOTES = "notes"
+"""Field for what was noted about a record since it was put: metadata as JSON, "" where nothing was."""
 
 
 class LookUp(NamedTuple):
@@ -52,6 +58,19 @@ def found_rows(answer: Any) -> Iterator[Found]:
     """The rows of a `get`. Where there are no documents the text is among the fields."""
     texts = answer["documents"] or repeat("", len(answer["ids"]))
     return (Found(fields, text or "") for fields, text in zip(answer["metadatas"], texts, strict=True))
+
+
+def record_of(fields: Mapping[str, Any], text: str, where: str) -> MemoryRecord:
+    """A row's record, with what was noted about it. Raises MemoryBackendError, naming `where`, for what we did not
+    write."""
+    record = decode(str(fields.get("record")), text, where)
+    return annotated(record, notes_of(fields)) if fields.get(NOTES) else record
+
+
+def notes_of(fields: Mapping[str, Any]) -> dict[str, MetadataValue]:
+    """What was noted about a row's record since it was put."""
+    notes: dict[str, MetadataValue] = json.loads(fields.get(NOTES) or "{}")
+    return notes
 
 
 class Wanted:
@@ -108,6 +127,7 @@ class Row(NamedTuple):
             "seq": self.number,
             "namespace": dump_namespace(self.namespace),
             "record": encode(self.record, whole=whole),
+            NOTES: "",
         }
 
 

@@ -29,11 +29,12 @@ from lamer_memory.conformance.finding import FindingConformance
 from lamer_memory.conformance.keeping import KeepingConformance
 from lamer_memory.conformance.running import RunningConformance
 from lamer_memory.conformance.samples import MakeBackend, a_record, in_threads
+from lamer_memory.conformance.valuing import ValuingConformance
 
 __all__ = ["BackendConformance", "MakeBackend", "a_record", "in_threads"]
 
 
-class BackendConformance(KeepingConformance, FindingConformance, RunningConformance):
+class BackendConformance(KeepingConformance, FindingConformance, RunningConformance, ValuingConformance):
     """Subclass as `Test...` and override `make_backend`; for persistent backends `reopen` too."""
 
     @pytest.fixture

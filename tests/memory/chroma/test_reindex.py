@@ -9,8 +9,9 @@ pytest.register_assert_rewrite("lamer_memory.conformance")
 from chroma_writer import record  # noqa: E402
 from lamer_memory import MemoryBackendError  # noqa: E402
 from lamer_memory.chroma.client import ChromaConnection  # noqa: E402
-from lamer_memory.chroma.memory import ChromaMemory, reindex  # noqa: E402
+from lamer_memory.chroma.memory import ChromaMemory  # noqa: E402
 from lamer_memory.chroma.opening import connect, disconnect  # noqa: E402
+from lamer_memory.chroma.reindexing import reindex  # noqa: E402
 from lamer_memory.embedders import HashingEmbedder  # noqa: E402
 
 pytestmark = pytest.mark.slow  # two minutes on two cores, and an embedded engine with threads of its own
