@@ -29,7 +29,8 @@ WINDOW = 256.0
 """Most observations that an arm counts as. Beyond, a new one takes the place of 1/256 of the old: an exponential
 average, which follows a world that changes within some 256 observations of a record."""
 PRIOR_VARIANCE = 0.25
-"""Of an outcome between 0 and 1, at most; counted as one observation, so that one lucky trial is no certainty."""
+"""Of an outcome between 0 and 1, at most; counted as four observations, so that two lucky trials are no certainty."""
+PRIOR_WEIGHT = 4
 SPREAD = 0.2
 """Standard deviation of values where too few are known to tell, and `LEAST_SPREAD` the least that is believed."""
 LEAST_SPREAD = 0.03
@@ -80,7 +81,8 @@ class Arm(NamedTuple):
 
     @property
     def variance_of_mean(self) -> float:
-        return (self.m2 + PRIOR_VARIANCE) / (self.n + 1) / self.n if self.n else 0.0
+        prior = PRIOR_VARIANCE * PRIOR_WEIGHT
+        return (self.m2 + prior) / (self.n + PRIOR_WEIGHT) / self.n if self.n else 0.0
 
 
 NOTHING = Arm()

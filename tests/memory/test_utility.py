@@ -14,6 +14,7 @@ from lamer_memory import MemoryConfigError, MemoryRecord, ScoredRecord
 from lamer_memory.utility import (
     CANDIDATES,
     PRIOR_VARIANCE,
+    PRIOR_WEIGHT,
     RETRY,
     WINDOW,
     Arm,
@@ -88,7 +89,7 @@ def test_metadata_that_are_no_numbers_say_nothing(broken: object) -> None:
 
 def test_a_value_is_the_difference_of_both_sides_with_the_error_of_a_difference() -> None:
     value = Value().with_outcomes([1.0, 0.5, 0.0, 1.0], [0.0, 0.5])
-    variances = [(one + PRIOR_VARIANCE) / (n + 1) / n for one, n in ((0.6875, 4), (0.125, 2))]
+    variances = [(one + PRIOR_WEIGHT * PRIOR_VARIANCE) / (n + PRIOR_WEIGHT) / n for one, n in ((0.6875, 4), (0.125, 2))]
     assert value.mean == pytest.approx(0.625 - 0.25)
     assert value.error == pytest.approx(math.sqrt(sum(variances)))
     assert value.controlled

@@ -18,7 +18,7 @@ ALL = Heritage(budget=1_000, near=None)
 
 
 def config(**changes: Any) -> CollectConfig:
-    return CollectConfig(env="minesweeper:4x4-3", **{"tasks": 12, "backend": "chroma", **changes})
+    return CollectConfig(**{"env": "minesweeper:4x4-3", "tasks": 12, "backend": "chroma", **changes})
 
 
 def run(settings: CollectConfig, folder: Path, policy: ScriptedPolicy | None = None, **options: Any) -> CollectSummary:

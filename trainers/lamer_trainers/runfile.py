@@ -59,6 +59,7 @@ class Optimise(Closed):
     normalise: Normalise = LamerConfig.normalise
     anchor: Anchor = LamerConfig.anchor
     baseline: Baseline = LamerConfig.baseline
+    by_memory: bool = LamerConfig.by_memory
     step_weight: float = LamerConfig.step_weight
     learning_rate: Amount = 1e-6
     warmup_updates: Count = 0
@@ -287,6 +288,11 @@ class RunFile(Closed):
         if self.collect.scope == "tasks" and self.collect.visible == "live":
             raise TrainingConfigError(
                 "collect.visible 'live' would show the trials of a group each other's answers: leave it frozen"
+            )
+        if self.optimise.by_memory and not (self.collect.control or self.logs):
+            raise TrainingConfigError(
+                "optimise.by_memory compares trials that see other tasks' records with each other, and others with each "
+                "other, and here all see them: set collect.control=0.5, or drop it"
             )
         if self.collect.scope == "trial" and self.remember != Remember():
             raise TrainingConfigError(

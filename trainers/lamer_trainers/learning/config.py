@@ -75,6 +75,9 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     normalise: Normalise = field(default="mean", metadata={"help": "See Estimator."})
     anchor: Anchor = field(default="observation", metadata={"help": "Which turns share a step-level baseline."})
     baseline: Baseline = field(default="task", metadata={"help": "Which calls share an episode-level baseline."})
+    by_memory: bool = field(
+        default=False, metadata={"help": "Compare trials with those alone that may see other tasks' records, or may not."}
+    )
     step_weight: float = field(default=1.0, metadata={"help": "Weight of GiGPO's step-level advantage."})
     advantage_clamp: float = field(default=4.0, metadata={"help": "Bound of normalise='batch', in deviations."})
 
@@ -159,5 +162,11 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     @property
     def estimator(self) -> Estimator:
         return Estimator(
-            self.algorithm, self.normalise, self.anchor, self.baseline, self.step_weight, self.advantage_clamp
+            self.algorithm,
+            self.normalise,
+            self.anchor,
+            self.baseline,
+            self.step_weight,
+            self.advantage_clamp,
+            self.by_memory,
         )

@@ -73,7 +73,9 @@ class Estimator:
     `normalise`: "mean" or "std" in the group; "batch" (gigpo only) is `advantages.anchored`, step level alone with a
     fallback to (episode, turn), in the batch's standard deviations, clamped at `clamp`. `anchor` says which turns share
     a step-level baseline, `baseline` which calls an episode-level one: returns of a trial's first and third episode
-    differ by construction, so comparing like with like removes variance, at the price of smaller groups.
+    differ by construction, so comparing like with like removes variance, at the price of smaller groups. `by_memory`
+    compares trials that may see other tasks' records with each other alone, and so those that they were held back from
+    (`collect.control`): what a memory does for a trial is not its own doing (Memory-R2, arXiv 2605.21768).
     """
 
     algorithm: Algorithm = "gigpo"
@@ -82,6 +84,7 @@ class Estimator:
     baseline: Baseline = "task"
     step_weight: float = 1.0
     clamp: float = 4.0
+    by_memory: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, algorithm=Algorithm, normalise=Normalise, anchor=Anchor, baseline=Baseline)
@@ -91,7 +94,8 @@ class Estimator:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One policy call. `turn` counts within the episode; a reflection follows the last turn of its episode.
+    """One policy call. `turn` counts within the episode; a reflection follows the last turn of its episode. `held` says
+    that other tasks' records were held back from its trial.
 
     `step_return` is G_t(n), `episode_return` what `Credit.level` says, both after the penalty, in the units of rewards;
     `discount` is how much of the trial's next call counts (for GAE).
@@ -113,6 +117,7 @@ class Sample:
     step_return: float
     episode_return: float
     discount: float
+    held: bool = False
 
     @property
     def length(self) -> int:
@@ -175,6 +180,7 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
         )
     )
     penalty = penalty_of(spec, credit)
+    held = any(read.get("held") for read in trial.get("memory_reads", ()))
     samples: list[Sample] = []
     gaps = spec.startswith(APPLICATION)
     for number, episode in enumerate(episodes):
@@ -200,6 +206,7 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
                     step_return=returns.turns[number][position] - lost,
                     episode_return=level - lost,
                     discount=discount,
+                    held=held,
                 )
             )
         made = reflections.get(number)
@@ -224,6 +231,7 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
                 step_return=following,
                 episode_return=following if credit.level == "return" else 0.0,
                 discount=discount,
+                held=held,
             )
         )
     return samples
@@ -309,9 +317,12 @@ def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float
     """One advantage per sample. PPO's come from its critic, not from here: raises ValueError."""
     if estimator.algorithm == "ppo":
         raise ValueError("the advantages of ppo need its critic, see critic.Critic.judge")
-    groups: list[Any] = [sample.group for sample in samples]
+    tasks: list[Any] = [sample.group for sample in samples]
+    if estimator.by_memory:
+        tasks = [(sample.group, sample.held) for sample in samples]
+    groups = tasks
     if estimator.baseline == "task+episode":
-        groups = [(sample.group, sample.episode, sample.kind) for sample in samples]
+        groups = [(task, sample.episode, sample.kind) for task, sample in zip(tasks, samples, strict=True)]
     trials = [sample.trial for sample in samples]
     rewards = [sample.episode_return for sample in samples]
     returns = [sample.step_return for sample in samples]
@@ -321,7 +332,6 @@ def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float
     if estimator.algorithm == "rloo":
         return rloo(groups=groups, trials=trials, episode_rewards=rewards)
     if estimator.normalise == "batch":
-        tasks = [sample.group for sample in samples]
         fallbacks = [(sample.episode, sample.turn, sample.kind) for sample in samples]
         return anchored(groups=tasks, anchors=anchors, fallbacks=fallbacks, step_returns=returns, clamp=estimator.clamp)
     if estimator.algorithm == "grpo":
