@@ -194,6 +194,10 @@ class Minesweeper(Env):
         parts += [" ".join(["Closed", *closed])] if closed else []
         return " ".join(parts + ([mine] if mine else []))
 
+    def about(self, state: State) -> str:
+        """The field alone where there are several: pictures of boards are alike or not for other reasons."""
+        return "".join(self._field(state)) or self.observe(state)
+
     def outcome(self, before: State, action: str, step: Step) -> str:
         cell = self.parse(action)
         if not step.valid:

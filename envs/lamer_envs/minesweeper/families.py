@@ -1,8 +1,9 @@
 """Families of boards: boards whose mines lie in the same few cells, so that one board teaches something about the next.
 
-What must stay true: the cells of a family follow from size, mines, turn budget and the family's number alone; every
-layout of mines in these cells that has a playable opening is a board of the family; each split holds at least
-LEAST_IN_SPLIT of the family's layouts, and a layout is of one split whichever families it belongs to.
+What must stay true: the cells of a family follow from size, mines and the family's number alone, and from the turn
+budget where that is too small for the first cells drawn; every layout of mines in these cells that has a playable
+opening is a board of the family; each split holds at least LEAST_IN_SPLIT of the family's layouts, and a layout is of
+one split whichever families it belongs to.
 
 The cells are as few as give LEAST_LAYOUTS layouts. The splits of families are more even than the usual ones: layouts
 that are held out there are held out here too, and more of them.
@@ -36,7 +37,7 @@ _ONE = (
     "the mines lie on one of them helps on the next."
 )
 _MANY = (
-    " Each board belongs to the field that is named above it. The boards of one field have something in common, which "
+    " Each board belongs to the field that is named ahead of it. Boards of one field have something in common, which "
     "you are not told: what you found out about where the mines lie on one of them helps on the field's next board. "
     "Other fields are different."
 )
@@ -88,12 +89,13 @@ def pool_size(size: int, mines: int) -> int:
 
 @lru_cache(maxsize=512)
 def layouts(size: int, mines: int, max_turns: int, family: int) -> tuple[int, ...]:
-    """The mine masks of a family's boards: all layouts in its cells with an opening that leaves 1 to `max_turns` clicks.
+    """The mine masks of a family's boards: all layouts in its cells that have an opening which leaves 1 to `max_turns`
+    clicks.
 
     Raises EnvParameterError where no cells were found that give every split its share.
     """
     shape, pool = grid(size), pool_size(size, mines)
-    rng = generator("minesweeper", "family", size, mines, max_turns, family)
+    rng = generator("minesweeper", "family", size, mines, family)
     for _ in range(_DRAWS):
         found = _layouts(shape, mines, max_turns, rng.sample(shape.bits, pool))
         counts = Counter(split_of(f"{size} {shape.text(layout)}") for layout in found)
