@@ -125,6 +125,13 @@ class Env(ABC):
         """
         return self.observe(state)
 
+    def about(self, state: State) -> str:
+        """What lessons of a task are found by, out of its first state: a memory of other tasks compares these texts.
+
+        By default `observe`. An environment whose tasks come in groups that share more than they show says the group.
+        """
+        return self.observe(state)
+
     def outcome(self, before: State, action: str, step: Step) -> str:
         """What one turn did, in a few words, for compact histories and trajectory memory.
 

@@ -71,8 +71,8 @@ _MUST = {
 _GIVES: dict[str, tuple[type, ...]] = {
     "name": (str,), "spec": (str,), "rules": (str,), "action_format": (str,), "max_turns": (int,), "params": (Mapping,),
     "splits": (tuple, list), "penalises_invalid": (bool,), "reset": (dict,), "step": (Step,), "observe": (str,),
-    "compact": (str,), "outcome": (str,), "render": (str,), "instance": (str,), "split_of": (str,), "weak": (str,),
-    "parse": (str, type(None)), "solve": (list, type(None)), "admissible": (list,),
+    "compact": (str,), "about": (str,), "outcome": (str,), "render": (str,), "instance": (str,), "split_of": (str,),
+    "weak": (str,), "parse": (str, type(None)), "solve": (list, type(None)), "admissible": (list,),
 }  # fmt: skip
 """What the members of an environment give."""
 
@@ -194,7 +194,7 @@ def _check_reset(env: _Watched, seed: int) -> None:
     _require(state == same, env, f"`reset({seed})` gave two different states")
     same.clear()
     _require(env.reset(seed) == state, env, f"changing the dict that `reset({seed})` gave changes the next one")
-    for what in ("observe", "compact", "render", "instance"):
+    for what in ("observe", "compact", "about", "render", "instance"):
         value = getattr(env, what)(state)
         _require(isinstance(value, str) and bool(value), env, f"`{what}` must give text that is not empty")
 
@@ -388,7 +388,8 @@ def _transcript(env: Env, seeds: Sequence[int]) -> list[Any]:
         rng = random.Random(seed)
         first = env.reset(seed)
         state = first
-        log: list[Any] = [first, env.observe(first), env.compact(first), env.instance(first), env.split_of(first)]
+        log: list[Any] = [first, env.observe(first), env.compact(first), env.about(first), env.instance(first)]
+        log.append(env.split_of(first))
         log += [env.weak(first, rng)] if env.offers("weak") else []
         plan = env.solve(first) or []
         log.append(plan)

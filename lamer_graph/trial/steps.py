@@ -102,8 +102,8 @@ NOTHING = Recalled([], [], 0.0)
 
 
 def looks(h: Harness, s: TrialState) -> str:
-    """How the trial's task first looks: what other tasks' records are compared with."""
-    return plain(h.env.observe(s["start"]))
+    """What the trial's task is about, as it first looks: what other tasks' records are compared with."""
+    return plain(h.env.about(s["start"]))
 
 
 def owner_of(h: Harness, chosen: str | Sequence[str] | None) -> Namespace:

@@ -114,6 +114,11 @@ class SaysNothing(Minesweeper):
         return ""
 
 
+class IsAboutNothing(Minesweeper):
+    def about(self, state: State) -> str:
+        return ""
+
+
 class OpensText(Minesweeper):
     def load(self, instance: Any) -> State:
         return super().load(json.loads(Path(instance).read_text()))
@@ -123,6 +128,7 @@ class OpensText(Minesweeper):
     ("cls", "params", "says"),
     [
         (MutatesItsInput, {}, "mutated the state"),
+        (IsAboutNothing, {}, "`about` must give text that is not empty"),
         (RaisesOnBadText, {}, "`step` raised ValueError"),
         (ParseRaises, {}, "`parse` raised UnicodeEncodeError|`step` raised UnicodeEncodeError"),
         (UsesGlobalRandom, {}, "global random state"),

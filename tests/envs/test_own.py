@@ -65,7 +65,7 @@ def test_what_was_not_written_has_an_honest_default() -> None:
     env = Count()
     state = env.reset(4)
     assert (env.name, env.max_turns, env.splits) == ("count", 10, ("train", "val", "test"))
-    assert env.compact(state) == env.observe(state)
+    assert env.compact(state) == env.about(state) == env.observe(state)
     assert env.render(state).endswith("\\[bold]")
     assert env.solve(state) is None
     assert env.outcome(state, " 5", env.step(state, "5")) == "5: Last was 5. To go: 2 [bold]"

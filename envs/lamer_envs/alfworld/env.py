@@ -30,8 +30,9 @@ from lamer_envs.alfworld.data import (
     load_game,
 )
 from lamer_envs.alfworld.experts import plan, weak
-from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household
+from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household, pick
 from lamer_envs.alfworld.house import KINDS, House, house
+from lamer_envs.alfworld.households import MOST_HOUSEHOLDS, chores, household, rooms_for
 from lamer_envs.alfworld.world import admissible, canonical, play
 from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
@@ -43,7 +44,11 @@ OUT_OF_DISTRIBUTION = ("cool", "pick2")
 """Task types that belong to the split `ood`: LaMer's generalisation test leaves them out of training."""
 ENGINES = ("native", "textworld")
 
-_EXAMPLE = "make('alfworld', types='clean'), make('alfworld:heat+cool-t30') or make('alfworld', split='valid_unseen')"
+_EXAMPLE = (
+    "make('alfworld', types='clean'), make('alfworld:heat+cool-t30'), make('alfworld:house=8') or "
+    "make('alfworld', split='valid_unseen')"
+)
+_HOUSEHOLDS = "alfworld:house=8, for tasks in the same eight households"
 
 
 class Alfworld(Env):
@@ -56,6 +61,10 @@ class Alfworld(Env):
 
     Splits of drawn households: train, val and test for the in-distribution types, `ood` for the others. An environment
     of out-of-distribution types alone has train, val and test of its own, and `ood` there means all of its tasks.
+
+    With `house=K` all tasks are set in the same K households, where the same things lie in the same places whenever an
+    episode begins: what was found on one task helps with the next. Pages name the household, and states have its number
+    (from 0) as "household". Splits are then by chore: the same goal in the same household is in one split only.
     """
 
     name: ClassVar[str] = "alfworld"
@@ -68,13 +77,15 @@ class Alfworld(Env):
         data: str | os.PathLike[str] | None = None,
         split: str | None = None,
         engine: str = "native",
+        house: int | None = None,
     ) -> None:
         """All parameters are optional. Raises EnvParameterError.
 
         `types`: out of pick, look, clean, heat, cool, pick2, as a sequence or joined by "+". `data`: the folder of the
         official games, found by itself (ALFWORLD_DATA, ~/.cache/alfworld) when only `split` is given. `split`: the
         official split that `reset` draws from (train, valid_seen, valid_unseen; val and test mean the latter two).
-        `engine`: "native", or "textworld" to play through TextWorld (extra `alfworld`).
+        `engine`: "native", or "textworld" to play through TextWorld (extra `alfworld`). `house`: in how many households
+        all tasks are set, 1 to MOST_HOUSEHOLDS; a new one for each task where it is None.
         """
         self.types = _types(types)
         check_whole("max_turns", max_turns, 1, 9999)
@@ -82,7 +93,13 @@ class Alfworld(Env):
             raise EnvParameterError(f"engine must be 'native' or 'textworld', not {str(engine)[:40]!r}")
         if engine == "textworld":
             textworld.check_installed()
-        self.max_turns, self.engine = max_turns, engine
+        if house is not None:
+            check_whole("house", house, 1, MOST_HOUSEHOLDS, example=_HOUSEHOLDS)
+            if data is not None or split is not None:
+                given = "data" if split is None else "split"
+                raise EnvParameterError(f"official games have households of their own: leave out house or {given}")
+        self.max_turns, self.engine, self.house = max_turns, engine, house
+        self._rooms = rooms_for(self.types)
         self.split = None if split is None else _official(split)
         self.folder = find_folder(data) if data is not None or split is not None else None
         if self.folder is None:
@@ -115,6 +132,7 @@ class Alfworld(Env):
         parts += [] if self.max_turns == MAX_TURNS else [f"t{self.max_turns}"]
         parts += [self.split] if self.split is not None else []
         parts += [] if self.engine == "native" else [self.engine]
+        parts += [] if self.house is None else [f"house={self.house}"]
         text = "-".join(parts) + (f"@{self.folder}" if self.folder is not None else "")
         return f"{self.name}:{text}" if text else self.name
 
@@ -125,10 +143,12 @@ class Alfworld(Env):
         for part in text.split("-") if text else []:
             turns = re.fullmatch(r"t([0-9]{1,4})", part, re.ASCII)
             key = "split" if part in OFFICIAL_SPLITS else "engine" if part in ENGINES else "types"
-            key = "max_turns" if turns else key
+            key = "max_turns" if turns else "house" if part.startswith("house=") else key
             if key in found:
                 raise EnvParameterError(f"'{params[:60]}' gives {key} twice; write for example {_EXAMPLE}")
-            found[key] = int(turns[1]) if turns else part
+            value = turns[1] if turns else part.removeprefix("house=")
+            whole = key in ("max_turns", "house") and re.fullmatch("[0-9]{1,9}", value, re.ASCII)
+            found[key] = int(value) if whole else value
         return cls(**found)
 
     @property
@@ -139,13 +159,14 @@ class Alfworld(Env):
             "data": None if self.folder is None else str(self.folder),
             "split": self.split,
             "engine": self.engine,
+            **({} if self.house is None else {"house": self.house}),
         }
 
     # -- what the policy is told ------------------------------------------------------------------------------------
 
     @property
     def rules(self) -> str:
-        return texts.RULES
+        return texts.RULES if self.house is None else texts.RULES + texts.SAME_HOUSEHOLDS
 
     @property
     def action_format(self) -> str:
@@ -153,12 +174,14 @@ class Alfworld(Env):
 
     def observe(self, state: State) -> str:
         h = house(state["house"])
-        return textworld.page(h, state["textworld"]) if "textworld" in state else texts.page(h, state)
+        page = textworld.page(h, state["textworld"]) if "textworld" in state else texts.page(h, state)
+        return f"Household {state['household']}.\n{page}" if "household" in state else page
 
     def compact(self, state: State) -> str:
         """The page in few words. The task is told as its type and its things (`heat apple to fridge`), which is more
         than a sentence that an official game words otherwise; a goal of no task type is told in its words."""
-        return texts.short(house(state["house"]), state)
+        short = texts.short(house(state["house"]), state)
+        return f"household {state['household']}; {short}" if "household" in state else short
 
     def outcome(self, before: State, action: str, step: Step) -> str:
         return texts.event(house(before["house"]), step.state, canonical(action), step.valid)
@@ -168,8 +191,24 @@ class Alfworld(Env):
     def reset(self, seed: int) -> State:
         if self.folder is not None:
             return self._official_game(seed)
+        if self.house is not None:
+            return self._chore(self.house, seed)
         rng = generator("alfworld", "+".join(self.types), self._limit, seed)
         return self._start(draw_household(rng.choice(self.types), rng, self._limit), None)
+
+    def _chore(self, households: int, seed: int) -> State:
+        """A chore in one of the households, or in the next that has any of these task types."""
+        rng = generator("alfworld", "chore", households, "+".join(self.types), self._limit, seed)
+        first = int(rng.random() * households)
+        for number in (n % households for n in range(first, first + households)):
+            found = chores(number, self._rooms, self._limit)
+            if kinds := [kind for kind in self.types if kind in found]:
+                chore = pick(rng, found[pick(rng, kinds)])
+                text = household(number, self._rooms).text(chore, int(rng.random() * 2))
+                return {**self._start(text, None), "household": number}
+        raise EnvParameterError(
+            f"no household of {self.spec} has anything to do within {self._limit} turns; allow more turns or households"
+        )
 
     def _official_game(self, seed: int) -> State:
         """The game of this number, or the next one of its split that the original can solve."""
@@ -228,8 +267,12 @@ class Alfworld(Env):
     # -- instances and splits ---------------------------------------------------------------------------------------
 
     def instance(self, state: State) -> str:
-        """The household's text: its receptacles, its objects and where they lie, and the goal."""
-        return str(state["house"])
+        """The household's text: its receptacles, its objects and where they lie, and the goal. In households that stay
+        the goal is of the two wordings' meaning: task type, object, target."""
+        if "household" not in state:
+            return str(state["house"])
+        goal, _, *rest = str(state["house"]).split("\n")
+        return "\n".join([goal, *rest])
 
     def split_of(self, state: State) -> str:
         if "split" in state:

@@ -47,7 +47,7 @@ ROOMS_OF = {
 
 TREATMENT = {"heat": "h", "cool": "c", "clean": "w"}
 _STATION = {"heat": "microwave", "cool": "fridge", "clean": "sinkbasin"}
-_HIDDEN_SHARE = 0.7
+HIDDEN_SHARE = 0.7
 """How often the wanted thing is put behind a door if it fits behind one, so that looking is part of the task."""
 
 WORDS = {
@@ -88,26 +88,26 @@ def goals(kind: str, room: str) -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=64)
-def _furniture(room: str) -> tuple[tuple[str, int, int, bool], ...]:
+def furniture(room: str) -> tuple[tuple[str, int, int, bool], ...]:
     return tuple((name, *p.counts[room], p.openable) for name, p in sorted(PLACES.items()) if room in p.counts)
 
 
 @lru_cache(maxsize=1024)
-def _fitting(room: str, thing: str) -> tuple[str, ...]:
+def fitting(room: str, thing: str) -> tuple[str, ...]:
     """The receptacle types of a room that take an object type."""
-    return tuple(name for name, *_ in _furniture(room) if fits(name, thing))
+    return tuple(name for name, *_ in furniture(room) if fits(name, thing))
 
 
 @lru_cache(maxsize=64)
-def _room_things(room: str) -> tuple[str, ...]:
+def room_things(room: str) -> tuple[str, ...]:
     return tuple(name for name, thing in THINGS.items() if room in thing.rooms)
 
 
 def draw_household(kind: str, rng: random.Random, limit: int = PLAN_LIMIT) -> str:
     """The text of a new household whose goal is of `kind` and takes at most `limit` >= SHORTEST[kind] commands."""
-    room = _pick(rng, ROOMS_OF[kind])
+    room = pick(rng, ROOMS_OF[kind])
     while True:
-        thing, target = _pick(rng, goals(kind, room))
+        thing, target = pick(rng, goals(kind, room))
         drawn = _draw(kind, room, thing, target, limit, rng)
         if drawn is not None:
             receptacles, objects = drawn
@@ -122,8 +122,8 @@ def _draw(
     needed = {target, _STATION.get(kind, target)}
     receptacles: list[Receptacle] = []
     by_type: dict[str, list[int]] = {}
-    for name, least, most, openable in _furniture(room):
-        count = max(_between(rng, least, most), name in needed)
+    for name, least, most, openable in furniture(room):
+        count = max(between(rng, least, most), name in needed)
         by_type[name] = list(range(len(receptacles), len(receptacles) + count))
         receptacles += [
             Receptacle(f"{name} {n + 1}", name, len(receptacles) + n, openable, False) for n in range(count)
@@ -133,45 +133,45 @@ def _draw(
 
     def put(name: str, where: list[int], flags: str) -> int:
         numbers[name] = numbers.get(name, 0) + 1
-        at = _pick(rng, where)
+        at = pick(rng, where)
         objects.append(Object(f"{name} {numbers[name]}", name, (at,), flags))
         return at
 
     def spots(name: str, avoid: str, hidden_share: float) -> list[int]:
-        kinds = [p for p in _fitting(room, name) if by_type[p] and p != avoid]
+        kinds = [p for p in fitting(room, name) if by_type[p] and p != avoid]
         if hidden_share and (hidden := [p for p in kinds if PLACES[p].openable]) and rng.random() < hidden_share:
             kinds = hidden
-        return by_type[_pick(rng, kinds)] if kinds else []
+        return by_type[pick(rng, kinds)] if kinds else []
 
     flags = "p" + THINGS[thing].flags
     homes = []
     pair = kind == "pick2"
-    for _ in range(_between(rng, 1, 2) + pair):
-        where = spots(thing, "" if kind == "look" else target, _HIDDEN_SHARE)
+    for _ in range(between(rng, 1, 2) + pair):
+        where = spots(thing, "" if kind == "look" else target, HIDDEN_SHARE)
         if not where:
             return None
         homes.append(put(thing, where, flags))
     closed = [{home for home in some if receptacles[home].openable} for some in combinations(homes, 1 + pair)]
     if SHORTEST[kind] + min(map(len, closed)) + (kind != "look" and PLACES[target].openable) > limit:
         return None
-    lamp = target if kind == "look" else _pick(rng, LAMPS)
+    lamp = target if kind == "look" else pick(rng, LAMPS)
     stands = [i for place in LAMP_PLACES for i in by_type.get(place, ())]
     if stands and (kind == "look" or rng.random() < 0.5):
         put(lamp, stands, "t")
-    others = _room_things(room)
-    for name in {_pick(rng, others): None for _ in range(_between(rng, 6, 12))}:
+    others = room_things(room)
+    for name in {pick(rng, others): None for _ in range(between(rng, 6, 12))}:
         if name == thing:
             continue
-        for _ in range(_between(rng, 1, 2)):
+        for _ in range(between(rng, 1, 2)):
             if where := spots(name, "", 0.0):
                 put(name, where, "p" + THINGS[name].flags)
     objects.sort(key=lambda o: o.name)
     return receptacles, objects
 
 
-def _pick(rng: random.Random, options: Sequence[T]) -> T:
+def pick(rng: random.Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def _between(rng: random.Random, least: int, most: int) -> int:
+def between(rng: random.Random, least: int, most: int) -> int:
     return least + int(rng.random() * (most - least + 1))

@@ -24,6 +24,11 @@ RULES = (
     "everywhere. A command that cannot be carried out has no effect."
 )
 
+SAME_HOUSEHOLDS = (
+    " You come to the same households, told apart by their numbers, again and again, each time for another task. "
+    "Whenever you come to one, its things lie where they lay the last time you came."
+)
+
 ACTION_FORMAT = (
     "one command with full names, numbers included: go to X, open X, close X, take O from X, move O to X, examine X, "
     "use LAMP, heat O with X, cool O with X, clean O with X, look or inventory; for example: take apple 1 from fridge 1"

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.instances import read_instance
+from lamer_envs.minesweeper import families
 from lamer_envs.minesweeper.board import Board, Cell, Grid, board, grid, posterior
 from lamer_envs.parameters import check_whole, generator
 
@@ -49,9 +50,11 @@ PERCENTILES: dict[tuple[int, int], int] = {
 }  # fmt: skip
 """`percentile_budget` of common (size, mines), stored so that making one of them draws no boards."""
 
-_SPEC = re.compile(r"([0-9]{1,3})x([0-9]{1,3})-([0-9]{1,3})(?:-t([0-9]{1,4}))?", re.ASCII)
+_SIZE = re.compile(r"([0-9]{1,3})x([0-9]{1,3})-([0-9]{1,3})", re.ASCII)
+_OPTION = re.compile(r"[-,](?:t(?P<max_turns>[0-9]{1,4})|family=(?P<family>[0-9]{1,4}(?:-[0-9]{1,4})?))", re.ASCII)
 _ACTION = re.compile(r"\(\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*\)|([0-9]{1,3})\s*,\s*([0-9]{1,3})", re.ASCII)
 _EXAMPLE = "make('minesweeper', size=6, mines=3)"
+_SPEC_EXAMPLE = "minesweeper:6x6-3-t9-family=5"
 _INSTANCE_EXAMPLE = '{"size": 4, "mines": [[1, 2], [3, 4]], "opened": [[2, 2]]} with 1-based [row, column]'
 _TRIAL_DRAWS = 4000
 """Draws that estimate the percentile budget and show that a budget leaves boards to choose from."""
@@ -89,13 +92,20 @@ class Minesweeper(Env):
     `max_turns` also bounds the boards that are drawn: their minimum clicks are between 1 and it. State (JSON):
     `{"size": int, "mines": "0010..", "opened": "1100..", "hit": int | None}`, both strings row-major, `hit` the
     row-major number (from 0) of the mine that ended the episode.
+
+    With `family` the boards are of one family (a number), or of several ("0-9"), whose mines lie in the same few cells;
+    which, nobody is told. Lessons of one board then hold on others, in all splits, which share no layout: train 40 % of
+    them, val and test 30 % each, in every family at least ten. States have "family" in addition. Of several families
+    each board names its own ("Field 3"), and numbers beyond those are families that nobody has seen.
     """
 
     name: ClassVar[str] = "minesweeper"
     markov: ClassVar[bool] = True
     penalises_invalid: ClassVar[bool] = True
 
-    def __init__(self, size: int = 6, mines: int = 3, max_turns: int | None = None) -> None:
+    def __init__(
+        self, size: int = 6, mines: int = 3, max_turns: int | None = None, family: int | str | None = None
+    ) -> None:
         """Raises EnvParameterError for parameters out of range, or a budget that (almost) no board fits."""
         check_whole("size", size, 2, MAX_SIZE, example=_EXAMPLE)
         check_whole("mines", mines, 1, size * size - 2, f" on a {size}x{size} board", _EXAMPLE)
@@ -110,7 +120,14 @@ class Minesweeper(Env):
         self.size, self.mines = size, mines
         self.max_turns = default if max_turns is None else max_turns
         self._grid = grid(size)
+        self.family, self._families = None, range(0)
         self._spec = f"{self.name}:{size}x{size}-{mines}" + ("" if self.max_turns == default else f"-t{self.max_turns}")
+        if family is not None:
+            self._families = families.read_families(family)
+            several = len(self._families) > 1
+            self.family = f"{self._families[0]}-{self._families[-1]}" if several else self._families[0]
+            self._spec += f"-family={self.family}"
+            families.layouts(size, mines, self.max_turns, self._families[0])
 
     @property
     def spec(self) -> str:
@@ -118,19 +135,27 @@ class Minesweeper(Env):
 
     @classmethod
     def from_spec(cls, params: str) -> Minesweeper:
-        if not params:
-            return cls()
-        match = _SPEC.fullmatch(params)
-        if not match or match[1] != match[2]:
+        size = _SIZE.match(params)
+        found: dict[str, Any] = {"size": int(size[1]), "mines": int(size[3])} if size else {}
+        rest = params[size.end() :] if size else f"-{params}" * bool(params)
+        while option := _OPTION.match(rest):
+            key, value = next((key, value) for key, value in option.groupdict().items() if value is not None)
+            if key in found:
+                raise EnvParameterError(f"'{params[:40]}' gives {key} twice; write for example {_SPEC_EXAMPLE}")
+            found[key] = int(value) if key == "max_turns" else value
+            rest = rest[option.end() :]
+        if rest or (size and size[1] != size[2]):
             raise EnvParameterError(
                 f"'{params[:40]}' is no size of minesweeper; write SIZExSIZE-MINES, for example minesweeper:6x6-3 "
-                "(a square board of 6x6 with 3 mines), or minesweeper:6x6-3-t9 for a budget of 9 turns"
+                "(a square board of 6x6 with 3 mines), minesweeper:6x6-3-t9 for a budget of 9 turns, or "
+                "minesweeper:6x6-3-family=5 (family=0-9 for ten families) for boards that have something in common"
             )
-        return cls(int(match[1]), int(match[3]), int(match[4]) if match[4] else None)
+        return cls(**found)
 
     @property
     def params(self) -> Mapping[str, Any]:
-        return {"size": self.size, "mines": self.mines, "max_turns": self.max_turns}
+        own = {} if self.family is None else {"family": self.family}
+        return {"size": self.size, "mines": self.mines, "max_turns": self.max_turns, **own}
 
     # -- what the policy is told ------------------------------------------------------------------------------------
 
@@ -143,7 +168,7 @@ class Minesweeper(Env):
             "neighbours are mines, and a cell with none opens all its neighbours too. On display ? is a closed cell, "
             ". an open cell without neighbouring mines, 1 to 8 an open cell with that many, and * a mine that was "
             "opened. Rows are counted from the top and columns from the left, both starting at 1."
-        )
+        ) + families.rules(len(self._families))
 
     @property
     def action_format(self) -> str:
@@ -152,7 +177,8 @@ class Minesweeper(Env):
     def observe(self, state: State) -> str:
         faces = self._visible(state)
         size = state["size"]
-        return "\n".join(" ".join(faces[at : at + size]) for at in range(0, size * size, size))
+        rows = [" ".join(faces[at : at + size]) for at in range(0, size * size, size)]
+        return "\n".join([*self._field(state), *rows])
 
     def compact(self, state: State) -> str:
         actions = grid(state["size"]).actions
@@ -164,9 +190,13 @@ class Minesweeper(Env):
                 mine = f"mine at {action}"
             elif face != ".":
                 numbers.append(f"{action}={face}")
-        parts = [" ".join(["Open", *numbers])] if numbers else []
+        parts = [*self._field(state), *([" ".join(["Open", *numbers])] if numbers else [])]
         parts += [" ".join(["Closed", *closed])] if closed else []
         return " ".join(parts + ([mine] if mine else []))
+
+    def about(self, state: State) -> str:
+        """The field alone where there are several: pictures of boards are alike or not for other reasons."""
+        return "".join(self._field(state)) or self.observe(state)
 
     def outcome(self, before: State, action: str, step: Step) -> str:
         cell = self.parse(action)
@@ -175,9 +205,18 @@ class Minesweeper(Env):
         face = self._visible(step.state)[grid(before["size"]).index[str(cell)]]
         return f"mine at {cell}" if face == "*" else f"{cell}={'0' if face == '.' else face}"
 
+    def _field(self, state: State) -> list[str]:
+        """The name of the family that a board is from, where there are several: nothing else tells them apart."""
+        return [f"Field {state['family']}"] if len(self._families) > 1 and "family" in state else []
+
     # -- dynamics ---------------------------------------------------------------------------------------------------
 
     def reset(self, seed: int) -> State:
+        if self._families:
+            rng = generator("minesweeper", self.size, self.mines, "family", self.family, seed)
+            family = rng.choice(self._families)
+            layout, opened = families.draw(self.size, self.mines, self.max_turns, family, rng)
+            return {**_state(self.size, layout.mines, opened), "family": family}
         rng = generator("minesweeper", self.size, self.mines, seed)
         for _ in count():  # ends: the constructor saw a board that fits the budget
             layout, opened = _draw(self._grid, self.mines, rng)
@@ -241,6 +280,9 @@ class Minesweeper(Env):
         """Size and mine layout: boards that differ only in the opening cell are one instance."""
         return f"{state['size']} {state['mines']}"
 
+    def split_of(self, state: State) -> str:
+        return families.split_of(self.instance(state)) if self._families else super().split_of(state)
+
     def mine_cells(self, state: State) -> list[Cell]:
         """The mines' (row, column), 1-based, in reading order. Full knowledge: not for players."""
         return [cell for cell, mine in zip(grid(state["size"]).coords, state["mines"], strict=True) if mine == "1"]
@@ -271,7 +313,8 @@ class Minesweeper(Env):
         size = state["size"]
         faces = self._visible(state)
         width = len(str(size))
-        lines = [" " * (width + 1) + "[dim]" + " ".join(f"{c:>{width}}" for c in range(1, size + 1)) + "[/dim]"]
+        lines = self._field(state)
+        lines += [" " * (width + 1) + "[dim]" + " ".join(f"{c:>{width}}" for c in range(1, size + 1)) + "[/dim]"]
         for row in range(size):
             cells = faces[row * size : (row + 1) * size]
             shown = " ".join(" " * (width - 1) + _STYLES[face] for face in cells)
@@ -308,6 +351,28 @@ def mine_probabilities(env: Minesweeper, state: State) -> dict[Cell, float]:
     visible = "".join(env._visible(state))
     chances = posterior(size, opened, visible, state["mines"].count("1"))
     return {cell: chances[i] for i, cell in enumerate(grid(size).coords) if visible[i] == "?"}
+
+
+def family_probabilities(env: Minesweeper, state: State) -> dict[Cell, float]:
+    """`mine_probabilities` of a player who knows the cells of the board's family: how much there is to learn.
+
+    Exact: uniform over the family's layouts that show the visible numbers. Raises ValueError once a mine was opened,
+    and for a board of no family.
+    """
+    if state["hit"] is not None:
+        raise ValueError("a mine was opened: nothing is left to infer")
+    if "family" not in state:
+        raise ValueError("the board is of no family: make an environment with family=")
+    size, opened, shape = state["size"], int(state["opened"], 2), grid(state["size"])
+    seen = board(size, state["mines"]).faces
+    shown = [i for i in range(shape.cells) if opened & shape.bits[i]]
+    possible = [
+        layout
+        for layout in families.layouts(size, env.mines, env.max_turns, state["family"])
+        if not layout & opened and all(board(size, shape.text(layout)).faces[i] == seen[i] for i in shown)
+    ]
+    closed = [(cell, bit) for cell, bit in zip(shape.coords, shape.bits, strict=True) if not opened & bit]
+    return {cell: sum(bool(layout & bit) for layout in possible) / len(possible) for cell, bit in closed}
 
 
 def _state(size: int, mines: int, opened: int) -> State:
