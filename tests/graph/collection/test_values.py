@@ -68,7 +68,7 @@ def test_half_of_each_tasks_trials_see_nothing_of_other_tasks_and_the_log_says_w
 ) -> None:
     settings = measuring(filled)
     run(settings, tmp_path / "run", ScriptedPolicy(misled))
-    assert check(tmp_path / "run").problems == []
+    assert check(tmp_path / "run").ok
     groups: dict[str, list[Any]] = {}
     for trial in read_trials(tmp_path / "run"):
         (read,) = trial["memory_reads"]
