@@ -126,7 +126,10 @@ def test_a_store_that_cannot_rank_is_said_so_when_the_agent_is_made(caplog: Any)
 def test_a_stores_memory_is_that_of_a_user_who_is_named_in_the_configuration_or_the_context() -> None:
     store, policy = InMemoryStore(), ScriptedPolicy(random_player)
     agent = create_lamer_agent(policy, ENV, store=store)
-    for play in (lambda: agent.invoke({"task": {"seed": 1}}), lambda: asyncio.run(agent.ainvoke({"task": {"seed": 1}}))):
+    for play in (
+        lambda: agent.invoke({"task": {"seed": 1}}),
+        lambda: asyncio.run(agent.ainvoke({"task": {"seed": 1}})),
+    ):
         with pytest.raises(ConfigError, match="nobody has said whose it is"):
             play()
     assert (policy.seen, items(store)) == ([], [])

@@ -64,6 +64,24 @@ def test_two_runs_in_one_directory_keep_apart(tmp_path: Path, scope: str) -> Non
     assert spaces(tmp_path / "both") == {}
 
 
+def test_two_live_runs_in_one_directory_see_their_own_earlier_trials_and_none_of_the_others(tmp_path: Path) -> None:
+    settings = config(backend=f"chroma:{tmp_path / 'both'}", scope="tasks", visible="live", tasks=5)
+
+    def writer(name: str) -> ScriptedPolicy:
+        return ScriptedPolicy(lambda m, s: f"<remark>{name} says so</remark>" if is_reflection(m) else "?")
+
+    for name in ("one", "two"):
+        policy = writer(name)
+        run(settings, tmp_path / name, policy, concurrency=1)
+        prompts = "\n".join(message["content"] for messages in policy.seen for message in messages)
+        assert f"{name} says so" in prompts
+        assert not any(f"{other} says so" in prompts for other in {"one", "two"} - {name})
+    assert foreign(tmp_path / "one") != []  # what earlier trials of the run wrote
+    assert reads(tmp_path / "one") == reads(tmp_path / "two")
+    found = spaces(tmp_path / "both")
+    assert len({name[:2] for name in found}) == 2
+
+
 def test_a_memory_that_could_not_be_dropped_is_dropped_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(backend=f"chroma:{tmp_path / 'both'}", scope="trial", tasks=2)
     run(settings, tmp_path / "one")
