@@ -82,7 +82,7 @@ _warned_of: set[int] = set()
 
 
 class StoreMemory(MemoryBackend):
-    """Records in a LangGraph store, which the caller opens, sets up and closes.
+    """Records in a LangGraph store, which the caller opens, sets up and closes; its own `index` ranks them.
 
     A text "postgresql://.." opens a PostgresStore there instead (extra `checkpoint`), sets its tables up, and closes it
     with this object. With an `embedder` ("hashing", "minilm", "URL#MODEL" or an Embedder), which the database notes,

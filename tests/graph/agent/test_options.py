@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langgraph.graph import START, StateGraph
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
+from typing_extensions import TypedDict
 
 from lamer_envs import make
 from lamer_graph import (
@@ -38,6 +40,11 @@ from scripted import ScriptedPolicy, random_player
 ENV = make("minesweeper", size=4, mines=3)
 LOSING = 1
 ANN: Any = {"configurable": {"user_id": "ann"}}
+
+
+class AppState(TypedDict, total=False):
+    task: dict[str, Any]
+    success: bool
 
 
 def items(store: BaseStore) -> list[Any]:
@@ -136,6 +143,15 @@ def test_a_stores_memory_is_that_of_a_user_who_is_named_in_the_configuration_or_
     agent.invoke({"task": {"seed": LOSING}}, ANN)
     agent.invoke({"task": {"seed": LOSING}}, context={"user_id": "bob"})
     assert StoreMemory(store).namespaces() == [("ann",), ("bob",)]
+
+
+def test_a_graph_around_the_agent_with_a_store_of_its_own_does_not_move_the_agents_memory() -> None:
+    own, around = InMemoryStore(), InMemoryStore()
+    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, store=own)
+    parent: Any = StateGraph(AppState).add_node("play", agent).add_edge(START, "play").compile(store=around)
+    parent.invoke({"task": {"seed": LOSING}}, ANN)
+    assert items(own)
+    assert items(around) == []
 
 
 # -- sampling= --------------------------------------------------------------------------------------------------------

@@ -194,7 +194,9 @@ def test_a_server_that_dies_in_mid_collection_fails_trials_with_its_name_and_nev
     assert reads(tmp_path / "run") == reads(tmp_path / "undisturbed")
 
 
-def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tmp_path: Path) -> None:
+def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pgserver, psycopg = pytest.importorskip("pgserver"), pytest.importorskip("psycopg")
     database = pgserver.get_server(tmp_path / "postgres")
     try:
@@ -210,7 +212,8 @@ def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tm
         with closing(open_run_memory(settings, tmp_path / "second")) as ranked:
             found = ranked.opened.search(tuple(note["namespace"]), query="? ? 1")
             assert all(entry.score is not None for entry in found)
-        # A run of before such a store had an index goes on with the newest.
+        assert caplog.records == []
+        # A run of before such a store had an index goes on with the newest, and says so.
         (tmp_path / "second" / "memory.json").write_text(
             json.dumps({name: value for name, value in note.items() if name != "embedder"})
         )
@@ -219,6 +222,7 @@ def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tm
         with closing(open_run_memory(settings, tmp_path / "second")) as older:
             found = older.opened.search(tuple(note["namespace"]), query="? ? 1")
             assert [entry.score for entry in found] == [None] * 10
+        assert [said.getMessage()[:26] for said in caplog.records] == ["PostgresStore has no index"]
     finally:
         database.cleanup()
 
