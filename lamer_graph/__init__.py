@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lamer_graph.agent import create_lamer_agent as create_lamer_agent
     from lamer_graph.agent.invocation import LamerContext as LamerContext
     from lamer_graph.apps.grading import Grade as Grade
+    from lamer_graph.apps.memory_tools import memory_tools as memory_tools
     from lamer_graph.apps.once import once as once
     from lamer_graph.apps.retries import with_retries as with_retries
     from lamer_graph.apps.tasks import task_agent as task_agent
@@ -55,6 +56,7 @@ _HOMES = {
     "collect": "lamer_graph.collection.collect",
     "create_lamer_agent": "lamer_graph.agent",
     "evaluate": "lamer_graph.evaluation.evaluate",
+    "memory_tools": "lamer_graph.apps.memory_tools",
     "once": "lamer_graph.apps.once",
     "task_agent": "lamer_graph.apps.tasks",
     "with_retries": "lamer_graph.apps.retries",

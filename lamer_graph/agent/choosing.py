@@ -23,7 +23,10 @@ def kept_in(store: BaseStore, memory: str | MemoryConfig) -> MemoryConfig:
         raise ConfigError("store= is where memory is kept, and memory 'none' keeps nothing: leave one of them out")
     if config.backend in ("in-context", "store"):
         scope = config.scope if isinstance(memory, MemoryConfig) else "tasks"
-        return replace(config, backend=StoreMemory(store), scope=scope)
+        backend = StoreMemory(store)
+        if scope == "tasks":  # when the agent is made, and not only when it first recalls
+            backend.warn_without_index()
+        return replace(config, backend=backend, scope=scope)
     if not isinstance(config.backend, StoreMemory) or config.backend.store is not store:
         raise ConfigError(
             f"store= and memory backend {config.to_json()['backend']} exclude each other: where is memory kept?"

@@ -116,8 +116,9 @@ def create_lamer_agent(
     the agent's or that graph's; so does an `interrupt()` of the policy.
 
     `store` is a LangGraph store that keeps what is remembered from trial to trial: a memory that is given by its
-    contents alone is then of scope "tasks", under which records of other tasks are recalled, never those of another
-    trial of the same task. `namespace` says whose trial and memory it is where neither the context nor the invocation's
+    contents alone is then of scope "tasks", under which records of other tasks are recalled (the most similar by the
+    store's own `index`; the newest, with a warning, where it has none), never those of another trial of the same task.
+    `namespace` says whose trial and memory it is where neither the context nor the invocation's
     `user_id` does; `recorder` logs every trial with its exact tokens unless the context names another (see
     LamerContext).
 

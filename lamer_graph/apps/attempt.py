@@ -24,6 +24,7 @@ from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
 from pydantic import ValidationError
 
+from lamer_graph.apps.knowing import PLAYING_KEY, Playing
 from lamer_graph.apps.once import CUT_KEY, acut_calls, cut_calls
 from lamer_graph.errors import LamerError, PromptTooLongError
 from lamer_graph.text import plain
@@ -45,7 +46,7 @@ class Running:
     """One attempt: what it starts from, and what has been seen of it."""
 
     number: int
-    attempt_id: str
+    trial: Json
     input: Any
     known: frozenset[str]
     """Ids of messages that the attempt did not write: the caller's, the lessons."""
@@ -57,6 +58,17 @@ class Running:
     values: Any = None
     abandoned: bool = False
     _written: dict[str, AnyMessage] = field(default_factory=dict)
+
+    @property
+    def attempt_id(self) -> str:
+        """The same when a killed process runs a step of it again."""
+        return f"{self.trial['trial_id']}/{self.number}"
+
+    @property
+    def playing(self) -> Playing:
+        """What its tools may know of it."""
+        trial = self.trial
+        return Playing(trial["task_id"], trial["trial_id"], trial["started"], self.number - 1)
 
     def seen(self, values: Any) -> None:
         """The graph's state after a step. What the attempt wrote is kept also where the graph forgets it again."""
@@ -135,9 +147,10 @@ class Runner:
         return None
 
     def _config(self, run: Running, blame: Blame, cut: frozenset[str]) -> RunnableConfig:
+        told = {ATTEMPT_ID: run.attempt_id, PLAYING_KEY: run.playing, **({CUT_KEY: sorted(cut)} if cut else {})}
         own: RunnableConfig = {
             "callbacks": [blame],
-            "configurable": {ATTEMPT_ID: run.attempt_id, **({CUT_KEY: sorted(cut)} if cut else {})},
+            "configurable": told,
             "metadata": {"lamer_attempt": run.number, ATTEMPT_METADATA: run.attempt_id},
         }
         config = merge_configs(get_config(), own)

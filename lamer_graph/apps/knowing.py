@@ -32,6 +32,20 @@ class Known(NamedTuple):
     """Its number among the trials of its task, from 0."""
 
 
+PLAYING_KEY = "lamer_playing"
+"""Key of `config["configurable"]` under which an attempt says to its tools which one it is."""
+
+
+class Playing(NamedTuple):
+    """Which attempt of which trial is played. `started` tells the trial from others that are known by the same id, in
+    another run for one; all of it is the same when a killed process goes on."""
+
+    task_id: str
+    trial_id: str
+    started: float
+    episode: int
+
+
 def check_format(s: RetryState) -> None:
     """Raises ConfigError for a trial that another version has begun and this one cannot go on with."""
     if (found := s["trial"].get("format", FORMAT)) != FORMAT:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from langchain_core.messages import AIMessage, BaseMessage
 
 from lamer_graph.apps.lessons import shortened, shown, text_of
+from lamer_graph.apps.memory_tools import accesses
 from lamer_graph.apps.policy_chat import messages_of
 from lamer_graph.policies.exact import RAW_KEY, TOKENS_KEY, drawn, exact
 from lamer_graph.runlog.lines import APPLICATION
@@ -127,6 +128,12 @@ def episode_of(asked: Sequence[BaseMessage], attempt: Mapping[str, Any], texts: 
     return episode(turns, attempt["success"], attempt["score"], attempt["error"] is not None)
 
 
+def _with_tools(own: Sequence[Json], attempts: Sequence[Mapping[str, Any]], kind: str) -> list[Json]:
+    """What the trial itself read or wrote, and behind it of each attempt what the agent's memory tools did."""
+    told = [one for number, attempt in enumerate(attempts) for one in accesses(attempt["messages"], number, kind)]
+    return sorted([*own, *told], key=lambda one: one["episode"])
+
+
 def line_of(
     log: Lines,
     app: str,
@@ -162,8 +169,8 @@ def line_of(
         "texts": list(texts.places),
         "episodes": episodes,
         "reflections": reflections,
-        "memory_reads": trial["reads"],
-        "memory_writes": trial["writes"],
+        "memory_reads": _with_tools(trial["reads"], attempts, "reads"),
+        "memory_writes": _with_tools(trial["writes"], attempts, "writes"),
         "success": any(attempt["success"] for attempt in attempts),
         "timings": {
             "started": datetime.fromtimestamp(trial["started"], tz=UTC).isoformat(timespec="microseconds"),

@@ -36,7 +36,7 @@ from lamer_graph.trial.answers import MAX_REMARK_CHARS, extract_remark
 from lamer_graph.trial.keeping import Keeper, Recalled
 from lamer_graph.trial.states import Json
 from lamer_graph.trial.tasks import trial_id_of
-from lamer_graph.trial.whose import as_namespace
+from lamer_graph.trial.whose import of_user
 from lamer_graph.types import stable_seed
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
@@ -114,10 +114,7 @@ class Nodes:
         if not self.keeper.outlives:
             return ()
         place = f"config['configurable'][{self.user!r}]"
-        given = get_config().get("configurable", {}).get(self.user)
-        if given is not None and not isinstance(given, str | list | tuple):
-            raise ConfigError(f"{place} must be a text, not {str(given)[:100]} of {type(given).__name__}: use str(..)")
-        chosen = self._namespace if given is None else as_namespace(given, place)
+        chosen = of_user(get_config().get("configurable", {}).get(self.user), place, self._namespace)
         if chosen is None:
             raise ConfigError(
                 f"memory '{self.keeper.memory.contents}' in {type(self.keeper.backend).__name__} outlives its trial, "
@@ -198,7 +195,7 @@ class Nodes:
         write = get_runtime().stream_writer
         return Running(
             number=number,
-            attempt_id=f"{trial['trial_id']}/{number}",
+            trial=trial,
             input=asked,
             known=known,
             given=[message for message in given if message.id == name],

@@ -36,6 +36,18 @@ def as_namespace(given: Any, what: str) -> Namespace:
     return parts
 
 
+def of_user(given: Any, place: str, otherwise: Namespace | None) -> Namespace | None:
+    """The namespace of the user that an invocation names at `place`, `otherwise` where it names none.
+
+    Raises ConfigError for what is no text, or no texts.
+    """
+    if given is None:
+        return otherwise
+    if not isinstance(given, str | list | tuple):
+        raise ConfigError(f"{place} must be a text, not {str(given)[:100]} of {type(given).__name__}: use str(..)")
+    return as_namespace(given, place)
+
+
 def owner(chosen: str | Sequence[str] | None, outlives: bool, memory: str) -> Namespace:
     """The namespace of a trial for which `chosen` was chosen, () where nothing was and none is needed.
 

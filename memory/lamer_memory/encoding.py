@@ -17,7 +17,7 @@ from hashlib import blake2b
 
 from lamer_memory.base import MemoryRecord, MetadataValue, Namespace
 from lamer_memory.errors import MemoryBackendError
-from lamer_memory.recall import ABOUT_KEY
+from lamer_memory.recall import ABOUT_KEY, TRIAL_KEY
 
 
 def digest(*parts: str) -> str:
@@ -87,6 +87,12 @@ def about(record: MemoryRecord) -> str:
     """What a query is compared with: what the record says it is about, else its text."""
     subject = record.metadata.get(ABOUT_KEY)
     return subject if isinstance(subject, str) and subject else record.text
+
+
+def in_own_namespace(namespace: Namespace, record: MemoryRecord) -> bool:
+    """Whether the record lies where `trial_namespace` puts a trial's own under scope "trial": nobody else looks there,
+    and the trial takes all that there is, so a vector would be for nothing."""
+    return bool(namespace) and namespace[-1] == record.metadata.get(TRIAL_KEY)
 
 
 def dump_namespace(namespace: Namespace) -> str:

@@ -6,14 +6,18 @@ store, and the record comes back verbatim all the same.
 
 An item's value holds the readable `text`, the other fields as JSON in `record`, `seq` (order of writes, as digits of
 fixed width) and one key per field and metadata entry, so that every store can filter on equality. Where the store has
-an index, `text` is embedded (`about` where the record says what it is about), and a query ranks by similarity.
+an index, `text` is embedded (`about` where the record says what it is about), and a query ranks by similarity; not so
+what lies in the namespace of its own trial, where nobody asks by similarity. A query to a store without an index is
+answered by the newest, and a warning says so.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,12 +42,14 @@ from lamer_memory.encoding import (
     dump_namespace,
     encode,
     field_digest,
+    in_own_namespace,
     load_namespace,
     record_digest,
     storable,
 )
 from lamer_memory.errors import MemoryBackendError, MemoryClosedError, MemoryConfigError, one_line
 from lamer_memory.in_context import matches
+from lamer_memory.ledger import is_ledger
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore, Item, Op, SearchItem
@@ -69,10 +75,16 @@ PATIENCE = {
 }
 """How soon a server that cannot be reached, or has gone, is noticed (seconds; the last milliseconds)."""
 NAMESPACES_PAGE = 1_000
+NO_INDEX = (
+    "%s has no index: what is asked for by similarity is answered by the newest records. Give it one, such as "
+    "InMemoryStore(index={'dims': .., 'embed': ..}), or open StoreMemory('postgresql://..', embedder='hashing')"
+)
+_warned_of: set[int] = set()
+"""Ids of the stores of which a warning has said that they have no index."""
 
 
 class StoreMemory(MemoryBackend):
-    """Records in a LangGraph store, which the caller opens, sets up and closes.
+    """Records in a LangGraph store, which the caller opens, sets up and closes; its own `index` ranks them.
 
     A text "postgresql://.." opens a PostgresStore there instead (extra `checkpoint`), sets its tables up, and closes it
     with this object. With an `embedder` ("hashing", "minilm", "URL#MODEL" or an Embedder), which the database notes,
@@ -107,6 +119,17 @@ class StoreMemory(MemoryBackend):
     def store(self) -> BaseStore:
         """The LangGraph store that holds the records."""
         return self._store
+
+    def warn_without_index(self) -> None:
+        """Say once in a process, on the log, that the store answers a query by the newest, where it says so itself."""
+        if not getattr(self._store, "index_config", True):
+            self._warn()
+
+    def _warn(self) -> None:
+        if id(self._store) not in _warned_of:
+            _warned_of.add(id(self._store))
+            weakref.finalize(self._store, _warned_of.discard, id(self._store))  # another store may get its id
+            logging.getLogger(__name__).warning(NO_INDEX, self._name)
 
     def _open_postgres(self, uri: str, embedder: Embedder | None) -> BaseStore:
         if not uri.startswith(("postgresql://", "postgres://")):
@@ -243,8 +266,11 @@ class StoreMemory(MemoryBackend):
         if limit < 1:
             return ranked
         if query:
+            self.warn_without_index()
             (found,) = yield [self._search(namespace, query, filter, limit)]
             ranked = self._ranked(found, filter)
+            if ranked and not hasattr(self._store, "index_config") and all(entry.score is None for entry in ranked):
+                self._warn()
             if len(ranked) == limit and ranked[0].score is not None:
                 return ranked
         # What was written without an index comes last, the newest first.
@@ -292,8 +318,9 @@ class StoreMemory(MemoryBackend):
         subject = about(record)
         if subject != record.text:
             value["about"] = storable(subject, nul=False)
-        index = ["about" if "about" in value else "text"]
-        return PutOp(_path(namespace), record_digest(namespace, record.key), value, index)
+        unsearched = in_own_namespace(namespace, record) or is_ledger(namespace)
+        compared = ["about" if "about" in value else "text"]
+        return PutOp(_path(namespace), record_digest(namespace, record.key), value, False if unsearched else compared)
 
     def _delete_ops(self, namespace: Namespace, ids: Sequence[str]) -> list[Op]:
         from langgraph.store.base import PutOp

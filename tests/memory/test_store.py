@@ -1,6 +1,7 @@
 """A LangGraph store as memory: the contract of every backend, over InMemoryStore and a real PostgreSQL."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -8,11 +9,22 @@ from collections.abc import Iterator
 import pytest
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
-from langgraph.store.postgres import PostgresStore
+from langgraph.store.postgres import AsyncPostgresStore, PostgresStore
 
 pytest.register_assert_rewrite("lamer_memory.conformance")
 
-from lamer_memory import MemoryBackendError, MemoryConfig, MemoryConfigError, make_record, open_backend  # noqa: E402
+from lamer_memory import (  # noqa: E402
+    ChromaStore,
+    MemoryBackendError,
+    MemoryConfig,
+    MemoryConfigError,
+    asimilar_records,
+    make_record,
+    open_backend,
+    own_records,
+    similar_records,
+    trial_namespace,
+)
 from lamer_memory import store as store_module  # noqa: E402
 from lamer_memory.conformance import BackendConformance, MakeBackend  # noqa: E402
 from lamer_memory.embedders import HashingEmbedder  # noqa: E402
@@ -220,3 +232,118 @@ def test_a_database_without_pgvector_is_refused_with_the_way_out(postgres_uri, m
 def test_an_embedder_beside_a_store_that_is_given_is_refused():
     with pytest.raises(MemoryConfigError, match="ranks by its own `index`"):
         StoreMemory(InMemoryStore(), embedder="hashing")
+
+
+# -- stores as applications have them ---------------------------------------------------------------------------------
+
+TASKS = MemoryConfig("reflection", "store", "tasks", k=2)
+FRUIT = {"apple": [1.0, 0.0], "pear": [0.9, 0.1], "saw": [0.0, 1.0]}
+
+
+class Embedding:
+    """An application's embedding function, which keeps the texts that it was given."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, texts: list[str]) -> list[list[float]]:
+        self.texts += texts
+        return [next((vector for word, vector in FRUIT.items() if word in text), [0.5, 0.5]) for text in texts]
+
+
+def fill(memory: StoreMemory) -> None:
+    """Lessons of other trials, the least like an apple last."""
+    for trial, word in enumerate(FRUIT):
+        made = make_record(f"t{trial}", f"task {trial}", 0, "reflection", f"cut the {word}", False, {"about": word})
+        memory.put(("ann",), [made])
+
+
+def with_index(kind: str, embedding: Embedding, uri: str) -> Iterator[BaseStore]:
+    if kind == "memory":
+        yield InMemoryStore(index={"dims": 2, "embed": embedding, "fields": ["elsewhere"]})
+    elif kind == "chroma":
+        yield ChromaStore(index={"dims": 2, "embed": embedding})
+    else:
+        import psycopg
+
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS theirs")
+            connection.execute("CREATE DATABASE theirs")
+        theirs = uri.replace("/postgres?", "/theirs?")
+        with PostgresStore.from_conn_string(theirs, index={"dims": 2, "embed": embedding}) as store:
+            store.setup()
+            yield store
+
+
+@pytest.fixture(params=["memory", "chroma", "postgres"])
+def embedded(request) -> Iterator[tuple[BaseStore, Embedding]]:
+    """A store with the application's own embedding function, and that."""
+    embedding = Embedding()
+    uri = request.getfixturevalue("postgres_uri") if request.param == "postgres" else ""
+    for store in with_index(request.param, embedding, uri):
+        yield store, embedding
+
+
+def test_lessons_of_other_tasks_are_ranked_by_the_stores_own_index(embedded, caplog):
+    memory = StoreMemory(embedded[0])
+    fill(memory)
+    wanted = ["cut the apple", "cut the pear"]  # and not the newest
+    assert [one.text for one in similar_records(TASKS, memory, ("ann",), "mine", "an apple")] == wanted
+    if not isinstance(embedded[0], PostgresStore):  # whose async door is another class's
+        found = asyncio.run(asimilar_records(TASKS, memory, ("ann",), "mine", "an apple"))
+        assert [one.text for one in found] == wanted
+    assert caplog.records == []
+
+
+async def test_an_async_store_ranks_by_its_own_index(postgres_uri):
+    import psycopg
+
+    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE async_one")
+    uri = postgres_uri.replace("/postgres?", "/async_one?")
+    async with AsyncPostgresStore.from_conn_string(uri, index={"dims": 2, "embed": Embedding()}) as store:
+        await store.setup()
+        memory = StoreMemory(store)
+        for trial, word in enumerate(FRUIT):
+            await memory.aput(("ann",), [make_record(f"t{trial}", str(trial), 0, "reflection", word, False)])
+        found = await asimilar_records(TASKS, memory, ("ann",), "mine", "an apple")
+        assert [one.text for one in found] == ["apple", "pear"]
+
+
+def test_a_trials_own_records_are_never_embedded(embedded):
+    store, embedding = embedded
+    memory, alone = StoreMemory(store), MemoryConfig("reflection", "store")
+    place = trial_namespace(alone, ("ann",), "t7")
+    memory.put(place, [make_record("t7", "task", episode, "reflection", "an apple", False) for episode in range(3)])
+    assert [one.episode for one in own_records(alone, memory, place, "t7", 3)] == [0, 1, 2]
+    assert embedding.texts == []
+    # What others may recall is embedded once, and the trial finds its own there without asking by similarity.
+    fill(memory)
+    assert [one.text for one in own_records(TASKS, memory, ("ann",), "t1", 1)] == ["cut the pear"]
+    assert sorted(embedding.texts) == sorted(FRUIT)
+
+
+@pytest.mark.parametrize("kind", ["memory", "postgres", "chroma"])
+def test_a_store_without_an_index_says_once_that_it_answers_with_the_newest(kind, request, caplog):
+    store: BaseStore
+    if kind == "postgres":
+        store = request.getfixturevalue("postgres")
+    else:
+        store = InMemoryStore() if kind == "memory" else ChromaStore(index=None)
+    alone = MemoryConfig("reflection", "store")
+    memory = StoreMemory(store)
+    fill(memory)
+    memory.search(("ann",))
+    own_records(TASKS, memory, ("ann",), "t1", 1)
+    assert similar_records(alone, memory, ("ann",), "mine", "an apple") == []
+    assert caplog.records == []
+    for backend in (memory, StoreMemory(store)):
+        newest = ["cut the saw", "cut the pear"]
+        assert [one.text for one in similar_records(TASKS, backend, ("ann",), "mine", "an apple")] == newest
+    (said,) = caplog.records
+    assert said.levelno == logging.WARNING
+    assert type(store).__name__ in said.getMessage()
+    assert "answered by the newest" in said.getMessage()
+    assert "index={'dims'" in said.getMessage()
+    similar_records(TASKS, StoreMemory(InMemoryStore()), ("ann",), "mine", "an apple")
+    assert len(caplog.records) == 2  # another store

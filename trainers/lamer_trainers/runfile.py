@@ -291,8 +291,8 @@ class RunFile(Closed):
             )
         if self.optimise.by_memory and not (self.collect.control or self.logs):
             raise TrainingConfigError(
-                "optimise.by_memory compares trials that see other tasks' records with each other, and others with each "
-                "other, and here all see them: set collect.control=0.5, or drop it"
+                "optimise.by_memory compares trials that see other tasks' records with each other only, and here all "
+                "see them: set collect.control=0.5, or drop it"
             )
         if self.collect.scope == "trial" and self.remember != Remember():
             raise TrainingConfigError(

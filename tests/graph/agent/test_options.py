@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langgraph.graph import START, StateGraph
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
+from typing_extensions import TypedDict
 
 from lamer_envs import make
 from lamer_graph import (
@@ -38,6 +40,11 @@ from scripted import ScriptedPolicy, random_player
 ENV = make("minesweeper", size=4, mines=3)
 LOSING = 1
 ANN: Any = {"configurable": {"user_id": "ann"}}
+
+
+class AppState(TypedDict, total=False):
+    task: dict[str, Any]
+    success: bool
 
 
 def items(store: BaseStore) -> list[Any]:
@@ -87,6 +94,64 @@ def test_another_process_with_the_same_store_remembers(tmp_path: Any) -> None:
 def test_a_store_that_would_hold_nothing_is_refused(memory: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         create_lamer_agent(ScriptedPolicy(random_player), ENV, memory, store=InMemoryStore())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_agents_store_with_an_index_recalls_the_task_that_looks_alike_and_not_the_newest(
+    asynchronous: bool, caplog: Any
+) -> None:
+    boards = {seed: ENV.observe(ENV.reset(seed)) for seed in (1, 2, 4, 5)}
+    alike = {boards[1], boards[5]}
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        return [[1.0, 0.0] if text in alike else [0.0, 1.0] for text in texts]
+
+    def answer(messages: Any, sampling: Any) -> str:
+        return f"<remark>the lesson of {playing}</remark>"
+
+    policy = ScriptedPolicy(answer)
+    memory = MemoryConfig("reflection", scope="tasks", k=1)
+    store = InMemoryStore(index={"dims": 2, "embed": embed})
+    agent = create_lamer_agent(policy, ENV, memory, store=store, max_episodes=2)
+    for playing in boards:
+        policy.seen.clear()
+        task = {"task": {"seed": playing}}
+        asyncio.run(agent.ainvoke(task, ANN)) if asynchronous else agent.invoke(task, ANN)
+    assert "the lesson of 1" in policy.seen[0][-1]["content"]
+    assert "the lesson of 4" not in policy.seen[0][-1]["content"]
+    assert caplog.records == []
+
+
+def test_a_store_that_cannot_rank_is_said_so_when_the_agent_is_made(caplog: Any) -> None:
+    store = InMemoryStore()
+    for _ in range(2):
+        create_lamer_agent(ScriptedPolicy(random_player), ENV, store=store).invoke({"task": {"seed": LOSING}}, ANN)
+        (said,) = caplog.records
+        assert said.getMessage().startswith("InMemoryStore has no index")
+
+
+def test_a_stores_memory_is_that_of_a_user_who_is_named_in_the_configuration_or_the_context() -> None:
+    store, policy = InMemoryStore(), ScriptedPolicy(random_player)
+    agent = create_lamer_agent(policy, ENV, store=store)
+    for play in (
+        lambda: agent.invoke({"task": {"seed": 1}}),
+        lambda: asyncio.run(agent.ainvoke({"task": {"seed": 1}})),
+    ):
+        with pytest.raises(ConfigError, match="nobody has said whose it is"):
+            play()
+    assert (policy.seen, items(store)) == ([], [])
+    agent.invoke({"task": {"seed": LOSING}}, ANN)
+    agent.invoke({"task": {"seed": LOSING}}, context={"user_id": "bob"})
+    assert StoreMemory(store).namespaces() == [("ann",), ("bob",)]
+
+
+def test_a_graph_around_the_agent_with_a_store_of_its_own_does_not_move_the_agents_memory() -> None:
+    own, around = InMemoryStore(), InMemoryStore()
+    agent = create_lamer_agent(ScriptedPolicy(random_player), ENV, store=own)
+    parent: Any = StateGraph(AppState).add_node("play", agent).add_edge(START, "play").compile(store=around)
+    parent.invoke({"task": {"seed": LOSING}}, ANN)
+    assert items(own)
+    assert items(around) == []
 
 
 # -- sampling= --------------------------------------------------------------------------------------------------------

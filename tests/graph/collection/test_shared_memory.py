@@ -64,6 +64,24 @@ def test_two_runs_in_one_directory_keep_apart(tmp_path: Path, scope: str) -> Non
     assert spaces(tmp_path / "both") == {}
 
 
+def test_two_live_runs_in_one_directory_see_their_own_earlier_trials_and_none_of_the_others(tmp_path: Path) -> None:
+    settings = config(backend=f"chroma:{tmp_path / 'both'}", scope="tasks", visible="live", tasks=5)
+
+    def writer(name: str) -> ScriptedPolicy:
+        return ScriptedPolicy(lambda m, s: f"<remark>{name} says so</remark>" if is_reflection(m) else "?")
+
+    for name in ("one", "two"):
+        policy = writer(name)
+        run(settings, tmp_path / name, policy, concurrency=1)
+        prompts = "\n".join(message["content"] for messages in policy.seen for message in messages)
+        assert f"{name} says so" in prompts
+        assert not any(f"{other} says so" in prompts for other in {"one", "two"} - {name})
+    assert foreign(tmp_path / "one") != []  # what earlier trials of the run wrote
+    assert reads(tmp_path / "one") == reads(tmp_path / "two")
+    found = spaces(tmp_path / "both")
+    assert len({name[:2] for name in found}) == 2
+
+
 def test_a_memory_that_could_not_be_dropped_is_dropped_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(backend=f"chroma:{tmp_path / 'both'}", scope="trial", tasks=2)
     run(settings, tmp_path / "one")
@@ -176,7 +194,9 @@ def test_a_server_that_dies_in_mid_collection_fails_trials_with_its_name_and_nev
     assert reads(tmp_path / "run") == reads(tmp_path / "undisturbed")
 
 
-def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tmp_path: Path) -> None:
+def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pgserver, psycopg = pytest.importorskip("pgserver"), pytest.importorskip("psycopg")
     database = pgserver.get_server(tmp_path / "postgres")
     try:
@@ -192,7 +212,8 @@ def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tm
         with closing(open_run_memory(settings, tmp_path / "second")) as ranked:
             found = ranked.opened.search(tuple(note["namespace"]), query="? ? 1")
             assert all(entry.score is not None for entry in found)
-        # A run of before such a store had an index goes on with the newest.
+        assert caplog.records == []
+        # A run of before such a store had an index goes on with the newest, and says so.
         (tmp_path / "second" / "memory.json").write_text(
             json.dumps({name: value for name, value in note.items() if name != "embedder"})
         )
@@ -201,6 +222,7 @@ def test_a_langgraph_store_in_postgres_keeps_a_runs_memory_and_fills_anothers(tm
         with closing(open_run_memory(settings, tmp_path / "second")) as older:
             found = older.opened.search(tuple(note["namespace"]), query="? ? 1")
             assert [entry.score for entry in found] == [None] * 10
+        assert [said.getMessage()[:26] for said in caplog.records] == ["PostgresStore has no index"]
     finally:
         database.cleanup()
 

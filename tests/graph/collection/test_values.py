@@ -116,10 +116,11 @@ def test_values_are_the_same_however_often_the_run_was_cut_short_and_resumed(tmp
 
 
 def test_values_go_on_from_run_to_run_and_are_counted_on(tmp_path: Path, filled: Path) -> None:
-    run(measuring(filled), tmp_path / "one", ScriptedPolicy(misled))
+    heritage = Heritage(1000, None)
+    run(measuring(filled), tmp_path / "one", ScriptedPolicy(misled), heritage=heritage)
     first = {key: value.n for key, value in values(tmp_path / "one").items() if value.known}
     again = measuring(filled, store=str(tmp_path / "one"))
-    run(again, tmp_path / "two", ScriptedPolicy(misled), heritage=Heritage(1000, None))
+    run(again, tmp_path / "two", ScriptedPolicy(misled), heritage=heritage)
     second = {key: value.n for key, value in values(tmp_path / "two").items() if key in first}
     assert len(second) >= 3, "those of equal words are one"
     assert second == {key: 2 * first[key] for key in second}

@@ -76,7 +76,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     anchor: Anchor = field(default="observation", metadata={"help": "Which turns share a step-level baseline."})
     baseline: Baseline = field(default="task", metadata={"help": "Which calls share an episode-level baseline."})
     by_memory: bool = field(
-        default=False, metadata={"help": "Compare trials with those alone that may see other tasks' records, or may not."}
+        default=False, metadata={"help": "Compare trials that see other tasks' records with each other only."}
     )
     step_weight: float = field(default=1.0, metadata={"help": "Weight of GiGPO's step-level advantage."})
     advantage_clamp: float = field(default=4.0, metadata={"help": "Bound of normalise='batch', in deviations."})
