@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=3)
     parser.add_argument("--select", nargs="+", default=["similar", "value", "ucb"])
     parser.add_argument("--budget", type=int, default=1000, help="most records that a memory keeps")
+    parser.add_argument("--k", type=int, default=3, help="records of other tasks that a prompt shows")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     base = CollectConfig(
@@ -53,6 +54,7 @@ def main() -> None:
         backend="chroma",
         scope="tasks",
         control=CONTROL,
+        k=given.k,
         prompt_style="compact",
         max_tokens=24,
         seed=given.seed,
@@ -61,6 +63,7 @@ def main() -> None:
     found: Json = {"env": given.env, "policy": given.policy.name, "seed": given.seed, "rounds": {}, "test": {}}
     runs: dict[str, Path] = {"none": given.out / "test-none"}
     alone = {"tasks": given.test, "trials": 1, "split": "test", "control": 0.0, "skip": 0}
+    alone["k"] = CollectConfig.model_fields["k"].default
     nothing = {**alone, "contents": "none", "backend": "in-context", "scope": "trial"}
     own = {**alone, "backend": "in-context", "scope": "trial"}
     plain = CollectConfig(**{**base.model_dump(), "select": "similar", **nothing})
@@ -78,7 +81,7 @@ def main() -> None:
         found["rounds"][select] = rounds
         last = given.out / select / UPDATE_FOLDER.format(given.rounds - 1)
         runs[select] = given.out / f"test-{select}"
-        play(config.model_copy(update={**alone, "store": str(last.resolve())}), policy, runs[select])
+        play(config.model_copy(update={**alone, "k": given.k, "store": str(last.resolve())}), policy, runs[select])
     # Each against a memory of the trial's own episodes alone: what other tasks' records add.
     for row in compare(runs, "own").rows:
         found["test"][row.name] = {

@@ -34,7 +34,9 @@ from lamer_memory.chroma.process import ChromaProcess
 from lamer_memory.embedders import CachedEmbedder, Embedder, EndpointEmbedder, open_embedder
 from lamer_memory.frozen import FrozenView, visible_now
 from lamer_memory.hygiene import all_namespaces, forget, plan, read_all
+from lamer_memory.ledger import LEDGER, is_ledger, overall_record
 from lamer_memory.recall import TRIAL_KEY
+from lamer_memory.utility import OVERALL, value_of
 
 MEMORY_FOLDER = "memory"
 NOTE_FILE = "memory.json"
@@ -45,6 +47,8 @@ RUNS: Namespace = ("lamer-run",)
 """In one that others may have, above a label of the run's own."""
 BEFORE = "before"
 """Label below a run's namespace of what it inherited."""
+AFTER = f"{OVERALL}-after"
+"""Key of what a finished run's memory as a whole has come to; under OVERALL is what it was when the run began."""
 COPY_BATCH = 200
 PROBE_SECONDS = 3.0
 
@@ -179,12 +183,14 @@ def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, herita
     namespace = (*RUNS, uuid4().hex) if is_shared(config.backend) else OWN
     store = folder / config.store if config.store else None
     frozen = config.scope == "tasks" and config.visible == "frozen"
+    stored = _Stored([], [], []) if store is None else _read_store(store)
+    _put(backend, (*namespace, LEDGER), stored.overall)
     if heritage is None:
-        records = [] if store is None else _read_store(store).all
+        records = stored.all
         _put(backend, namespace, records)
         visible = visible_now(backend, namespace) if frozen else None
     else:
-        records = [] if store is None else _inherited(heritage, store)
+        records = [] if store is None else _inherited(heritage, store, stored)
         _put(backend, (*namespace, BEFORE), records)
         visible = None
     return {
@@ -197,14 +203,13 @@ def _prepare(config: CollectConfig, folder: Path, backend: MemoryBackend, herita
     }
 
 
-def _inherited(heritage: Heritage, source: Path) -> list[MemoryRecord]:
-    """What a run that goes on from the store at `source` begins with, the oldest first."""
-    records = _read_store(source)
+def _inherited(heritage: Heritage, source: Path, records: _Stored) -> list[MemoryRecord]:
+    """What a run that goes on from the store at `source`, which holds `records`, begins with, the oldest first."""
     if (source / RUN_FILE).exists():
         finished = {trial["trial_id"] for trial in read_trials(source) if trial["error"] is None}
         own = [record for record in records.own if record.metadata.get(TRIAL_KEY) in finished]
         # Trials that are played together write in whatever order they come to it.
-        records = _Stored(records.before, sorted(own, key=lambda record: record.key))
+        records = records._replace(own=sorted(own, key=lambda record: record.key))
     newest_first = list({record.key: record for record in records.all}.values())[::-1]
     gone = set(plan((), newest_first, budget=heritage.budget, near=heritage.near).keys)
     return [record for record in reversed(newest_first) if record.key not in gone]
@@ -241,6 +246,8 @@ class _Stored(NamedTuple):
 
     before: list[MemoryRecord]
     own: list[MemoryRecord]
+    overall: list[MemoryRecord]
+    """What its memory as a whole was worth, if it was measured."""
 
     @property
     def all(self) -> list[MemoryRecord]:
@@ -251,9 +258,14 @@ def _read_store(source: Path) -> _Stored:
     """All that the store at `source` holds; it is left untouched. Raises ConfigError and what opening it raises."""
     name, prefix = check_source(source)
     options = {"read_only": True, "embedder": None} if name.partition(":")[0] in ("chroma", "store") else {}
-    found = _Stored([], [])
+    found = _Stored([], [], [])
     with closing(open_backend(name, **options)) as backend:
-        for space in all_namespaces(backend, prefix):
+        for space in all_namespaces(backend, prefix, ledgers=True):
+            if is_ledger(space):
+                for key in (OVERALL, AFTER):
+                    told = backend.search(space, None, {"key": key}, 1)
+                    found.overall[:] = [overall_record(value_of(entry.record)) for entry in told] or found.overall
+                continue
             part = found.before if space == (*prefix, BEFORE) else found.own
             part += read_all(backend, space)[::-1]
     return found

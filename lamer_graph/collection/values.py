@@ -17,14 +17,15 @@ from typing import NamedTuple
 import orjson
 
 from lamer_graph.collection.config import CollectConfig
-from lamer_graph.collection.run_memory import BEFORE, RunMemory, open_run_memory
+from lamer_graph.collection.run_memory import AFTER, BEFORE, RunMemory, open_run_memory
 from lamer_graph.runlog import read_trials
 from lamer_graph.trial.keeping import seen_by
 from lamer_graph.trial.states import Json
 from lamer_memory import MemoryRecord
 from lamer_memory.base import MetadataValue
 from lamer_memory.hygiene import read_all
-from lamer_memory.utility import PREFIX, Seen, of_group, value_of
+from lamer_memory.ledger import LEDGER, overall_record
+from lamer_memory.utility import OVERALL, PREFIX, UNKNOWN, Seen, Value, of_group, value_of
 
 RUN_KEY = f"{PREFIX}run"
 """Metadata key of the run that has changed a record's value last, and `BASE_KEY` of what it was before that."""
@@ -48,6 +49,10 @@ def note_values(config: CollectConfig, folder: Path, memory: RunMemory) -> int:
         return 0
     found = outcomes_of(read_trials(folder), config.trials, controlled=config.control > 0)
     run = str(memory.note.get("id", memory.namespace))
+    place = (*memory.namespace, LEDGER)
+    before = memory.opened.search(place, None, {"key": OVERALL}, 1)
+    overall = _after(value_of(before[0].record) if before else UNKNOWN, found.get(OVERALL, Outcomes([], [])))
+    memory.opened.put(place, [overall_record(overall, AFTER)])
     count = 0
     for namespace in (memory.namespace, (*memory.namespace, BEFORE)):
         notes: dict[str, dict[str, MetadataValue]] = {}
@@ -105,11 +110,17 @@ def _groups(trials: Iterable[Json], size: int) -> Iterator[list[Seen]]:
             continue
         won_in = len(trial["episodes"]) - 1 if trial["success"] else None
         group = open_groups.setdefault(trial["task"]["id"], {})
-        group[trial["trial"]] = seen_by(trial["trial_id"], trial["memory_reads"], won_in)
+        seen = seen_by(trial["trial_id"], trial["memory_reads"], won_in)
+        group[trial["trial"]] = seen.with_overall()
         if len(group) == size:
             yield [seen for _, seen in sorted(open_groups.pop(trial["task"]["id"]).items())]
     for _, group in sorted(open_groups.items()):
         yield [seen for _, seen in sorted(group.items())]
+
+
+def _after(before: Value, outcomes: Outcomes) -> Value:
+    """The value with a run's outcomes; one that was compared is not mixed with what was not."""
+    return before.with_outcomes(outcomes.shown, outcomes.held) if outcomes.held or not before.controlled else before
 
 
 def _note(record: MemoryRecord, run: str, outcomes: Outcomes) -> dict[str, MetadataValue]:
@@ -117,7 +128,5 @@ def _note(record: MemoryRecord, run: str, outcomes: Outcomes) -> dict[str, Metad
     before, kept = value_of(record), record.metadata.get(BASE_KEY)
     if record.metadata.get(RUN_KEY) == run and isinstance(kept, str):
         before = value_of(MemoryRecord(record.key, "", 0, "trajectory", "", False, orjson.loads(kept)))
-    value = before
-    if outcomes.held or not before.controlled:
-        value = before.with_outcomes(outcomes.shown, outcomes.held)
+    value = _after(before, outcomes)
     return {**value.to_metadata(), RUN_KEY: run, BASE_KEY: orjson.dumps(before.to_metadata()).decode()}

@@ -27,7 +27,7 @@ from lamer_memory.base import (
     adrive,
     drive,
 )
-from lamer_memory.utility import NOTHING, Seen, Value, value_of
+from lamer_memory.utility import NOTHING, OVERALL, UNKNOWN, Seen, Value, value_of
 
 LEDGER = "=values"
 """Label of the namespace of entries, below that of the records."""
@@ -62,6 +62,11 @@ class Delete(NamedTuple):
 
 Step = Search | Put | Note | Delete
 Doing = Generator[Step, list[ScoredRecord], None]
+
+
+def overall_record(value: Value, key: str = OVERALL) -> MemoryRecord:
+    """What a ledger says of its whole namespace."""
+    return _entry(key, key, value.to_metadata())
 
 
 def is_ledger(namespace: Namespace) -> bool:
@@ -123,6 +128,7 @@ def _settling(namespace: Namespace, trial_id: str, task_id: str, seen: Seen) -> 
     place = (*namespace, LEDGER)
     trials = yield Search(place, None, {"task_id": TRIALS}, LATEST + 1)
     baseline = _baseline([entry.record for entry in trials if entry.record.key != _name(trial_id)], task_id)
+    seen = seen.with_overall()
     keys = list(dict.fromkeys([*seen.shown, *seen.held]))
     centred = seen.outcome - baseline
     yield Put(
@@ -144,7 +150,12 @@ def _valuing(namespace: Namespace, key: str) -> Doing:
     """Note the record's value, and look whether it still holds."""
     place = (*namespace, LEDGER)
     # The record before its entries: a value that another process noted comes with a base that it entered before.
-    if not (records := (yield Search(namespace, None, {"key": key}, 1))):
+    home = place if key == OVERALL else namespace
+    records = yield Search(home, None, {"key": key}, 1)
+    if key == OVERALL and not records:
+        yield Put(place, [overall_record(UNKNOWN)])
+        records = yield Search(home, None, {"key": key}, 1)
+    if not records:
         return
     record, noted = records[0].record, None
     for _ in range(LOOKS):
@@ -156,7 +167,7 @@ def _valuing(namespace: Namespace, key: str) -> Doing:
             yield Put(place, [base])
         if (value := _sum(base, entries)) == noted:
             break
-        yield Note(namespace, {key: value.to_metadata()})
+        yield Note(home, {key: value.to_metadata()})
         noted = value
     yield Delete(place, [one.key for one in entries[ENTRIES:]])
 

@@ -26,7 +26,8 @@ from lamer_memory.base import (
     record_key,
 )
 from lamer_memory.config import Contents, MemoryConfig, Outcomes
-from lamer_memory.utility import CANDIDATES, ranked
+from lamer_memory.ledger import LEDGER
+from lamer_memory.utility import CANDIDATES, OVERALL, UNKNOWN, Value, ranked, value_of
 
 CUT_MARK = " ...[cut]"
 TRIAL_KEY = "trial_id"
@@ -131,9 +132,11 @@ def _eligible(
     ]
 
 
-def _chosen(eligible: Sequence[ScoredRecord], config: MemoryConfig, task_id: str | None) -> list[MemoryRecord]:
+def _chosen(
+    eligible: Sequence[ScoredRecord], config: MemoryConfig, task_id: str | None, overall: Value = UNKNOWN
+) -> list[MemoryRecord]:
     """The `k` that are shown."""
-    others = [entry.record for entry in ranked(eligible, config.select, task_id)]
+    others = [entry.record for entry in ranked(eligible, config.select, task_id, overall)]
     if config.outcomes == "balanced":
         sides = [[place for place, record in enumerate(others) if record.success is side] for side in (True, False)]
         solved = min(len(sides[0]), max(config.k - config.k // 2, config.k - len(sides[1])))
@@ -221,7 +224,11 @@ def _similar(
         everything += found
     # The answers of several searches as one, the most similar first; unranked ones stay in their order.
     everything.sort(key=lambda entry: -(entry.score or 0.0))
-    return _chosen(_eligible(everything, config, trial_id, task_id), config, task_id)
+    overall = UNKNOWN
+    if config.select != "similar" and everything:
+        noted = yield Search((*namespace, LEDGER), None, {"key": OVERALL}, 1)
+        overall = value_of(noted[0].record) if noted else UNKNOWN
+    return _chosen(_eligible(everything, config, trial_id, task_id), config, task_id, overall)
 
 
 def _searched(config: MemoryConfig) -> tuple[bool | None, ...]:

@@ -31,11 +31,12 @@ average, which follows a world that changes within some 256 observations of a re
 PRIOR_VARIANCE = 0.25
 """Of an outcome between 0 and 1, at most; counted as four observations, so that two lucky trials are no certainty."""
 PRIOR_WEIGHT = 4
-SPREAD = 0.2
-"""Standard deviation of values where too few are known to tell, and `LEAST_SPREAD` the least that is believed."""
+SPREAD = 0.1
+"""Standard deviation of values around their mean where too few are known to tell; `LEAST_SPREAD` is the least that is
+believed."""
 LEAST_SPREAD = 0.03
 TELLING = 4
-"""Known values from which their mean and spread are taken."""
+"""Known values from which their spread is taken."""
 CONFIDENCE = 1.645
 """Standard deviations from 0 at which a value is below it with confidence (one-sided 95 %)."""
 ALPHA = 0.6
@@ -49,6 +50,8 @@ CANDIDATES = 16
 """Most similar records per one that is shown, among which "value" and "ucb" choose (MemRL's two phases)."""
 MAX_BLOCK = 16
 
+OVERALL = "\x1foverall"
+"""Key of what all records of a namespace come to."""
 PREFIX = "utility_"
 """How the metadata keys of values begin."""
 
@@ -138,6 +141,9 @@ class Value:
         }
 
 
+UNKNOWN = Value()
+
+
 def value_of(record: MemoryRecord) -> Value:
     """What the record's metadata say of its worth; what is no number there says nothing."""
 
@@ -165,6 +171,11 @@ class Seen(NamedTuple):
     shown: tuple[str, ...]
     held: tuple[str, ...]
     outcome: float
+
+    def with_overall(self) -> Seen:
+        """With a record OVERALL that stands for whichever was shown: its value is what the memory as such is worth."""
+        shown, held = ((*keys, OVERALL) if keys else keys for keys in (self.shown, self.held))
+        return Seen(shown, held, self.outcome)
 
 
 def of_group(trials: Sequence[Seen]) -> dict[str, tuple[list[float], list[float]]]:
@@ -238,42 +249,48 @@ class Prior(NamedTuple):
         weight = self.variance / (self.variance + value.error**2)
         return self.mean + weight * (value.mean - self.mean), math.sqrt(weight) * value.error
 
-    def harms(self, value: Value) -> bool:
-        """Whether a record is below zero with confidence, itself or because those around it are."""
+    def harms(self, value: Value, confidence: float = CONFIDENCE) -> bool:
+        """Whether a record is so many standard deviations below zero, by itself or because those around it are."""
         mean, deviation = self.given(value)
-        return mean + CONFIDENCE * deviation < 0
+        return mean + confidence * deviation < 0
 
 
-def prior_of(values: Iterable[Value]) -> Prior:
-    """What records like these are worth: an empirical Bayes estimate (DerSimonian and Laird 1986).
+def prior_of(values: Iterable[Value], overall: Value = UNKNOWN) -> Prior:
+    """What records like these are worth: empirical Bayes, the spread by moments (DerSimonian and Laird 1986).
 
     A store has many records and little evidence of each. Where they are worth the same (or all of them nothing, as on
     tasks that have nothing in common) their evidence counts together, and where they differ each counts for itself.
+    `overall` is the value of the whole namespace (OVERALL), around which the mean of these is expected.
     """
     known = [value for value in values if value.known]
-    if len(known) < TELLING:
-        return Prior()
     weights = [1 / value.error**2 for value in known]
     total = math.fsum(weights)
-    mean = math.fsum(weight * value.mean for weight, value in zip(weights, known, strict=True)) / total
-    excess = math.fsum(w * (value.mean - mean) ** 2 for w, value in zip(weights, known, strict=True)) - len(known) + 1
-    scale = total - math.fsum(weight**2 for weight in weights) / total
-    spread = max(LEAST_SPREAD**2, excess / scale if scale > 0 else 0.0)
-    return Prior(mean, spread + 1 / total)
+    mean = math.fsum(w * value.mean for w, value in zip(weights, known, strict=True)) / total if known else 0.0
+    spread = SPREAD**2
+    if len(known) >= TELLING:
+        excess = math.fsum(w * (value.mean - mean) ** 2 for w, value in zip(weights, known, strict=True))
+        scale = total - math.fsum(weight**2 for weight in weights) / total
+        spread = max(LEAST_SPREAD**2, (excess - len(known) + 1) / scale if scale > 0 else 0.0)
+    around = 1 / (SPREAD**2 + (overall.error**2 if overall.known else 0.0))
+    return Prior((total * mean + around * overall.mean) / (total + around), spread + 1 / (total + around))
 
 
-def ranked(found: Sequence[ScoredRecord], select: Select, task_id: str | None = None) -> list[ScoredRecord]:
-    """The found records, the one to be shown first in front; what harms is left out, but for one task in twenty.
+def ranked(
+    found: Sequence[ScoredRecord], select: Select, task_id: str | None = None, overall: Value = UNKNOWN
+) -> list[ScoredRecord]:
+    """The found records, the one to be shown first in front.
 
-    "value" ranks by the value alone, "ucb" by ALPHA similarity + (1 - ALPHA) (value + EXPLORATION sqrt(ln N / n)), n
-    the record's observations and N those of all that were found (both plus one, so that a new record has a bonus and no
-    infinite one). A value is what was measured, drawn to the mean of all that were found (`prior_of`). "similar" leaves
-    all as it is. Equal ones stay in their order; a record without a similarity has 0.
+    "value" ranks by the value alone and leaves out what is expected to cost something; "ucb" by ALPHA similarity +
+    (1 - ALPHA) (value + EXPLORATION sqrt(ln N / n)), n the record's observations and N those of all that were found
+    (both plus one, so that a new record has a bonus and no infinite one), and leaves out what is below zero with
+    confidence. One task in twenty is shown what is left out all the same, so that a changed world is noticed. A value
+    is what was measured, drawn to the mean of what was found, and that to `overall` (`prior_of`). "similar" leaves all
+    as it is. Equal ones stay in their order; a record without a similarity has 0.
     """
     if select == "similar":
         return list(found)
     values = [value_of(entry.record) for entry in found]
-    prior = prior_of(values)
+    prior = prior_of(values, overall)
     every = 1 + sum(value.n for value in values)
 
     def score(entry: ScoredRecord, value: Value) -> float:
@@ -284,10 +301,11 @@ def ranked(found: Sequence[ScoredRecord], select: Select, task_id: str | None = 
         return ALPHA * (entry.score or 0.0) + (1 - ALPHA) * (mean + bonus)
 
     retried = _number("retry", task_id or "") % 10_000 < RETRY * 10_000
+    confidence = 0.0 if select == "value" else CONFIDENCE
     scored = [
         (score(entry, value), entry)
         for entry, value in zip(found, values, strict=True)
-        if retried or not prior.harms(value)
+        if retried or not prior.harms(value, confidence)
     ]
     scored.sort(key=lambda pair: -pair[0])
     return [entry for _, entry in scored]

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from lamer_memory import MemoryConfigError, MemoryRecord, ScoredRecord
 from lamer_memory.utility import (
     CANDIDATES,
+    LEAST_SPREAD,
     PRIOR_VARIANCE,
     PRIOR_WEIGHT,
     RETRY,
+    SPREAD,
     WINDOW,
     Arm,
-    Prior,
     Seen,
     Value,
     check_share,
@@ -210,14 +211,33 @@ def test_many_records_that_each_cost_a_little_are_found_out_together() -> None:
     rng = random.Random(1)
     values = []
     for _ in range(CANDIDATES * 3):
-        shown = [float(rng.random() < 0.35) for _ in range(8)]
-        held = [float(rng.random() < 0.50) for _ in range(8)]
+        shown = [float(rng.random() < 0.30) for _ in range(8)]
+        held = [float(rng.random() < 0.55) for _ in range(8)]
         values.append(Value().with_outcomes(shown, held))
-    assert sum(value.harms for value in values) < 12
+    assert sum(value.harms for value in values) < 15
     prior = prior_of(values)
-    assert prior.mean == pytest.approx(-0.15, abs=0.05)
+    assert prior.mean == pytest.approx(-0.22, abs=0.06)
     assert prior.harms(Value())
     assert sum(map(prior.harms, values)) > 40
+
+
+def test_what_the_memory_as_a_whole_is_worth_decides_where_nothing_else_is_known() -> None:
+    costs = Value().with_outcomes([-0.2] * 200, [0.2] * 200)
+    new = [Value()] * 20
+    assert prior_of(new, costs).mean == pytest.approx(-0.4)
+    assert prior_of(new, costs).harms(Value())
+    assert not prior_of([GOOD] * 20, costs).harms(Value()), "here it is known to be otherwise"
+    found = scored(*(record(f"r{i}") for i in range(5)))
+    shown = [len(ranked(found, "value", f"t{task}", costs)) for task in range(200)]
+    assert set(shown) == {0, 5}
+    assert shown.count(5) < 25
+
+
+def test_value_shows_nothing_that_is_expected_to_cost_and_ucb_what_may_yet_be_good() -> None:
+    doubtful = record("r", Value().with_outcomes([0.0] * 3, [0.3] * 3))
+    task = next(f"t{i}" for i in range(100) if not ranked(scored(record("bad", BAD)), "ucb", f"t{i}"))
+    assert ranked(scored(doubtful), "value", task) == []
+    assert ranked(scored(doubtful), "ucb", task) == scored(doubtful)
 
 
 def test_records_that_differ_count_each_for_itself() -> None:
@@ -228,17 +248,21 @@ def test_records_that_differ_count_each_for_itself() -> None:
     assert not prior.harms(GOOD)
 
 
-def test_of_few_records_nothing_is_concluded_about_the_next() -> None:
-    assert prior_of([BAD, BAD]) == Prior()
+def test_of_nothing_nothing_is_concluded() -> None:
+    assert prior_of([Value(), Value()]).mean == 0.0
 
 
-def test_the_prior_is_the_moment_estimator_of_random_effects() -> None:
-    """Computed by hand from the formula of DerSimonian and Laird for three groups of equal size and one that is not."""
+def test_the_prior_is_the_moment_estimator_of_random_effects_around_what_is_known_of_all() -> None:
+    """Computed by hand from the formulas of DerSimonian and Laird for three groups of equal size and one that is not,
+    and from the normal posterior of a mean."""
     arms = ((20, 0.4), (20, -0.2), (40, 0.1), (9, 0.0))
     values = [Value(Arm(n, mean, n * 0.1), Arm(n, 0.0, n * 0.1)) for n, mean in arms]
+    overall = Value(Arm(100, 0.05, 10.0), Arm(100, -0.05, 10.0))
     w = [1 / one.error**2 for one in values]
     y = [one.mean for one in values]
     mean = sum(a * b for a, b in zip(w, y, strict=True)) / sum(w)
     q = sum(a * (b - mean) ** 2 for a, b in zip(w, y, strict=True))
-    tau2 = max(0.03**2, (q - 3) / (sum(w) - sum(a * a for a in w) / sum(w)))
-    assert prior_of(values) == (pytest.approx(mean), pytest.approx(tau2 + 1 / sum(w)))
+    tau2 = max(LEAST_SPREAD**2, (q - 3) / (sum(w) - sum(a * a for a in w) / sum(w)))
+    around = 1 / (SPREAD**2 + overall.error**2)
+    expected = (sum(w) * mean + around * 0.1) / (sum(w) + around)
+    assert prior_of(values, overall) == (pytest.approx(expected), pytest.approx(tau2 + 1 / (sum(w) + around)))
