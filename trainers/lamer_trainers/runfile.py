@@ -36,8 +36,10 @@ from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.config import LamerConfig, OldLogprobs
 from lamer_trainers.learning.samples import Algorithm, Anchor, Baseline, Level, Normalise
 from lamer_trainers.presets import PRESETS
-from lamer_trainers.sections import Closed, Lora, Positive
+from lamer_trainers.sections import Closed, Distil, Lora, Positive
+from lamer_trainers.sections import Remember as Remember
 from lamer_trainers.sections import Server as Server
+from lamer_trainers.sections import Validate as Validate
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
@@ -97,26 +99,6 @@ RENAMED = {"passes": "num_iterations", "clip": "epsilon", "entropy": "entropy_co
 """What TRL calls otherwise."""
 
 
-class Validate(Closed):
-    """Play `tasks` tasks of `split` every `every` updates; `patience` readings without a better pass@N end the run."""
-
-    split: str = "val"
-    tasks: Positive = 200
-    every: Positive = 10
-    patience: Positive | None = None
-
-
-class Remember(Closed):
-    """With `collect.scope: tasks`: how much of what earlier updates left the next one begins with.
-
-    Of records about one task whose texts overlap by `near` or more (None: equal ones only) one stays; over `budget` the
-    oldest unsuccessful ones go first (see `lamer_memory.hygiene`).
-    """
-
-    budget: Positive = 1000
-    near: Annotated[float, Field(gt=0, le=1)] | None = 0.9
-
-
 class RunFile(Closed):
     """A training run: `policy` is a folder in Hugging Face format, or an adapter, which `lora` goes on with (without
     `lora` it is merged, and all weights are trained).
@@ -144,6 +126,7 @@ class RunFile(Closed):
     server: Server | None = None
     pipeline: Count = 0
     remember: Remember = Remember()
+    distil: Distil | None = None
     validation: Validate | None = None
     save_every: Positive = 10
     concurrency: Positive = 128
@@ -214,6 +197,7 @@ class RunFile(Closed):
             max_completion_length=self.collect.max_tokens,
             save_updates=self.save_every,
             save_total_limit=2,
+            distil_floor=LamerConfig.distil_floor if self.distil is None else self.distil.floor,
             report_to=self.report_to,
             disable_tqdm=True,
         )
@@ -289,6 +273,13 @@ class RunFile(Closed):
             raise TrainingConfigError(
                 "collect.visible 'live' would show the trials of a group each other's answers: leave it frozen"
             )
+        if self.distil is not None and (self.collect.contents == "none" or self.collect.of_application):
+            raise TrainingConfigError(
+                "distil leaves a memory out of prompts that are asked again: an environment's, with collect.contents "
+                "other than none; set those, or drop distil"
+            )
+        if self.distil is not None and self.optimise.algorithm == "ppo":
+            raise TrainingConfigError("distil goes with advantages of groups, not with ppo's critic: drop one of them")
         if self.optimise.by_memory and not (self.collect.control or self.logs):
             raise TrainingConfigError(
                 "optimise.by_memory compares trials that see other tasks' records with each other only, and here all "
@@ -306,6 +297,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "lora": Lora,
     "server": Server,
     "remember": Remember,
+    "distil": Distil,
     "validation": Validate,
 }
 """The sections of a run file."""

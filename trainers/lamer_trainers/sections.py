@@ -43,6 +43,35 @@ def _as_texts(value: object) -> object:
     return [_as_text(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+class Validate(Closed):
+    """Play `tasks` tasks of `split` every `every` updates; `patience` readings without a better pass@N end the run."""
+
+    split: str = "val"
+    tasks: Positive = 200
+    every: Positive = 10
+    patience: Positive | None = None
+
+
+class Remember(Closed):
+    """With `collect.scope: tasks`: how much of what earlier updates left the next one begins with.
+
+    Of records about one task whose texts overlap by `near` or more (None: equal ones only) one stays; over `budget` the
+    oldest unsuccessful ones go first (see `lamer_memory.hygiene`).
+    """
+
+    budget: Positive = 1000
+    near: Annotated[float, Field(gt=0, le=1)] | None = 0.9
+
+
+class Distil(Closed):
+    """Train successful episodes that saw a memory also with the memory left out of their prompts, up to `ratio` times
+    as many calls as an update has. Tokens less probable than `floor` without the memory are left out (see
+    `learning.distil`)."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    floor: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+
 class Server(Closed):
     """Sample from a vLLM that is started for the run on `policy` and gets every new adapter, instead of in process.
 

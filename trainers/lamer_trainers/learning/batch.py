@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from lamer_trainers.errors import TrainingDataError
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.critic import Judged
+from lamer_trainers.learning.distil import Distiller
 from lamer_trainers.learning.samples import (
     Credit,
     Estimator,
@@ -44,9 +45,15 @@ Judge = Callable[[Sequence[Sample], int], Judged]
 
 
 def read_batch(
-    trials: Sequence[Trial], config: LamerConfig, limits: Limits, update: int, judge: Judge | None = None
+    trials: Sequence[Trial],
+    config: LamerConfig,
+    limits: Limits,
+    update: int,
+    judge: Judge | None = None,
+    distiller: Distiller | None = None,
 ) -> Batch:
-    """The batch of update number `update`; advantages are `judge`'s where there is one. Raises TrainingDataError."""
+    """The batch of update number `update`; advantages are `judge`'s where there is one, and behind the samples come
+    those of a `distiller`. Raises TrainingDataError."""
     finished = [trial for trial in trials if trial.get("error") is None]
     check_sampling(finished, config.temperature)
     samples = samples_of(finished, config.credit_rule, limits)
@@ -75,6 +82,10 @@ def read_batch(
         )
     metrics["advantage/zero"] = 1.0 if silent else sum(abs(a) <= NOTHING for a in advantages) / len(advantages)
     metrics["advantage/mean_size"] = sum(abs(value) for value in advantages) / len(advantages)
+    if distiller is not None:
+        more, earned = distiller.samples(finished, samples, advantages, update)
+        metrics["distil/calls"] = float(len(more))
+        samples, advantages = [*samples, *more], [*advantages, *earned]
     return Batch(samples, advantages, metrics, warnings)
 
 

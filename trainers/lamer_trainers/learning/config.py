@@ -95,6 +95,10 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     importance_cap: float = field(
         default=2.0, metadata={"help": "Truncation of the importance weights of old_logprobs='recomputed'."}
     )
+    distil_floor: float = field(
+        default=0.01,
+        metadata={"help": "With a distiller: tokens that are less probable without the memory are not trained."},
+    )
     max_staleness: int | None = field(
         default=None, metadata={"help": "Refuse samples drawn more than so many policy versions ago."}
     )
@@ -134,6 +138,10 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
             raise TrainingConfigError("train on top_p=1, top_k=0 and no min_p: others' logprobs are not the policy's")
         if not 0 <= self.gae_lambda <= 1 or self.critic_learning_rate < 0:
             raise TrainingConfigError("gae_lambda lies in [0, 1] and critic_learning_rate is at least 0")
+        if not 0 < self.distil_floor < 1:
+            raise TrainingConfigError(
+                f"distil_floor must be a probability, above 0 and below 1, not {self.distil_floor}"
+            )
         if self.importance_cap <= 0:
             raise TrainingConfigError(f"importance_cap must be above 0, not {self.importance_cap}")
         if self.deepspeed:

@@ -75,7 +75,8 @@ class MicroBatch:
 
     `tensors`, B rows of K columns, answers from the first column on: `completion_ids`, `completion_mask` (what is
     trained), `logged_logps` (0 where nothing is); `advantages` (B,); `prompt_ids`, `prompt_mask` (B, 0), which the loss
-    wants to see. `tokens` are the trained tokens here, `all_tokens` those of all processes' part of this pass.
+    wants to see; `remembered` (B,), which rows were drawn with a memory that their prompt no longer has. `tokens` are
+    the trained tokens here, `all_tokens` those of all processes' part of this pass.
     """
 
     computed: Pass
@@ -180,6 +181,7 @@ def pack(
         chosen = [samples[numbers[i]] for i in filled]
         rows = max(map(len, shares))
         reading, tensors = _answers(chosen, paths, rows)
+        tensors["remembered"] = torch.tensor([*(one.remembered for one in chosen), *[False] * (rows - len(chosen))])
         tensors["advantages"] = torch.zeros(rows)
         tensors["advantages"][: len(chosen)] = torch.tensor([advantages[numbers[i]] for i in filled])
         if not mine:

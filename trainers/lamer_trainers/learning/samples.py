@@ -95,7 +95,8 @@ class Estimator:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One policy call. `turn` counts within the episode; a reflection follows the last turn of its episode. `held` says
-    that other tasks' records were held back from its trial.
+    that other tasks' records were held back from its trial, `remembered` that it was drawn with a memory that its
+    prompt no longer has (`distil`).
 
     `step_return` is G_t(n), `episode_return` what `Credit.level` says, both after the penalty, in the units of rewards;
     `discount` is how much of the trial's next call counts (for GAE).
@@ -118,6 +119,7 @@ class Sample:
     episode_return: float
     discount: float
     held: bool = False
+    remembered: bool = False
 
     @property
     def length(self) -> int:

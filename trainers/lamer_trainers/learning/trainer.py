@@ -44,6 +44,7 @@ from lamer_trainers.errors import CheckpointError, TrainingConfigError, Training
 from lamer_trainers.learning.batch import Batch, read_batch
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.critic import Critic
+from lamer_trainers.learning.distil import Distiller
 from lamer_trainers.learning.metrics import LOSS, of_mini_batch
 from lamer_trainers.learning.packing import MicroBatch, pack, split
 from lamer_trainers.learning.samples import Limits
@@ -73,7 +74,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
     """Trains `model` (a module, PEFT or not, or a folder) on the trials of `source`.
 
     `args.updates` batches are taken, numbered from 0 (after a resume: from the checkpoint's number on). Other arguments
-    are GRPOTrainer's (`processing_class`, `peft_config`, `callbacks`, `optimizers`). In a distributed run every process
+    are GRPOTrainer's (`processing_class`, `peft_config`, `callbacks`, `optimizers`); a `distiller` adds samples that
+    leave a memory out. In a distributed run every process
     has a source, and that of the main process is asked. Raises TrainingDataError before an update for a batch that
     cannot be trained on.
     """
@@ -82,8 +84,11 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
     current_gradient_accumulation_steps: float
     _buffered_inputs: list[Share] | None
 
-    def __init__(self, model: Any, source: Source, args: LamerConfig, **options: Any) -> None:
+    def __init__(
+        self, model: Any, source: Source, args: LamerConfig, *, distiller: Distiller | None = None, **options: Any
+    ) -> None:
         self.source = source
+        self._distiller = distiller
         super().__init__(
             model=model,
             reward_funcs=_no_reward,
@@ -208,7 +213,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             try:
                 trials = self.source.next_batch(update)
                 judge = None if self.critic is None else self.critic.judge
-                result = [read_batch(trials, self.args, self._limits, update, judge)]
+                result = [read_batch(trials, self.args, self._limits, update, judge, self._distiller)]
             except BaseException as error:  # Ctrl-C, too: the others are waiting
                 if accelerator.num_processes > 1:
                     broadcast_object_list([f"{type(error).__name__}: {error}"])
@@ -238,30 +243,47 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             for batch in micro:
                 data = batch.tensors
                 logged, mask = data.pop("logged_logps"), data["completion_mask"]
+                other = data.pop("remembered").unsqueeze(1)
                 # Where the logged numbers are trusted, a fresh run looks once, at every row: padding may hide in one.
-                if recomputed or not self._checked_gap:
+                if not (recomputed or not self._checked_gap or bool(other.any())):
+                    data["old_per_token_logps"] = logged
+                else:
                     own = self._score(self.model, batch).logprobs * mask
-                    gap = (own - logged).abs() * mask
-                    sums["gap"] += float(gap.sum())
-                    sums["tokens"] += float(mask.sum())
+                    same = mask * ~other
+                    gap = (own - logged).abs() * same
                     largest = max(largest, float(gap.max()))
-                if recomputed:
-                    ratio = (own - logged).exp()
-                    weight = ratio.clamp(max=self.args.importance_cap)
-                    sums["weight"] += float((weight * mask).sum())
-                    sums["capped"] += float(((ratio > self.args.importance_cap) * mask).sum())
-                    data["advantages"] = data["advantages"].unsqueeze(1) * weight
-                data["old_per_token_logps"] = own if recomputed else logged
+                    weights, known = self._weights(own, logged, other | recomputed)
+                    data["old_per_token_logps"] = torch.where(other | recomputed, own, logged)
+                    if recomputed or bool(other.any()):
+                        data["advantages"] = data["advantages"].unsqueeze(1) * weights * (known | ~other)
+                    for name, value in (
+                        ("gap", gap),
+                        ("tokens", same),
+                        ("weight", weights * same),
+                        ("capped", (weights >= self.args.importance_cap) * same),
+                        ("distilled", mask * other),
+                        ("unknown", mask * other * ~known),
+                    ):
+                        sums[name] += float(value.sum())
                 if self.beta != 0.0:
                     data["ref_per_token_logps"] = self._reference_logprobs(batch)
         self.model.train(mode)
         if "tokens" in sums:
             self._report_gap(sums, largest, update, recomputed)
 
+    def _weights(
+        self, own: torch.Tensor, logged: torch.Tensor, where: torch.Tensor | bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a token weighs whose numbers are not the logged ones, 1 elsewhere; and whether it is probable enough to
+        be trained without what it was drawn with."""
+        ratio = (own - logged).exp().clamp(max=self.args.importance_cap)
+        floor = math.log(self.args.distil_floor)
+        return torch.where(torch.as_tensor(where), ratio, torch.ones_like(ratio)), own > floor
+
     def _report_gap(self, sums: Mapping[str, float], largest: float, update: int, recomputed: bool) -> None:
-        names = ("gap", "tokens", "weight", "capped")
+        names = ("gap", "tokens", "weight", "capped", "distilled", "unknown")
         local = torch.tensor([sums.get(name, 0.0) for name in names], device=self.accelerator.device)
-        gap, tokens, weight, capped = self.accelerator.reduce(local, reduction="sum").tolist()
+        gap, tokens, weight, capped, distilled, unknown = self.accelerator.reduce(local, reduction="sum").tolist()
         mean = gap / max(tokens, 1.0)
         metrics = self._metrics["train"]
         metrics["sampling/logprob_gap_mean"].append(mean)
@@ -269,6 +291,9 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         if recomputed:
             metrics["sampling/importance_mean"].append(weight / max(tokens, 1.0))
             metrics["sampling/importance_capped"].append(capped / max(tokens, 1.0))
+        if distilled:
+            metrics["distil/tokens"].append(distilled)
+            metrics["distil/unknown"].append(unknown / distilled)
         limit = self.args.max_logprob_gap
         exact = not recomputed and next(self.model.parameters()).dtype == torch.float32
         if limit is not None and exact:

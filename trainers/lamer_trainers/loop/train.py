@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from lamer_graph.policies.shipped import is_adapter, is_policy
 from lamer_graph.serving.needs import check_servable
 from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.learning.distil import Distiller
 from lamer_trainers.learning.launch import launched
 from lamer_trainers.learning.saving import replacing
 from lamer_trainers.learning.trainer import LamerTrainer
@@ -97,7 +99,9 @@ def train(
         if group.first(set_up):
             args.max_steps = steps  # it had stopped early, and does not go on
         source, watch = made[0] if made else (Unasked(), None)
-        trainer = LamerTrainer(policy.model, source, args, processing_class=policy.tokenizer)
+        trainer = LamerTrainer(
+            policy.model, source, args, distiller=_distiller(run, policy), processing_class=policy.tokenizer
+        )
         if watch is not None:
             # Before the reports of `report_to`, so that they get what it adds.
             trainer.callback_handler.callbacks.insert(0, watch)
@@ -114,6 +118,13 @@ def train(
     group.leave()
     best = (None, None) if watch is None else (watch.best, watch.best_update)
     return Trained(result, trainer.update, *best)
+
+
+def _distiller(run: RunFile, policy: LocalPolicy) -> Distiller | None:
+    if run.distil is None:
+        return None
+    prompts = replace(run.collect.prompts(), control=policy.control_tokens)
+    return Distiller(prompts, policy.encode, run.distil.ratio)
 
 
 @contextlib.contextmanager
