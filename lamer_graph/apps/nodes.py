@@ -25,6 +25,7 @@ from lamer_graph.apps.attempt import Runner, Running, messages_in
 from lamer_graph.apps.checking import Through
 from lamer_graph.apps.grading import Grade, Grader, OutOfTime, called, graded
 from lamer_graph.apps.knowing import TRIAL_KEY, Known, about, answer_of, check_format, error_of, of_theirs, opening
+from lamer_graph.apps.left import Left
 from lamer_graph.apps.lessons import Inject
 from lamer_graph.apps.lines import Lines, line_of
 from lamer_graph.apps.states import Attempt, RetryState
@@ -40,7 +41,7 @@ from lamer_graph.trial.whose import of_user
 from lamer_graph.types import stable_seed
 from lamer_memory import MemoryRecord
 from lamer_memory.base import Namespace
-from lamer_memory.recall import ABOUT_KEY, kinds, make_record, trial_namespace
+from lamer_memory.recall import trial_namespace
 from lamer_memory.utility import held_back
 
 
@@ -75,6 +76,7 @@ class Nodes:
         self.runner = runner
         self.ways = ways
         self.keeper = keeper
+        self.left = Left(keeper.memory, name)
         self.max_attempts = max_attempts
         self.through = through
         self.name = name
@@ -84,6 +86,10 @@ class Nodes:
 
     def is_over(self, s: RetryState) -> bool:
         return s["success"] or len(s["attempts"]) >= self.max_attempts
+
+    def teaches(self, s: RetryState) -> bool:
+        """Whether a trial that was won is still to be reflected on, for other tasks' sake."""
+        return s["success"] and self.keeper.memory.lessons == "all" and len(s["reflections"]) < len(s["attempts"])
 
     # -- open ---------------------------------------------------------------------------------------------------------
 
@@ -280,6 +286,8 @@ class Nodes:
             else:
                 before = [record["text"] for record in s["trial"]["memory"]]
                 asked = lessons.review(about(s), before, told, attempt["feedback"], number, self.max_attempts)
+                if s["success"]:
+                    asked = lessons.of_success(asked)
                 answer = await called(
                     answering(how, asked, f"{s['trial']['trial_id']}/{number}/reflection"), (), self.ways.timeout
                 )
@@ -313,6 +321,8 @@ class Nodes:
         return self.review(s)
 
     def remember(self, s: RetryState) -> Json:
+        if s["success"]:
+            return self._concluded(s)
         records, trial = self._memories(s)
         with self._logged(s):
             keeping.remember(self.keeper, self._place(trial), records)
@@ -320,22 +330,23 @@ class Nodes:
         return self._remembered(s, trial, found)
 
     async def aremember(self, s: RetryState) -> Json:
+        if s["success"]:
+            return self._concluded(s)
         records, trial = self._memories(s)
         async with self._alogged(s):
             await keeping.aremember(self.keeper, self._place(trial), records)
             found = await keeping.arecall(self.keeper, self._asking(trial, s, len(s["attempts"])))
         return self._remembered(s, trial, found)
 
+    @staticmethod
+    def _concluded(s: RetryState) -> Json:
+        """The update that takes over the reflection on an attempt that succeeded; `finish` writes it."""
+        return {"reflections": [*s["reflections"], s.get("reflection") or ""], "reflection": None}
+
     def _memories(self, s: RetryState) -> tuple[list[MemoryRecord], Json]:
         """What the failed attempt leaves, and the trial with that noted."""
-        number = len(s["attempts"]) - 1
-        texts = {"reflection": s.get("reflection") or "", "trajectory": self._trajectory(s["attempts"][-1])}
-        records = [
-            self._record(s, number, kind, texts[kind])
-            for kind in kinds(self.keeper.memory.contents)
-            if texts[kind].strip()
-        ]
-        return records, self._noted(s["trial"], number, records)
+        records = self.left.memories(s)
+        return records, self._noted(s["trial"], len(s["attempts"]) - 1, records)
 
     def _noted(self, trial: Json, episode: int, records: Sequence[MemoryRecord]) -> Json:
         trial = {
@@ -346,18 +357,6 @@ class Nodes:
             trial["records"] = [*trial["records"], *(record.to_json() for record in records)]
         return trial
 
-    def _record(self, s: RetryState, episode: int, kind: Any, text: str) -> MemoryRecord:
-        trial = s["trial"]
-        metadata = {"env": f"app:{self.name}", "spec": f"app:{self.name}"}
-        if self.keeper.memory.scope == "tasks":  # a later trial looks for its like by what was asked
-            metadata[ABOUT_KEY] = about(s)
-        return make_record(trial["trial_id"], trial["task_id"], episode, kind, text, s["success"], metadata)
-
-    def _trajectory(self, attempt: Attempt) -> str:
-        told = lessons.transcript(attempt["messages"])
-        graded = f"grade: {attempt['score']:g} {attempt['feedback']}".rstrip()
-        return lessons.shortened(f"{told}\n{graded}", self.keeper.memory.max_chars)
-
     def _remembered(self, s: RetryState, trial: Json, found: Recalled) -> Json:
         update: Json = {"trial": self._recalled(trial, found, len(s["attempts"])), "reflection": None}
         if self.keeper.reflects:
@@ -367,7 +366,7 @@ class Nodes:
     # -- finish -------------------------------------------------------------------------------------------------------
 
     def finish(self, s: RetryState) -> Json:
-        taught = self._lessons(s)
+        taught = self.left.lessons(s)
         if taught:
             keeping.remember(self.keeper, self._place(s["trial"]), taught)
         keeping.settle(self.keeper, self._asking(s["trial"], s, 0), s["trial"]["reads"], self._won_in(s))
@@ -377,7 +376,7 @@ class Nodes:
         return self._answer(s, trial)
 
     async def afinish(self, s: RetryState) -> Json:
-        taught = self._lessons(s)
+        taught = self.left.lessons(s)
         if taught:
             await keeping.aremember(self.keeper, self._place(s["trial"]), taught)
         await keeping.asettle(self.keeper, self._asking(s["trial"], s, 0), s["trial"]["reads"], self._won_in(s))
@@ -389,20 +388,6 @@ class Nodes:
     @staticmethod
     def _won_in(s: RetryState) -> int | None:
         return len(s["attempts"]) - 1 if s["success"] else None
-
-    def _lessons(self, s: RetryState) -> list[MemoryRecord]:
-        """What a solved trial leaves to other tasks': the transcript that won, and its reflections as ones that led to
-        a success."""
-        if self.keeper.memory.scope != "tasks" or not s["success"]:
-            return []
-        found = list[MemoryRecord]()
-        for kind in kinds(self.keeper.memory.contents):
-            if kind == "trajectory":
-                found.append(self._record(s, len(s["attempts"]) - 1, kind, self._trajectory(s["attempts"][-1])))
-            else:
-                told = [(number, text) for number, text in enumerate(s["reflections"]) if text.strip()]
-                found += [self._record(s, number, kind, text) for number, text in told]
-        return found
 
     def _finished(self, s: RetryState, taught: Sequence[MemoryRecord]) -> Json:
         return self._noted(s["trial"], len(s["attempts"]) - 1, taught) if taught else s["trial"]

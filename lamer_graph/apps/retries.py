@@ -209,11 +209,17 @@ def _compiled(nodes: Nodes, graph: PregelProtocol[Any, Any, Any, Any], checkpoin
     if nodes.keeper.reflects:
         built.add_node("reflect", Node("reflect", nodes.reflect, nodes.areflect))
         path = ["reflect", *path]
+    teaching = nodes.keeper.memory.lessons == "all"
     for here, there in pairwise(path):
-        built.add_edge(here, there)
+        if here == "remember" and teaching:
+            built.add_conditional_edges(
+                here, lambda state: "finish" if nodes.is_over(state) else "attempt", ["finish", "attempt"]
+            )
+        else:
+            built.add_edge(here, there)
 
     def route(state: RetryState) -> str:
-        return "finish" if nodes.is_over(state) else path[0]
+        return "finish" if nodes.is_over(state) and not nodes.teaches(state) else path[0]
 
     built.add_conditional_edges("grade", route, ["finish", path[0]])
     compiled = built.compile(

@@ -77,6 +77,10 @@ async def play_trial(
             _update(state, steps.ended(h, state, episode))
             episode = None
             if steps.is_over(h, state):
+                if steps.teaches(h, state):
+                    reply = await calls.call(h.policy, steps.ask_reflection(h, state))
+                    _update(state, steps.reflected(h, state, reply, record))
+                    _update(state, steps.concluded(state))
                 if lessons := steps.lessons(h, state):
                     if behind is None:
                         await calls.aremember(h, state, lessons)

@@ -54,6 +54,14 @@ brief; only these words will be remembered. Put them between tags: <remark>your 
 closing tag, and what is inside a thought, will not be read."""
 
 
+REFLECT_WON = """\
+Attempt {episode} of {episodes} has succeeded
+Write down what it has taught you that will help with other tasks of this kind: the facts that are likely to hold \
+there, too, what worked and why, and what to do again. Be specific and brief; only these words will be remembered. Put \
+them between tags: <remark>your reflection</remark>. What follows the closing tag, and what is inside a thought, will \
+not be read."""
+
+
 class _Fields(NamedTuple):
     """What a template knows: fields that it needs, and others."""
 
@@ -78,6 +86,7 @@ FIELDS: dict[str, _Fields] = {
     "actions": _Fields(("actions",)),
     "act": _Fields((), ("episode", "episodes", "turn", "turns")),
     "reflect": _Fields((), ("episode", "episodes")),
+    "reflect_won": _Fields((), ("episode", "episodes")),
 }
 QUOTED = frozenset({"observation", "text", "actions"})
 """Fields whose every line is marked as a quotation."""
@@ -95,7 +104,8 @@ class PromptTexts:
     latter where there is but one attempt), and `thinking` (strategy "react" only). The user message has these pieces in
     this order: the memory (`memory_trajectory`, `memory_reflection`, and `memory_other` of another task), the turns so
     far (`observed`, `played`), what is seen now (`observed`, or `ended` in a reflection), the possible `actions`, and
-    the question (`act` or `reflect`); `left_out` stands where memories or turns were left out. Raises ConfigError.
+    the question (`act`, `reflect`, or `reflect_won` after a trial that was won); `left_out` stands where memories or
+    turns were left out. Raises ConfigError.
     """
 
     system: str = SYSTEM
@@ -114,6 +124,7 @@ class PromptTexts:
     actions: str = "Possible actions include:\n{actions}"
     act: str = "Attempt {episode} of {episodes}, turn {turn} of {turns}. Which action do you take?"
     reflect: str = REFLECT
+    reflect_won: str = REFLECT_WON
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -121,7 +132,7 @@ class PromptTexts:
             if not isinstance(text, str):
                 raise ConfigError(f"texts.{one.name} must be a text, not {text!r:.60}")
             _check(f"texts.{one.name}", plain(text), FIELDS[one.name])
-        for tag, name in ((ACTION_TAG, "act"), (REMARK_TAG, "reflect")):
+        for tag, name in ((ACTION_TAG, "act"), (REMARK_TAG, "reflect"), (REMARK_TAG, "reflect_won")):
             if f"<{tag}>" not in self.system + getattr(self, name):
                 raise ConfigError(
                     f"texts.{name} does not say how to answer, nor does texts.system: one of them must name the tag "

@@ -177,13 +177,16 @@ class PromptBuilder:
         )
         return self._messages(_joined(pieces))
 
-    def reflect(self, view: View, dropped: int = 0) -> list[Message]:
-        """Messages that ask for a reflection on the failed episode `view.episode`; `dropped` as in `act`."""
+    def reflect(self, view: View, dropped: int = 0, *, won: bool = False) -> list[Message]:
+        """Messages that ask for a reflection on the episode `view.episode`, which failed unless it was `won`; `dropped`
+        as in `act`."""
         cut = self._cut(view, dropped, whole=True)
         if self.style == "compact":
             return self._compact(view, *cut, "Remark")
         ended = self.texts.ended.format(observation=quote(_bounded(view.observation)))
-        asked = self.texts.reflect.format(episode=view.episode, episodes=self.max_episodes)
+        asked = (self.texts.reflect_won if won else self.texts.reflect).format(
+            episode=view.episode, episodes=self.max_episodes
+        )
         return self._messages(_joined([*self._past(view, *cut), ended, asked]))
 
     def droppable(self, view: View, *, whole: bool = False) -> int:

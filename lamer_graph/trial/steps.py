@@ -266,6 +266,16 @@ def with_calls_apart(s: TrialState, update: Json) -> Json:
     return {**update, "episodes": [*update["episodes"][:-1], {**episode, "turns": turns}], "calls": kept}
 
 
+def teaches(h: Harness, s: TrialState) -> bool:
+    """Whether a trial that was won is still to be reflected on, for other tasks' sake."""
+    return s["success"] and h.memory.lessons == "all" and len(s["reflections"]) < len(s["episodes"])
+
+
+def concluded(s: TrialState) -> Json:
+    """The update that takes over the reflection on a won episode; `lessons` then holds it."""
+    return {"reflections": [*s["reflections"], s.get("reflection") or ""], "reflection": None}
+
+
 def won_in(s: TrialState) -> int | None:
     """The episode (from 0) that solved the trial."""
     return len(s["episodes"]) - 1 if s["success"] else None
@@ -280,7 +290,7 @@ def is_over(h: Harness, s: TrialState) -> bool:
 
 
 def ask_reflection(h: Harness, s: TrialState) -> Ask:
-    """The call that reflects on the episode that has just failed."""
+    """The call that reflects on the episode that has just failed, or has been won (`teaches`)."""
     episode = len(s["episodes"]) - 1
     view = View(
         episode=episode + 1,
@@ -290,7 +300,9 @@ def ask_reflection(h: Harness, s: TrialState) -> Ask:
     )
     seed = stable_seed(s["seed"], s["task_id"], s["trial"], episode, "reflection")
     droppable = h.prompts.droppable(view, whole=True)
-    return Ask(lambda dropped: h.prompts.reflect(view, dropped), droppable, h.sampling_of(seed, REMARK_TAG))
+    return Ask(
+        lambda dropped: h.prompts.reflect(view, dropped, won=s["success"]), droppable, h.sampling_of(seed, REMARK_TAG)
+    )
 
 
 def reflected(h: Harness, s: TrialState, reply: Reply, record: bool) -> Json:

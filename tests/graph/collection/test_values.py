@@ -199,3 +199,45 @@ def test_a_shard_leaves_the_values_to_whoever_sees_the_whole_log(tmp_path: Path,
     run(settings, tmp_path / "run", ScriptedPolicy(misled), shard=Shard(1, 2), resume=True)
     settle_run(settings, tmp_path / "run")
     assert any(value.known for value in values(tmp_path / "run").values())
+
+
+# -- lessons of successes ---------------------------------------------------------------------------------------------
+
+
+def winner(messages: Any, sampling: Any) -> str:
+    """Plays well, and says of an attempt whether it was told that it had succeeded."""
+    if is_reflection(messages):
+        return f"<remark>{'again' if 'has succeeded' in messages[-1]['content'] else 'otherwise'}</remark>"
+    return cautious_player(messages, sampling)
+
+
+@pytest.mark.parametrize("through_graph", [False, True])
+def test_a_won_trial_is_reflected_on_where_that_is_asked_for_and_other_tasks_see_it(
+    tmp_path: Path, through_graph: bool
+) -> None:
+    settings = config(**BOARD, lessons="all", contents="both")
+    run(settings, tmp_path / "run", ScriptedPolicy(winner), through_graph=through_graph)
+    assert check(tmp_path / "run").ok
+    trials = list(read_trials(tmp_path / "run"))
+    assert sum(trial["success"] for trial in trials) >= 3
+    for trial in trials:
+        said = [made["text"] for made in trial["reflections"]]
+        failed = len(trial["episodes"]) - trial["success"]
+        assert said[:failed] == ["otherwise"] * min(failed, 2)
+        assert said[failed:] == ["again"] * trial["success"]
+    told = {record.key: record for record in kept(tmp_path / "run").values() if record.text == "again"}
+    assert len(told) == sum(trial["success"] for trial in trials)
+    assert all(record.success and record.kind == "reflection" for record in told.values())
+    later = config(**BOARD, split="test", tasks=4, store=str(tmp_path / "run"), outcomes="solved")
+    run(later, tmp_path / "later", ScriptedPolicy(winner))
+    shown = {key for trial in read_trials(tmp_path / "later") for key in trial["memory_reads"][0]["keys"]}
+    assert shown & set(told)
+
+
+def test_a_reflection_on_a_win_is_no_sample_of_its_own_trial(tmp_path: Path) -> None:
+    from lamer_trainers.learning.samples import samples_of
+
+    run(config(**BOARD, lessons="all"), tmp_path / "run", ScriptedPolicy(winner))
+    run(config(**BOARD), tmp_path / "plain", ScriptedPolicy(winner))
+    with_lessons, without = (samples_of(read_trials(tmp_path / name)) for name in ("run", "plain"))
+    assert sorted(one.place for one in with_lessons) == sorted(one.place for one in without)
