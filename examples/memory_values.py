@@ -16,10 +16,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reading_player import ReadingPlayer
+
 from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.evaluation.compare import compare
 from lamer_graph.evaluation.stats import paired_test
+from lamer_graph.policies.base import Policy
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.runlog import read_trials
 from lamer_memory.utility import held_back
@@ -33,7 +36,7 @@ CONTROL = 0.5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="minesweeper:4x4-3")
-    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--policy", required=True, help="a folder, or `reader` for examples/reading_player.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--tasks", type=int, default=50, help="a round")
@@ -43,6 +46,7 @@ def main() -> None:
     parser.add_argument("--select", nargs="+", default=["similar", "value", "ucb"])
     parser.add_argument("--budget", type=int, default=1000, help="most records that a memory keeps")
     parser.add_argument("--k", type=int, default=3, help="records of other tasks that a prompt shows")
+    parser.add_argument("--lessons", choices=("failed", "all"), default="failed", help="all: also of won trials")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     base = CollectConfig(
@@ -55,15 +59,16 @@ def main() -> None:
         scope="tasks",
         control=CONTROL,
         k=given.k,
+        lessons=given.lessons,
         prompt_style="compact",
         max_tokens=24,
         seed=given.seed,
     )
-    policy = LocalPolicy(given.policy)
-    found: Json = {"env": given.env, "policy": given.policy.name, "seed": given.seed, "rounds": {}, "test": {}}
+    policy = ReadingPlayer(given.env) if given.policy == "reader" else LocalPolicy(given.policy)
+    found: Json = {"env": given.env, "policy": Path(given.policy).name, "seed": given.seed, "rounds": {}, "test": {}}
     runs: dict[str, Path] = {"none": given.out / "test-none"}
     alone = {"tasks": given.test, "trials": 1, "split": "test", "control": 0.0, "skip": 0}
-    alone["k"] = CollectConfig.model_fields["k"].default
+    alone |= {name: CollectConfig.model_fields[name].default for name in ("k", "lessons")}
     nothing = {**alone, "contents": "none", "backend": "in-context", "scope": "trial"}
     own = {**alone, "backend": "in-context", "scope": "trial"}
     plain = CollectConfig(**{**base.model_dump(), "select": "similar", **nothing})
@@ -81,7 +86,11 @@ def main() -> None:
         found["rounds"][select] = rounds
         last = given.out / select / UPDATE_FOLDER.format(given.rounds - 1)
         runs[select] = given.out / f"test-{select}"
-        play(config.model_copy(update={**alone, "k": given.k, "store": str(last.resolve())}), policy, runs[select])
+        play(
+            config.model_copy(update={**alone, "k": given.k, "lessons": given.lessons, "store": str(last.resolve())}),
+            policy,
+            runs[select],
+        )
     # Each against a memory of the trial's own episodes alone: what other tasks' records add.
     for row in compare(runs, "own").rows:
         found["test"][row.name] = {
@@ -95,7 +104,7 @@ def main() -> None:
         print(f"{name}: pass@k {reached}; minus own", *map(describe, row["minus_own"] or ()))
 
 
-def play(config: CollectConfig, policy: LocalPolicy, folder: Path) -> None:
+def play(config: CollectConfig, policy: Policy, folder: Path) -> None:
     asyncio.run(collect(config, policy, folder, concurrency=128, resume=True))
 
 

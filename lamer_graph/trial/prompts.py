@@ -182,7 +182,7 @@ class PromptBuilder:
         as in `act`."""
         cut = self._cut(view, dropped, whole=True)
         if self.style == "compact":
-            return self._compact(view, *cut, "Remark")
+            return self._compact(view, *cut, "Remark", ended=won)
         ended = self.texts.ended.format(observation=quote(_bounded(view.observation)))
         asked = (self.texts.reflect_won if won else self.texts.reflect).format(
             episode=view.episode, episodes=self.max_episodes
@@ -315,7 +315,9 @@ class PromptBuilder:
         memory: Sequence[Remembered],
         lost_memory: int,
         ask: Literal["Act", "Remark"],
+        ended: bool = False,
     ) -> list[Message]:
+        """Turns tell of a failure where an observation would tell all; how it `ended` is worth telling of a success."""
         lines: list[str] = []
         if memory or lost_memory:
             lines.append("Memory" + (" " + LEFT_OUT_COMPACT.format(count=lost_memory) if lost_memory else ""))
@@ -327,7 +329,7 @@ class PromptBuilder:
             done = [LEFT_OUT_COMPACT.format(count=lost_turns)] if lost_turns else []
             shown = "; ".join(map(_told, turns))
             lines.append("; ".join([*done, marked(shown)] if turns else done))
-        if ask == "Act" or not self.env.markov:
+        if ask == "Act" or not self.env.markov or ended:
             lines.append(marked(_bounded(view.observation)))
         lines.append(ask)
         return self._messages("\n".join(lines))

@@ -46,8 +46,9 @@ EXPLORATION = 0.5
 variance (Auer et al. 2002, section 4)."""
 RETRY = 0.05
 """Share of tasks that are shown a record all the same that is below zero with confidence."""
-CANDIDATES = 16
-"""Most similar records per one that is shown, among which "value" and "ucb" choose (MemRL's two phases)."""
+CANDIDATES = 4
+"""Most similar records per one that is shown, among which "value" and "ucb" choose (MemRL's two phases): a value says
+nothing of what a record is about."""
 MAX_BLOCK = 16
 
 OVERALL = "\x1foverall"

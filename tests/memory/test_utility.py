@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from lamer_memory import MemoryConfigError, MemoryRecord, ScoredRecord
 from lamer_memory.utility import (
-    CANDIDATES,
     LEAST_SPREAD,
     PRIOR_VARIANCE,
     PRIOR_WEIGHT,
@@ -210,7 +209,7 @@ def test_many_records_that_each_cost_a_little_are_found_out_together() -> None:
     """None of them is known well enough by itself; a new one among them is not shown either."""
     rng = random.Random(1)
     values = []
-    for _ in range(CANDIDATES * 3):
+    for _ in range(48):
         shown = [float(rng.random() < 0.30) for _ in range(8)]
         held = [float(rng.random() < 0.55) for _ in range(8)]
         values.append(Value().with_outcomes(shown, held))
