@@ -18,7 +18,7 @@ from lamer_graph.cli.checks import check_new, run_folder
 from lamer_graph.cli.compare_train import Training, starts, trained, trainings, worded
 from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.memory_options import Backend, MeasureOption, Store, WarmOption
+from lamer_graph.cli.memory_options import MEASURE_WARM, Backend, MeasureOption, Store, WarmOption
 from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, ResumeOption, Setting, TaskOption, as_many, of_task
 from lamer_graph.cli.running import MEASURED, WARM, check_player, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
@@ -95,7 +95,7 @@ class Memories(Store):
         if selects != ["similar"] and "tasks" not in scopes:
             raise ConfigError("--select is about the memory of other tasks: use it with --scope tasks")
         if self.measure and not self.warm:
-            raise ConfigError("--measure plays tasks to see what a memory is worth: fill it first, with --warm N")
+            raise ConfigError(MEASURE_WARM)
         return configurations(contents, backends, scopes, selects)
 
 

@@ -9,7 +9,7 @@ import typer
 from lamer_graph.cli.checks import run_folder
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
-from lamer_graph.cli.memory_options import Place, WarmOption
+from lamer_graph.cli.memory_options import MEASURE_WARM, MeasureOption, Place, WarmOption
 from lamer_graph.cli.options import RUN, Effort, Game, OutOption, Player, ResumeOption, TaskOption, as_many, of_task
 from lamer_graph.cli.running import filled_by, note_fresh, report_loss, report_of, run_trials, run_warm
 from lamer_graph.errors import ConfigError
@@ -47,6 +47,7 @@ def register(app: typer.Typer) -> None:
         effort: Effort,
         task: TaskOption = None,
         warm: WarmOption = 0,
+        measure: MeasureOption = 0,
         shuffle_reflections: ShuffleOption = False,
         out: OutOption = None,
         resume: ResumeOption = False,
@@ -57,6 +58,8 @@ def register(app: typer.Typer) -> None:
         """
         from lamer_graph.cli.render import conditions, evaluations
 
+        if measure and not warm:
+            raise ConfigError(MEASURE_WARM)
         if not resume:
             place.check_kept(game.contents)
         game = of_task(game, task)
@@ -74,9 +77,9 @@ def register(app: typer.Typer) -> None:
         folder = run_folder(out, "eval", resume)
         note_fresh(ui, folder, resume)
         if warm:
-            config = filled_by(config)
+            config = filled_by(config, measured=measure > 0)
         job = Job(player=player, config=config, effort=effort, folder=folder, resume=resume, training=False)
-        if warm and not run_warm(ui, job, warm):
+        if warm and not run_warm(ui, job, warm, measure):
             return {"run": str(folder), "interrupted": True}
         _, summary = run_trials(ui, job)
         evaluation = report_of(folder, summary)

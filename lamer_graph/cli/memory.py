@@ -152,10 +152,12 @@ def _reading(memory: typer.Typer) -> None:
         with target.opened(read_only=True) as backend:
             ui.working()
             found = [hygiene.stats(backend, name) for name in target.namespaces(backend)]
-        table = _table("namespace", "records", "reflect.", "traject.", "solved", "tasks", "chars", "valued", "harmful")
+        measured = any(one.valued for one in found)
+        more = ("valued", "harmful") if measured else ()
+        table = _table("namespace", "records", "reflect.", "traject.", "solved", "tasks", "chars", *more)
         for one in found:
             numbers: tuple[int, ...] = (one.records, one.reflections, one.trajectories, one.successes, one.tasks)
-            numbers += (one.chars, one.valued, one.harmful)
+            numbers += (one.chars, one.valued, one.harmful) if measured else (one.chars,)
             table.add_row(escape(_shown(one.namespace)), *(f"{number:,}" for number in numbers))
         ui.print(table)
         return {

@@ -51,6 +51,8 @@ MeasureOption = Annotated[
     ),
 ]
 
+MEASURE_WARM = "--measure plays tasks to see what a memory is worth: fill it first, with --warm N"
+
 Backend = Literal["in-context", "chroma", "store"]
 
 

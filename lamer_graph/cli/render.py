@@ -171,7 +171,9 @@ def across_tasks(config: CollectConfig) -> str:
     seen = "as it was before the first trial" if config.visible == "frozen" else "live"
     which = "" if config.outcomes == "any" else f"{config.outcomes} "
     like = "" if config.embedder == "hashing" else f", compared by {config.embedder}"
-    return f"memory of other tasks: {config.k} {which}records{like}, {filled}, {seen}; "
+    by = {"similar": "", "value": ", of the highest value", "ucb": ", by likeness, value and what is little known"}
+    held = f", held back from {config.control:g} of the trials" if config.control else ""
+    return f"memory of other tasks: {config.k} {which}records{like}{by[config.select]}, {filled}, {seen}{held}; "
 
 
 def facts(title: str, rows: Mapping[str, str]) -> Table:

@@ -131,6 +131,29 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "live alone": (("eval", "--live", *SERVER), "--live is about the memory of other tasks"),
     "warm alone": (("eval", "--warm", "3", *SERVER), "--warm is about the memory of other tasks"),
+    "select alone": (("eval", "--select", "ucb", *SERVER), "--select is about the memory of other tasks"),
+    "control alone": (("eval", "--control", "0.5", *SERVER), "--control is about the memory of other tasks"),
+    "lessons alone": (("eval", "--lessons", "all", *SERVER), "--lessons is about the memory of other tasks"),
+    "select of none": (
+        ("compare", "--memory", "none,both", "--select", "similar,ucb", *SERVER),
+        "--select is about the memory of other tasks",
+    ),
+    "an unknown select": (
+        ("compare", "--backend", "chroma", "--scope", "tasks", "--select", "ubc", *SERVER),
+        "did you mean 'ucb'",
+    ),
+    "measuring nothing": (
+        ("compare", "--backend", "chroma", "--scope", "trial,tasks", "--measure", "3", *SERVER),
+        "fill it first, with --warm",
+    ),
+    "measuring nothing by eval": (
+        ("eval", "--backend", "chroma", "--scope", "tasks", "--measure", "3", *SERVER),
+        "fill it first, with --warm",
+    ),
+    "all held back": (
+        ("eval", "--backend", "chroma", "--scope", "tasks", "--control", "1", *SERVER),
+        "less than or equal to 0.9",
+    ),
     "two fillings": (
         ("eval", "--backend", "chroma", "--scope", "tasks", "--warm", "3", "--store", ".", *SERVER),
         "exclude each other",
@@ -236,6 +259,29 @@ def test_compare_across_tasks_gives_every_configuration_a_memory_of_its_own(
     assert rows["trajectory/chroma/tasks"]["copied"] > 0
     assert rows["trajectory/chroma"]["copied"] == 0
     assert "filled from warm, as it was before the first trial" in (tmp_path / "c" / "compare.md").read_text()
+
+
+def test_compare_measures_what_records_are_worth_before_it_selects_by_it(
+    cli: Cli, server: FakeServer, tmp_path: Path
+) -> None:
+    arguments = ("compare", "--memory", "reflection", "--backend", "chroma", "--scope", "tasks")
+    selects = ("--select", "similar,value", "--warm", "4", "--measure", "3", "--tasks", "4")
+    outcome = cli(*arguments, *selects, "--base-url", server.url, "--out", "c", "--json")
+    assert outcome.code == 0, outcome.err
+    assert list(rows_of(outcome.document)) == ["reflection/chroma/tasks", "reflection/chroma/tasks/value"]
+    for name in ("reflection-chroma-tasks", "reflection-chroma-tasks-value"):
+        measured = list(read_trials(tmp_path / "c" / name / "measured"))
+        assert len(measured) == 12
+        assert sum(any(read.get("held") for read in trial["memory_reads"]) for trial in measured) == 6
+        filled = {trial["task"]["id"] for trial in read_trials(tmp_path / "c" / name / "warm")}
+        assert not filled & {trial["task"]["id"] for trial in measured}
+        found = cli("memory", "top", tmp_path / "c" / name / "measured", "--json").document["found"]
+        assert found
+        assert all(one["value"]["controlled"] and one["value"]["shown"] for one in found)
+    shown = cli("memory", "top", tmp_path / "c" / name / "measured", "--worst")
+    assert shown.code == 0
+    assert "seen by" in shown.out
+    assert "of the highest value, filled from measured" in (tmp_path / "c" / "compare.md").read_text()
 
 
 def test_a_server_lost_during_a_comparison_is_a_failure_that_resume_makes_good(

@@ -184,3 +184,57 @@ def test_a_store_in_use_is_refused(cli, store):
     finally:
         holder.kill()
         holder.wait()
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def valued(store):
+    """The store, where it is known what three of its records are worth."""
+    from lamer_memory.utility import Value
+
+    memory = ChromaMemory(store)
+    for name, shown, held in (("t0", [0.9] * 30, [0.1] * 30), ("t1", [0.0] * 30, [0.5] * 30), ("t3", [0.2], [])):
+        worth = Value().with_outcomes(shown, held)
+        memory.annotate(("lamer", "t"), {f"{name}/0/reflection": worth.to_metadata()})
+    memory.close()
+    return store
+
+
+def test_top_says_what_records_are_worth_and_which_of_them_were_compared(cli, valued):
+    found = cli("memory", "top", valued, "--json").document["found"]
+    assert [one["record"]["key"] for one in found] == ["t0/0/reflection", "t3/0/reflection", "t1/0/reflection"]
+    assert [round(one["value"]["mean"], 3) for one in found] == [0.8, 0.2, -0.5]
+    assert [one["value"]["controlled"] for one in found] == [True, False, True]
+    worst = cli("memory", "top", valued, "--worst", "--limit", 1, "--json").document["found"]
+    assert [one["record"]["key"] for one in worst] == ["t1/0/reflection"]
+    shown = cli("memory", "top", valued)
+    assert shown.code == 0
+    assert "+0.800" in shown.out
+    assert "(not compared)" in " ".join(shown.out.split())
+    assert "\x1b" not in shown.out
+
+
+def test_top_of_a_store_that_nobody_measured_says_how_to(cli, store):
+    shown = cli("memory", "top", store)
+    assert shown.code == 0
+    assert "play with --control 0.5" in shown.out
+
+
+def test_stats_count_what_was_measured_and_what_harms(cli, valued):
+    (mine, _) = cli("memory", "stats", valued, "--json").document["namespaces"]
+    assert (mine["valued"], mine["harmful"]) == (3, 1)
+
+
+def test_values_are_exported_and_come_back(cli, valued, tmp_path):
+    assert cli("memory", "export", valued, "--out", tmp_path / "m.jsonl").code == 0
+    assert cli("memory", "import", tmp_path / "other", tmp_path / "m.jsonl").code == 0
+    one, other = (cli("memory", "top", place, "--json").document["found"] for place in (valued, tmp_path / "other"))
+    assert one == other
+
+
+def test_what_harms_is_pruned_first(cli, valued):
+    assert cli("memory", "prune", valued, "--namespace", "lamer", "--near", 0, "--max-records", 2).code == 0
+    kept = cli("memory", "top", valued, "--json").document["found"]
+    assert "t1/0/reflection" not in [one["record"]["key"] for one in kept]
