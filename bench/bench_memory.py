@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,10 @@ from unittest.mock import patch
 from bench import row
 from bench.plain_loop import CONCURRENCY, DELAY
 from lamer_memory import ChromaMemory, ChromaProcess, MemoryBackend, MemoryConfig, MemoryRecord, make_record
+from lamer_memory.base import record_key
+from lamer_memory.ledger import settle
 from lamer_memory.recall import own_records, similar_records
+from lamer_memory.utility import Seen, Value
 
 SHARED = ("bench",)
 SMALL, LARGE = 10_000, 100_000
@@ -41,6 +45,7 @@ WORDS = re.findall(
     "mine was there and lost so count closed neighbours twice never click where two may hide try the other side",
 )
 TASKS = MemoryConfig("reflection", scope="tasks", k=K)
+VALUED = MemoryConfig("reflection", scope="tasks", k=K, select="ucb")
 
 
 def lesson(rng: random.Random) -> str:
@@ -54,7 +59,13 @@ def trial_name(number: int) -> str:
 def record(number: int, rng: random.Random) -> MemoryRecord:
     trial, episode = divmod(number, EPISODES)
     name = trial_name(trial)
-    return make_record(name, name.partition("#")[0], episode, "reflection", lesson(rng), rng.random() < 0.3)
+    worth = Value().with_outcomes([rng.random() for _ in range(4)], [rng.random() for _ in range(4)])
+    text, won = lesson(rng), rng.random() < 0.3
+    return make_record(name, name.partition("#")[0], episode, "reflection", text, won, worth.to_metadata())
+
+
+def trial_key(number: int) -> str:
+    return record_key(trial_name(number), 0, "reflection")
 
 
 def median_ms(work: Iterable[Any], one: Callable[[Any], Any]) -> float:
@@ -80,12 +91,18 @@ def measured(memory: MemoryBackend, count: int, rng: random.Random) -> dict[str,
     found = own_records(TASKS, memory, SHARED, trials[0], EPISODES)
     assert len(found) == EPISODES, "a trial's own records are not all there"
 
-    def query(text: str) -> None:
-        assert len(similar_records(TASKS, memory, SHARED, "none#0", text, task_id="none")) == K
+    def query(text: str, config: MemoryConfig = TASKS) -> None:
+        assert len(similar_records(config, memory, SHARED, "none#0", text, task_id="none")) == K
+
+    def settled(number: int) -> None:
+        seen = Seen(tuple(trial_key(rng.randrange(count // EPISODES)) for _ in range(K)), (), rng.random())
+        settle(memory, SHARED, f"trial {number}", "none", seen)
 
     return {
         "recall": median_ms(trials, lambda name: own_records(TASKS, memory, SHARED, name, EPISODES)),
         "query": median_ms([lesson(rng) for _ in range(SAMPLES)], query),
+        "valued": median_ms([lesson(rng) for _ in range(SAMPLES)], partial(query, config=VALUED)),
+        "settled": median_ms(range(SAMPLES), settled),
         "upsert": median_ms(
             [record(count + number, rng) for number in range(SAMPLES)], lambda one: memory.put(SHARED, [one])
         ),
@@ -99,7 +116,13 @@ def at_size(count: int, targets: dict[str, str]) -> list[dict[str, Any]]:
         rate = fill(memory, [record(number, rng) for number in range(count)])
         result = measured(memory, count, rng)
         memory.close()
-    names = {"recall": "a trial's own records", "query": f"{K} of other tasks", "upsert": "upsert of one record"}
+    names = {
+        "recall": "a trial's own records",
+        "query": f"{K} of other tasks",
+        "valued": f"{K} of other tasks, by likeness and value",
+        "settled": f"the values of {K} records, after a trial",
+        "upsert": "upsert of one record",
+    }
     return [
         row(f"Chroma, {count:,} records: {names[key]}", result[key], "ms", target) for key, target in targets.items()
     ] + [row(f"Chroma: filling {count:,} by 500", rate, "records/s")]
@@ -241,9 +264,9 @@ def against_mem0(python: str) -> list[dict[str, Any]]:
 
 
 def rows() -> list[dict[str, Any]]:
-    found = at_size(SMALL, {"recall": "<= 2", "upsert": "<= 8", "query": "<= 5"})
+    found = at_size(SMALL, {"recall": "<= 2", "upsert": "<= 8", "query": "<= 5", "valued": "<= 15", "settled": ""})
     if os.environ.get("LAMER_BENCH_LARGE") == "1":
-        found += at_size(LARGE, {"recall": "", "upsert": "", "query": "<= 15"})
+        found += at_size(LARGE, {"recall": "", "upsert": "", "query": "<= 15", "valued": "<= 15", "settled": ""})
     found += stops()
     found += overhead()
     if python := os.environ.get("LAMER_BENCH_MEM0"):
