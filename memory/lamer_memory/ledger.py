@@ -142,34 +142,45 @@ def _settling(namespace: Namespace, trial_id: str, task_id: str, seen: Seen) -> 
         ],
     )
     yield Delete(place, [entry.record.key for entry in trials[LATEST:] if entry.record.key != _name(trial_id)])
-    for key in keys:
-        yield from _valuing(namespace, key)
+    yield from _valuing(namespace, keys)
 
 
-def _valuing(namespace: Namespace, key: str) -> Doing:
-    """Note the record's value, and look whether it still holds."""
+def _valuing(namespace: Namespace, keys: Sequence[str]) -> Doing:
+    """Note the values of the records that are there, and look whether they still hold."""
     place = (*namespace, LEDGER)
-    # The record before its entries: a value that another process noted comes with a base that it entered before.
-    home = place if key == OVERALL else namespace
-    records = yield Search(home, None, {"key": key}, 1)
-    if key == OVERALL and not records:
-        yield Put(place, [overall_record(UNKNOWN)])
-        records = yield Search(home, None, {"key": key}, 1)
-    if not records:
-        return
-    record, noted = records[0].record, None
+    # The records before their entries: a value that another process noted comes with a base that it entered before.
+    records: dict[str, MemoryRecord] = {}
+    for key in keys:
+        found = yield Search(place if key == OVERALL else namespace, None, {"key": key}, 1)
+        records.update((key, entry.record) for entry in found)
+    if OVERALL in keys and OVERALL not in records:
+        records[OVERALL] = overall_record(UNKNOWN)
+        yield Put(place, [records[OVERALL]])
+    noted: dict[str, Value] = {}
+    open_keys, surplus = list(records), list[str]()
     for _ in range(LOOKS):
-        found = [entry.record for entry in (yield Search(place, None, {"task_id": _of(key)}, 2 * ENTRIES))]
-        entries = [one for one in found if one.key != _name(BASE, key)]
-        base = next((one for one in found if one.key == _name(BASE, key)), None)
-        if base is None:
-            base = _entry(_name(BASE, key), _of(key), value_of(record).to_metadata())
-            yield Put(place, [base])
-        if (value := _sum(base, entries)) == noted:
+        values: dict[str, Value] = {}
+        bases = list[MemoryRecord]()
+        for key in open_keys:
+            found = yield Search(place, None, {"task_id": _of(key)}, 2 * ENTRIES)
+            entries = [one.record for one in found if one.record.key != _name(BASE, key)]
+            base = next((one.record for one in found if one.record.key == _name(BASE, key)), None)
+            if base is None:
+                base = _entry(_name(BASE, key), _of(key), value_of(records[key]).to_metadata())
+                bases.append(base)
+            values[key] = _sum(base, entries)
+            surplus += [one.key for one in entries[ENTRIES:]]
+        yield Put(place, bases)
+        open_keys = [key for key in open_keys if noted.get(key) != values[key]]
+        if not open_keys:
             break
-        yield Note(home, {key: value.to_metadata()})
-        noted = value
-    yield Delete(place, [one.key for one in entries[ENTRIES:]])
+        notes = {key: values[key].to_metadata() for key in open_keys}
+        if OVERALL in notes:
+            yield Note(place, {OVERALL: notes.pop(OVERALL)})
+        if notes:
+            yield Note(namespace, notes)
+        noted.update((key, values[key]) for key in open_keys)
+    yield Delete(place, list(dict.fromkeys(surplus)))
 
 
 def _sum(base: MemoryRecord, entries: list[MemoryRecord]) -> Value:

@@ -160,10 +160,10 @@ def test_a_live_memory_learns_values_while_it_is_played(tmp_path: Path) -> None:
     assert sum(seen[30:]) < sum(seen[1:11])
 
 
-def test_two_processes_that_play_on_one_server_lose_no_trial_and_count_none_twice(
+def test_trials_that_are_played_together_on_one_server_are_all_counted_and_none_twice(
     tmp_path: Path, server: Server
 ) -> None:
-    """Both enter what their trials came to at the same records; each record ends at the sum of all entries."""
+    """They enter what they came to at the same records; each record ends at the sum of all entries."""
     live = config(**BOARD, tasks=12, trials=4, backend=f"chroma:{server.url}", visible="live", control=0.5)
     run(live, tmp_path / "run", ScriptedPolicy(misled), concurrency=8)
     again = run(live, tmp_path / "run", ScriptedPolicy(misled), resume=True)
