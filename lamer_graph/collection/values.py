@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import orjson
 
-from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.config import CollectConfig, memory_config
 from lamer_graph.collection.run_memory import AFTER, BEFORE, RunMemory, open_run_memory
 from lamer_graph.runlog import read_trials
 from lamer_graph.trial.keeping import seen_by
@@ -77,7 +77,7 @@ def settle_run(config: CollectConfig, folder: Path) -> None:
 
 def config_learns(config: CollectConfig) -> bool:
     """Whether a run's values are worked out from its log."""
-    return config.visible == "frozen" and (config.select != "similar" or config.control > 0)
+    return config.visible == "frozen" and memory_config(config).learns
 
 
 def outcomes_of(trials: Iterable[Json], size: int, *, controlled: bool) -> dict[str, Outcomes]:

@@ -5,6 +5,7 @@ What must stay true: everything that could make an update wrong is found here, b
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,28 @@ def batch_metrics(trials: Sequence[Trial], samples: Sequence[Sample], estimator:
     solved = [next((n for n, e in enumerate(t["episodes"]) if e["success"]), None) for t in trials]
     for k in range(1, max(len(trial["episodes"]) for trial in trials) + 1):
         metrics[f"batch/pass@{k}"] = sum(n is not None and n < k for n in solved) / len(trials)
-    return metrics
+    return metrics | _worth(trials, solved)
+
+
+def _worth(trials: Sequence[Trial], solved: Sequence[int | None]) -> dict[str, float]:
+    """What other tasks' records did for trials that saw them, of the same tasks as those that they were held back from:
+    success at the first attempt and at any, with them minus without."""
+    won: dict[bool, list[int | None]] = {True: [], False: []}
+    for trial, first in zip(trials, solved, strict=True):
+        reads = trial.get("memory_reads", ())
+        held = any(read.get("held") for read in reads)
+        if held or any(not key.startswith(f"{trial['trial_id']}/") for read in reads for key in read["keys"]):
+            won[held].append(first)
+    if not (won[True] and won[False]):
+        return {}
+
+    def share(held: bool, most: float) -> float:
+        return sum(n is not None and n <= most for n in won[held]) / len(won[held])
+
+    return {
+        "memory/effect@1": share(False, 0) - share(True, 0),
+        "memory/effect": share(False, math.inf) - share(True, math.inf),
+    }
 
 
 def penalties(trials: Sequence[Trial], samples: Sequence[Sample], credit: Credit) -> dict[str, float]:
