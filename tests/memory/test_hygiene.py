@@ -137,6 +137,8 @@ def test_statistics_count_what_a_namespace_holds(memory):
         "successes": 1,
         "tasks": 2,
         "chars": 7,
+        "valued": 0,
+        "harmful": 0,
     }
     assert hygiene.all_namespaces(memory) == [SHARED]
     assert hygiene.all_namespaces(memory, ("ru",)) == []

@@ -52,6 +52,7 @@ def test_every_text_can_be_replaced_and_stands_where_it_belongs() -> None:
     view = View(2, "board", VIEW.turns, [other, Remembered("trajectory", "tried", 1), *VIEW.memory], ["(1, 2)"])
     builder = PromptBuilder(make("alfworld"), texts=texts, strategy="react", actions="always")
     seen = str(builder.act(view)) + str(builder.act(view, 1)) + str(builder.reflect(view))
+    seen += str(builder.reflect(view, won=True))
     seen += str(PromptBuilder(ENV, texts=texts, max_episodes=1).system)
     for name in FIELDS:
         assert f"{name}! " in seen, name
