@@ -17,7 +17,7 @@ import typer
 from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed
 from lamer_graph.cli.frame import Json, Ui, options
 from lamer_graph.cli.options import Player, Setting
-from lamer_graph.cli.running import WARM
+from lamer_graph.cli.running import MEASURED, WARM
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def trainings(run: RunFile, planned: Mapping[str, CollectConfig], folders: Mappi
     made = {}
     for name, config in planned.items():
         memory = {key: getattr(config, key) for key in MEMORY_FIELDS} | {"visible": "frozen"}
-        if config.store == WARM:  # is played by the trained policy, so the training begins without it
+        if config.store in (WARM, MEASURED):  # is played by the trained policy, so the training begins without it
             memory["store"] = ""
         plain = run.model_dump()
         if config.scope == "trial":

@@ -60,6 +60,8 @@ def register(app: typer.Typer) -> None:
 
         if measure and not warm:
             raise ConfigError(MEASURE_WARM)
+        if warm and not measure and place.select != "similar":
+            raise ConfigError(f"--select {place.select} goes by values, and --warm measures none: use --measure N, too")
         if not resume:
             place.check_kept(game.contents)
         game = of_task(game, task)

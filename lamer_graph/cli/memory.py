@@ -89,6 +89,11 @@ class Target:
         from lamer_graph.collection.run_memory import check_source
         from lamer_graph.errors import ConfigError
 
+        if (folder / "collected").is_dir():
+            last = max((folder / "collected").glob("update-*"), default=None, key=lambda place: place.name)
+            raise ConfigError(
+                f"{folder} is a training run, of which each update has a memory of its own: name one, such as {last}"
+            )
         name, own = check_source(folder)
         if not name:
             raise ConfigError(f"{folder} is no run of collect or eval: its memory is not known by its folder")
@@ -203,9 +208,9 @@ def _reading(memory: typer.Typer) -> None:
     def top(ui: Ui, target: Target, limit: LimitOption = 10, worst: WorstOption = False) -> Json:
         """What records are worth: what trials that saw them came to, minus what trials came to that did not.
 
-        Measured where runs hold some trials back (collect --control); else what they came to beside other tasks', which
-        is marked, because what a record is shown to is in it. A value is a difference of outcomes, from 1 for a trial
-        that was won at once to 0 for one that was lost.
+        Measured where runs hold some trials back (--control); else what they came to beside other tasks', which is
+        marked, because what a record is shown to is in it. Outcomes go from 1 for a trial that was won at once to 0 for
+        one that was lost, ± is a 95 % interval. The order is by what is expected: little evidence counts for little.
         """
         from rich.markup import escape
 
@@ -215,19 +220,26 @@ def _reading(memory: typer.Typer) -> None:
         with target.opened(read_only=True) as backend:
             ui.working()
             for name in target.namespaces(backend):
-                table = _table("value", "±", "seen by", "not by", "record", title=escape(_shown(name)))
-                for record, value in hygiene.top(backend, name, -limit if worst else limit):
+                table = _table("expected", "measured", "seen by", "not by", "record", title=escape(_shown(name)))
+                for record, value, expected in hygiene.top(backend, name, limit, worst=worst):
                     mark = "" if value.controlled else " (not compared)"
+                    mark += " harms" if value.harms else ""
                     counts = (f"{value.shown.n:.0f}", f"{value.held.n:.0f}")
                     shown = f"{escape(_plain(record.key))}\n{escape(_plain(record.text))}"
-                    table.add_row(f"{value.mean:+.3f}{mark}", f"{value.error:.3f}", *counts, shown)
-                    worth = {"mean": value.mean, "error": value.error, "controlled": value.controlled}
+                    table.add_row(
+                        f"{expected:+.3f}", f"{value.mean:+.3f} ± {1.96 * value.error:.3f}{mark}", *counts, shown
+                    )
+                    worth: Json = {"expected": expected, "mean": value.mean, "error": value.error}
+                    worth |= {"controlled": value.controlled, "harms": value.harms}
                     seen = {"shown": value.shown.n, "held": value.held.n}
                     found.append({"namespace": list(name), "value": {**worth, **seen}, "record": record.to_json()})
                 if table.rows:
                     ui.print(table)
         if not found:
-            ui.print("nothing was measured here: play with --control 0.5 or --select ucb")
+            ui.print(
+                "no values here: they are noted when a run with --control or --select ends (--resume one that was cut "
+                "short), or as trials end where it is --live"
+            )
         return {"store": target.store, "found": found}
 
     @command(

@@ -16,6 +16,7 @@ from lamer_graph.cli.frame import options
 from lamer_graph.cli.options import MEMORY
 from lamer_graph.errors import ConfigError
 from lamer_memory import Lessons, Outcomes, Scope, Select
+from lamer_memory.utility import check_share
 
 MemoryUrlOption = Annotated[
     str | None,
@@ -51,6 +52,10 @@ MeasureOption = Annotated[
     ),
 ]
 
+NOTHING_SEEN = (
+    "is about records of other tasks, and this run would begin with none and see no new ones: fill its memory with "
+    "--store RUN (eval, compare: --warm N), or use --live"
+)
 MEASURE_WARM = "--measure plays tasks to see what a memory is worth: fill it first, with --warm N"
 
 Backend = Literal["in-context", "chroma", "store"]
@@ -85,8 +90,6 @@ class Store:
         float,
         typer.Option(
             metavar="SHARE",
-            min=0,
-            max=0.9,
             rich_help_panel=MEMORY,
             help="With scope tasks: hold other tasks' records back from this share of each task's trials (see --trials)"
             ", so that what they are worth can be measured.",
@@ -170,6 +173,9 @@ class Store:
         for name, given in about_tasks.items():
             if given and "tasks" not in scopes:
                 raise ConfigError(f"{name} is about the memory of other tasks: use it with --scope tasks")
+        check_share(self.control)
+        if "tasks" in scopes and self.control and not (filled or self.store is not None or self.live):
+            raise ConfigError("--control " + NOTHING_SEEN)
         if self.embedder != "hashing" and not {"chroma", "store"} & {backend.partition(":")[0] for backend in backends}:
             raise ConfigError("--embedder is what a store compares tasks by: use it with --backend chroma or store")
         if filled and self.store is not None:
@@ -215,5 +221,7 @@ class Place(Store):
         self.check([self.backend], [self.scope], filled)
         if self.select != "similar" and self.scope != "tasks":
             raise ConfigError("--select is about the memory of other tasks: use it with --scope tasks")
+        if self.select != "similar" and not (filled or self.store is not None or self.live):
+            raise ConfigError("--select " + NOTHING_SEEN)
         found = self.settings(self.backend, self.scope)
         return {**found, "select": self.select} if self.scope == "tasks" else found

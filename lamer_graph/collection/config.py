@@ -90,7 +90,7 @@ class CollectConfig(BaseModel):
     outcomes: Outcomes = "any"
     same_task: bool = False
     select: Select = "similar"
-    control: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    control: float = 0.0
     lessons: Lessons = "failed"
     embedder: str = HASHING
     prompt_style: PromptStyle = "standard"

@@ -2,9 +2,10 @@
 
 What must stay true: what is forgotten follows rules that are stated here and nowhere else, and the pure functions
 decide everything: of equal or nearly equal texts of one kind about the same (a query finds a record by what it is
-about, so the same words about another task are no duplicate) the successful one stays, else the newest; over the budget
-what harms goes first, then the oldest unsuccessful record, and a successful one only when no unsuccessful one is left.
-An import of an export gives the same records in the same order.
+about, so the same words about another task are no duplicate) the one whose worth is known best stays, else the
+successful one, else the newest; over the budget what harms goes first, then the oldest unsuccessful record, a
+successful one only when no unsuccessful one is left, and last what was measured to help. An import of an export gives
+the same records in the same order.
 
 Nearly equal: the sets of three-word runs overlap by a Jaccard index of at least `near` (Broder 1997), found exactly
 with prefix filtering (Chaudhuri et al. 2006).
@@ -18,13 +19,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Protocol, cast, get_args
+from typing import IO, Any, NamedTuple, Protocol, cast, get_args
 
 from lamer_memory.base import EVERYTHING, Kind, MemoryBackend, MemoryRecord, MetadataValue, Namespace, ScoredRecord
 from lamer_memory.errors import MemoryBackendError, MemoryConfigError, MemoryImportError
 from lamer_memory.ledger import LEDGER, drop_entries, is_ledger
 from lamer_memory.recall import ABOUT_KEY
-from lamer_memory.utility import Value, value_of
+from lamer_memory.utility import OVERALL, UNKNOWN, Value, prior_of, value_of
 
 IMPORT_BATCH = 200
 MAX_LINE_CHARS = 64_000_000
@@ -120,11 +121,12 @@ def near_duplicates(records: Sequence[MemoryRecord], near: float = 0.9) -> list[
 
 def evictions(records: Sequence[MemoryRecord], budget: int) -> list[str]:
     """Keys of what goes so that `budget` records stay: first what harms (`utility.Value.harms`), then the oldest
-    unsuccessful. `records` come newest first."""
+    unsuccessful, then the successful, and last what was found to help, the least of it first. `records` come newest
+    first."""
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
         raise MemoryConfigError(f"a budget is a whole number of at least 0, not {budget!r}")
     order = list(reversed(records))
-    order.sort(key=lambda record: (not value_of(record).harms, record.success))
+    order.sort(key=_worth)
     return [record.key for record in order[: max(0, len(order) - budget)]]
 
 
@@ -145,8 +147,17 @@ def _subject(record: MemoryRecord) -> Subject:
     return record.kind, record.metadata.get(ABOUT_KEY)
 
 
+def _worth(record: MemoryRecord) -> tuple[int, float]:
+    """How late a record is to be forgotten."""
+    value = value_of(record)
+    if value.harms:
+        return 0, 0.0
+    return (3, value.mean) if value.known and value.mean > 0 else (1 + record.success, 0.0)
+
+
 def _best_first(records: Sequence[MemoryRecord]) -> list[MemoryRecord]:
-    return sorted(records, key=lambda record: not record.success)
+    """What is known best in front, of equals what was successful."""
+    return sorted(records, key=lambda record: (-value_of(record).n, not record.success))
 
 
 def _without(records: Iterable[MemoryRecord], keys: Iterable[str]) -> list[MemoryRecord]:
@@ -201,12 +212,24 @@ def stats(backend: MemoryBackend, namespace: Namespace) -> NamespaceStats:
     )
 
 
-def top(backend: MemoryBackend, namespace: Namespace, limit: int = 10) -> list[tuple[MemoryRecord, Value]]:
-    """The records whose values were measured, the most valuable first; a `limit` below 0 is the other end of the
-    list."""
-    found = [(record, value_of(record)) for record in read_all(backend, namespace)]
-    known = sorted((one for one in found if one[1].known), key=lambda one: (-one[1].mean, one[0].key))
-    return known[:limit] if limit >= 0 else known[limit:]
+class Worth(NamedTuple):
+    """A record, what was measured of it, and what is therefore `expected` of it: little evidence counts for little, and
+    is drawn to what the namespace's records are worth (`utility.prior_of`)."""
+
+    record: MemoryRecord
+    value: Value
+    expected: float
+
+
+def top(backend: MemoryBackend, namespace: Namespace, limit: int = 10, *, worst: bool = False) -> list[Worth]:
+    """The records whose values were measured, at most `limit`: those of which most is expected first, or (`worst`)
+    least."""
+    known = [(record, value_of(record)) for record in read_all(backend, namespace) if value_of(record).known]
+    noted = backend.search((*namespace, LEDGER), filter={"key": OVERALL}, limit=1)
+    prior = prior_of([value for _, value in known], value_of(noted[0].record) if noted else UNKNOWN)
+    found = [Worth(record, value, prior.given(value)[0]) for record, value in known]
+    found.sort(key=lambda one: (one.expected if worst else -one.expected, one.record.key))
+    return found[:limit]
 
 
 def prune(

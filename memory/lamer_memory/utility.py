@@ -151,8 +151,11 @@ def value_of(record: MemoryRecord) -> Value:
     def arm(side: str) -> Arm:
         found = [record.metadata.get(f"{PREFIX}{side}_{name}") for name in Arm._fields]
         numbers = [float(one) for one in found if isinstance(one, int | float) and math.isfinite(one)]
-        sound = len(numbers) == len(found) and numbers[0] > 0 and abs(numbers[1]) <= 1 and numbers[2] >= 0
-        return Arm(*numbers) if sound else NOTHING
+        if len(numbers) < len(found):
+            return NOTHING
+        n, mean, m2 = numbers
+        sound = 0 < n <= WINDOW and abs(mean) <= 1 and 0 <= m2 <= 4 * n  # of outcomes between -1 and 1
+        return Arm(n, mean, m2) if sound else NOTHING
 
     return Value(arm("shown"), arm("held"))
 
@@ -214,19 +217,23 @@ def discounted(episode: int | None, gamma: float = 0.6) -> float:
 
 def check_share(share: object) -> None:
     """Raises MemoryConfigError for what is no share of trials that can be held back."""
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise MemoryConfigError(f"memory control must be a share from 0 to below 1, such as 0.5, not {share!r}")
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not number or not (share == 0 or 1 / MAX_BLOCK <= share <= 1 - 1 / MAX_BLOCK):  # type: ignore[operator]
+        raise MemoryConfigError(
+            f"memory control must be 0, or a share of trials from 1/{MAX_BLOCK} to {MAX_BLOCK - 1}/{MAX_BLOCK}, such "
+            f"as 0.5, not {share!r}"
+        )
 
 
 def held_back(share: float, seed: int, task_id: str, trial: int) -> bool:
     """Whether trial number `trial` (from 0) of a task is shown nothing of other tasks, so that it can be compared with.
 
     In every block of trials of a task `share` of them are, which ones is drawn from the seed: with 0.5 one of two, with
-    0.25 one of four. Shares are taken as the nearest fraction below 1/16ths, at least one of 16.
+    0.25 one of four. A share is taken as the nearest fraction with a denominator of at most 16.
     """
     if share <= 0:
         return False
-    part = Fraction(share).limit_denominator(MAX_BLOCK) or Fraction(1, MAX_BLOCK)
+    part = Fraction(share).limit_denominator(MAX_BLOCK)
     block, place = divmod(trial, part.denominator)
     order = list(range(part.denominator))
     Random(_number("control", str(seed), task_id, str(block))).shuffle(order)

@@ -80,7 +80,7 @@ def test_metadata_hold_a_value_exactly(shown: list[float], held: list[float]) ->
     assert value_of(record("a", value)) == value
 
 
-@pytest.mark.parametrize("broken", ["1", None, math.nan, -1.0, math.inf])
+@pytest.mark.parametrize("broken", ["1", None, math.nan, -1.0, math.inf, 1e300])
 def test_metadata_that_are_no_numbers_say_nothing(broken: object) -> None:
     found = record("a", Value().with_outcomes([1.0], [0.0]))
     metadata = {**found.metadata, "utility_shown_n": broken}
@@ -156,9 +156,9 @@ def test_who_is_held_back_depends_on_seed_and_task() -> None:
     assert not any(held_back(0.0, 1, f"t{task}", 0) for task in range(50))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, "half", True, math.nan])
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, "half", True, math.nan, math.inf, 0.99, 0.01])
 def test_a_share_that_holds_all_or_nothing_sensible_back_is_refused(share: object) -> None:
-    with pytest.raises(MemoryConfigError, match="control must be a share from 0 to below 1"):
+    with pytest.raises(MemoryConfigError, match="control must be 0, or a share of trials from 1/16 to 15/16"):
         check_share(share)
 
 

@@ -142,6 +142,18 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("compare", "--backend", "chroma", "--scope", "tasks", "--select", "ubc", *SERVER),
         "did you mean 'ucb'",
     ),
+    "control of nothing": (
+        ("eval", "--backend", "chroma", "--scope", "tasks", "--control", "0.5", *SERVER),
+        "would begin with none and see no new ones",
+    ),
+    "select of nothing": (
+        ("collect", "--backend", "chroma", "--scope", "tasks", "--select", "ucb", "--out", "x", *SERVER),
+        "would begin with none and see no new ones",
+    ),
+    "select by nothing": (
+        ("eval", "--backend", "chroma", "--scope", "tasks", "--select", "ucb", "--warm", "3", *SERVER),
+        "use --measure N, too",
+    ),
     "measuring nothing": (
         ("compare", "--backend", "chroma", "--scope", "trial,tasks", "--measure", "3", *SERVER),
         "fill it first, with --warm",
@@ -152,7 +164,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "all held back": (
         ("eval", "--backend", "chroma", "--scope", "tasks", "--control", "1", *SERVER),
-        "less than or equal to 0.9",
+        "must be 0, or a share of trials",
     ),
     "two fillings": (
         ("eval", "--backend", "chroma", "--scope", "tasks", "--warm", "3", "--store", ".", *SERVER),

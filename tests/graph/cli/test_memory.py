@@ -206,12 +206,16 @@ def test_top_says_what_records_are_worth_and_which_of_them_were_compared(cli, va
     found = cli("memory", "top", valued, "--json").document["found"]
     assert [one["record"]["key"] for one in found] == ["t0/0/reflection", "t3/0/reflection", "t1/0/reflection"]
     assert [round(one["value"]["mean"], 3) for one in found] == [0.8, 0.2, -0.5]
+    assert [one["value"]["harms"] for one in found] == [False, False, True]
+    expected = [one["value"]["expected"] for one in found]
+    assert expected == sorted(expected, reverse=True)
+    assert expected[1] < 0.2, "of one trial little is concluded"
     assert [one["value"]["controlled"] for one in found] == [True, False, True]
     worst = cli("memory", "top", valued, "--worst", "--limit", 1, "--json").document["found"]
     assert [one["record"]["key"] for one in worst] == ["t1/0/reflection"]
     shown = cli("memory", "top", valued)
     assert shown.code == 0
-    assert "+0.800" in shown.out
+    assert "+0.800 ±" in shown.out
     assert "(not compared)" in " ".join(shown.out.split())
     assert "\x1b" not in shown.out
 
@@ -219,7 +223,7 @@ def test_top_says_what_records_are_worth_and_which_of_them_were_compared(cli, va
 def test_top_of_a_store_that_nobody_measured_says_how_to(cli, store):
     shown = cli("memory", "top", store)
     assert shown.code == 0
-    assert "play with --control 0.5" in shown.out
+    assert "no values here" in shown.out
 
 
 def test_stats_count_what_was_measured_and_what_harms(cli, valued):
@@ -238,3 +242,24 @@ def test_what_harms_is_pruned_first(cli, valued):
     assert cli("memory", "prune", valued, "--namespace", "lamer", "--near", 0, "--max-records", 2).code == 0
     kept = cli("memory", "top", valued, "--json").document["found"]
     assert "t1/0/reflection" not in [one["record"]["key"] for one in kept]
+
+
+def test_what_was_measured_to_help_is_pruned_last_and_stays_of_two_equal_texts(cli, store):
+    from lamer_memory.utility import Value
+
+    memory = ChromaMemory(store)
+    helps = Value().with_outcomes([0.9] * 30, [0.1] * 30).to_metadata()
+    memory.annotate(("lamer", "t"), {"t2/0/reflection": helps})  # a failed one, and nearly t1, which was won
+    memory.close()
+    assert cli("memory", "prune", store, "--namespace", "lamer", "--max-records", 1).code == 0
+    (found,) = cli("memory", "top", store, "--json").document["found"]
+    assert found["record"]["key"] == "t2/0/reflection"
+
+
+def test_a_training_runs_memories_are_named_by_their_updates(cli, tmp_path):
+    (tmp_path / "run" / "collected" / "update-00003").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    refused = cli("memory", "top", tmp_path / "run")
+    assert refused.code == 2
+    assert "name one, such as" in refused.error_line
+    assert "update-00003" in refused.error_line
