@@ -222,19 +222,20 @@ def _reading(memory: typer.Typer) -> None:
             for name in target.namespaces(backend):
                 table = _table("expected", "measured", "seen by", "not by", "record", title=escape(_shown(name)))
                 for record, value, expected in hygiene.top(backend, name, limit, worst=worst):
-                    mark = "" if value.controlled else " (not compared)"
-                    mark += " harms" if value.harms else ""
-                    counts = (f"{value.shown.n:.0f}", f"{value.held.n:.0f}")
-                    shown = f"{escape(_plain(record.key))}\n{escape(_plain(record.text))}"
-                    table.add_row(
-                        f"{expected:+.3f}", f"{value.mean:+.3f} ± {1.96 * value.error:.3f}{mark}", *counts, shown
-                    )
+                    counts = (f"{value.shown.n:.0f}", f"{value.held.n:.0f}" if value.controlled else "-")
+                    key = f"{'harms: ' if value.harms else ''}{escape(_plain(record.key))}"
+                    measured = f"{value.mean:+.3f} ± {1.96 * value.error:.3f}"
+                    table.add_row(f"{expected:+.3f}", measured, *counts, f"{key}\n{escape(_plain(record.text))}")
                     worth: Json = {"expected": expected, "mean": value.mean, "error": value.error}
                     worth |= {"controlled": value.controlled, "harms": value.harms}
                     seen = {"shown": value.shown.n, "held": value.held.n}
                     found.append({"namespace": list(name), "value": {**worth, **seen}, "record": record.to_json()})
                 if table.rows:
                     ui.print(table)
+        if any(not one["value"]["controlled"] for one in found):
+            ui.print(
+                "-: held back from nobody, so it was compared with what is usual, and what it was shown to is in it"
+            )
         if not found:
             ui.print(
                 "no values here: they are noted when a run with --control or --select ends (--resume one that was cut "
