@@ -216,12 +216,13 @@ def _reading(memory: typer.Typer) -> None:
 
         from lamer_memory import hygiene
 
-        found = []
+        found, alone = [], False
         with target.opened(read_only=True) as backend:
             ui.working()
             for name in target.namespaces(backend):
                 table = _table("expected", "measured", "seen by", "not by", "record", title=escape(_shown(name)))
                 for record, value, expected in hygiene.top(backend, name, limit, worst=worst):
+                    alone = alone or not value.controlled
                     counts = (f"{value.shown.n:.0f}", f"{value.held.n:.0f}" if value.controlled else "-")
                     key = f"{'harms: ' if value.harms else ''}{escape(_plain(record.key))}"
                     measured = f"{value.mean:+.3f} ± {1.96 * value.error:.3f}"
@@ -232,7 +233,7 @@ def _reading(memory: typer.Typer) -> None:
                     found.append({"namespace": list(name), "value": {**worth, **seen}, "record": record.to_json()})
                 if table.rows:
                     ui.print(table)
-        if any(not one["value"]["controlled"] for one in found):
+        if alone:
             ui.print(
                 "-: held back from nobody, so it was compared with what is usual, and what it was shown to is in it"
             )
