@@ -118,8 +118,11 @@ def _config(memory: Any) -> MemoryConfig:
         raise ConfigError(f"memory must be a MemoryBackend, a LangGraph store or a MemoryConfig, not {memory!r:.100}")
     if memory.contents == "none":
         raise ConfigError("memory 'none' keeps nothing, and so no notes: leave the tools out")
-    if memory.outcomes != "any" or memory.same_task:
-        raise ConfigError("memory outcomes and same_task would do nothing: notes are of no task and have no outcome")
+    if memory.outcomes != "any" or memory.same_task or memory.learns or memory.lessons != "failed":
+        raise ConfigError(
+            "memory outcomes, same_task, select, control and lessons would do nothing: notes are of no task and have "
+            "no outcome"
+        )
     return memory
 
 

@@ -107,13 +107,15 @@ class Nodes:
             raise ConfigError('nothing is asked: invoke it with {"messages": [("user", "..")]}')
         given = get_config().get("configurable", {}).get(TRIAL_KEY)
         if isinstance(given, Known):  # what a client sends is no such object
-            return {**opening(*given), "named": True}
+            held = held_back(self.keeper.memory.control, 0, given.task_id, given.place)  # exact among a task's trials
+            return {**opening(*given), "named": True, "held": held}
         whose = self._whose()
         unique, of_thread = invocation.named(whose, None)
         task_id = f"app:{self.name}/i{stable_seed(*(f'{m.type}:{lessons.text_of(m)}' for m in s['messages'])):016x}"
         number = (s.get("trial") or {}).get("number", 0) + 1
         trial_id = trial_id_of(task_id, 0, unique, number)
-        return {**opening(task_id, trial_id, whose, number=number), "named": not of_thread}
+        held = held_back(self.keeper.memory.control, 0, trial_id, 0)  # a question that comes again is drawn again
+        return {**opening(task_id, trial_id, whose, number=number), "named": not of_thread, "held": held}
 
     def _whose(self) -> Namespace:
         """Whose memory it is, and this application's; () where no record outlives its trial. Raises ConfigError."""
@@ -148,7 +150,7 @@ class Nodes:
             episode=episode,
             about=lambda: about(s),
             kept=trial["records"],
-            held=held_back(self.keeper.memory.control, 0, trial["trial_id"], 0),
+            held=trial.get("held", False),
         )
 
     def _place(self, trial: Json) -> Namespace:

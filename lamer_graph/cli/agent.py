@@ -167,7 +167,7 @@ async def _player(ui: Ui, player: Player, game: Game, place: Place, front: Front
     if game.split != Game.split or place.store is not None or place.live:
         raise ConfigError("--split, --store and --live are about runs: a request names its task, and memory is live")
     place.check_kept(game.contents)
-    chosen: dict[str, Any] = place.chosen()
+    chosen: dict[str, Any] = place.chosen(live=True)
     if chosen.get("backend") == "chroma":
         raise ConfigError("--backend chroma needs --memory-url here: a Chroma server, or a directory (./memory)")
     config = game.config(ui, player, **chosen)

@@ -154,8 +154,11 @@ class Store:
                 found["embedder"] = self.embedder
         return found
 
-    def check(self, backends: Collection[str], scopes: Collection[str], filled: bool = False) -> None:
-        """Refuse options that would do nothing. Raises ConfigError. `filled` says that a store is made for the run."""
+    def check(
+        self, backends: Collection[str], scopes: Collection[str], filled: bool = False, live: bool = False
+    ) -> None:
+        """Refuse options that would do nothing. Raises ConfigError. `filled` says that a store is made for the run,
+        `live` that its trials see each other's records anyhow."""
         if self.memory_url is not None and set(backends) <= {"in-context"}:
             raise ConfigError(
                 "--memory-url is the address of a store; in-context memory has none: use --backend chroma"
@@ -174,7 +177,7 @@ class Store:
             if given and "tasks" not in scopes:
                 raise ConfigError(f"{name} is about the memory of other tasks: use it with --scope tasks")
         check_share(self.control)
-        if "tasks" in scopes and self.control and not (filled or self.store is not None or self.live):
+        if "tasks" in scopes and self.control and not (filled or live or self.store is not None or self.live):
             raise ConfigError("--control " + NOTHING_SEEN)
         if self.embedder != "hashing" and not {"chroma", "store"} & {backend.partition(":")[0] for backend in backends}:
             raise ConfigError("--embedder is what a store compares tasks by: use it with --backend chroma or store")
@@ -216,12 +219,12 @@ class Place(Store):
         if contents == "none" and self.backend != "in-context":
             raise ConfigError(f"--memory none and --backend {self.backend} exclude each other: nothing is remembered")
 
-    def chosen(self, filled: bool = False) -> dict[str, Any]:
-        """The memory fields of the run's configuration. Raises ConfigError."""
-        self.check([self.backend], [self.scope], filled)
+    def chosen(self, filled: bool = False, live: bool = False) -> dict[str, Any]:
+        """The memory fields of the run's configuration; see `check`. Raises ConfigError."""
+        self.check([self.backend], [self.scope], filled, live)
         if self.select != "similar" and self.scope != "tasks":
             raise ConfigError("--select is about the memory of other tasks: use it with --scope tasks")
-        if self.select != "similar" and not (filled or self.store is not None or self.live):
+        if self.select != "similar" and not (filled or live or self.store is not None or self.live):
             raise ConfigError("--select " + NOTHING_SEEN)
         found = self.settings(self.backend, self.scope)
         return {**found, "select": self.select} if self.scope == "tasks" else found

@@ -4,8 +4,8 @@ What must stay true: what is forgotten follows rules that are stated here and no
 decide everything: of equal or nearly equal texts of one kind about the same (a query finds a record by what it is
 about, so the same words about another task are no duplicate) the one whose worth is known best stays, else the
 successful one, else the newest; over the budget what harms goes first, then the oldest unsuccessful record, a
-successful one only when no unsuccessful one is left, and last what was measured to help. An import of an export gives
-the same records in the same order.
+successful one only when no unsuccessful one is left, and last what was measured to help, which may fill half of it. An
+import of an export gives the same records in the same order.
 
 Nearly equal: the sets of three-word runs overlap by a Jaccard index of at least `near` (Broder 1997), found exactly
 with prefix filtering (Chaudhuri et al. 2006).
@@ -121,12 +121,15 @@ def near_duplicates(records: Sequence[MemoryRecord], near: float = 0.9) -> list[
 
 def evictions(records: Sequence[MemoryRecord], budget: int) -> list[str]:
     """Keys of what goes so that `budget` records stay: first what harms (`utility.Value.harms`), then the oldest
-    unsuccessful, then the successful, and last what was found to help, the least of it first. `records` come newest
-    first."""
+    unsuccessful, then the successful. What helps most goes last, as far as it fills half the budget: the other half is
+    for what is new, or nothing would ever be measured again. `records` come newest first."""
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
         raise MemoryConfigError(f"a budget is a whole number of at least 0, not {budget!r}")
     order = list(reversed(records))
-    order.sort(key=_worth)
+    values = {record.key: value_of(record) for record in order}
+    helpful = sorted((key for key, value in values.items() if value.mean > 0), key=lambda key: -values[key].mean)
+    kept = set(helpful[: (budget + 1) // 2])
+    order.sort(key=lambda one: (one.key in kept, not values[one.key].harms, one.success))
     return [record.key for record in order[: max(0, len(order) - budget)]]
 
 
@@ -145,14 +148,6 @@ def plan(
 def _subject(record: MemoryRecord) -> Subject:
     """Only records of one subject can be duplicates."""
     return record.kind, record.metadata.get(ABOUT_KEY)
-
-
-def _worth(record: MemoryRecord) -> tuple[int, float]:
-    """How late a record is to be forgotten."""
-    value = value_of(record)
-    if value.harms:
-        return 0, 0.0
-    return (3, value.mean) if value.known and value.mean > 0 else (1 + record.success, 0.0)
 
 
 def _best_first(records: Sequence[MemoryRecord]) -> list[MemoryRecord]:

@@ -26,6 +26,7 @@ from lamer_memory import (
 )
 from lamer_memory.chroma.memory import ChromaMemory
 from lamer_memory.frozen import afrozen_view
+from lamer_memory.utility import Value
 
 SHARED = ("run",)
 LESSON = "Open the corners first; the numbers beside them say which of the closed cells hide a mine, so count them all."
@@ -51,6 +52,20 @@ def test_of_equal_texts_the_successful_one_stays_else_the_newest():
         record("a", "one", kind="trajectory"),
     ]
     assert hygiene.duplicates(newest_first) == ["e/0/reflection", "b/0/reflection"]
+
+
+def test_over_the_budget_what_harms_goes_first_and_what_helps_last_but_leaves_half_of_it_to_what_is_new():
+    def worth(mean):
+        return Value().with_outcomes([mean] * 60, [0.0] * 60).to_metadata()
+
+    helpful = [record(f"h{n}", f"text {n}", **worth(0.5 + n / 20)) for n in range(8)]
+    new = [record(f"n{n}", f"new {n}") for n in range(4)]
+    harmful = record("bad", "bad", success=True, **worth(-0.5))
+    newest_first = [harmful, *new[::-1], *helpful[::-1]]
+    gone = hygiene.evictions(newest_first, 8)
+    assert gone[0] == harmful.key
+    assert set(gone) == {harmful.key, *keys(helpful[:4])}, "the four that help least made room for what is new"
+    assert set(keys(newest_first)) - set(hygiene.evictions(newest_first, 1)) == {helpful[7].key}
 
 
 def test_near_duplicates_are_found_whatever_their_case_and_spacing():

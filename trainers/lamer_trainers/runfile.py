@@ -34,7 +34,7 @@ from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.config import LamerConfig, OldLogprobs
-from lamer_trainers.learning.samples import Algorithm, Anchor, Baseline, Level, Normalise
+from lamer_trainers.learning.samples import APPLICATIONS, Algorithm, Anchor, Baseline, Level, Normalise
 from lamer_trainers.presets import PRESETS
 from lamer_trainers.sections import Closed, Distil, Lora, Positive
 from lamer_trainers.sections import Remember as Remember
@@ -273,7 +273,8 @@ class RunFile(Closed):
             raise TrainingConfigError(
                 "collect.visible 'live' would show the trials of a group each other's answers: leave it frozen"
             )
-        if self.distil is not None and (self.collect.contents == "none" or self.collect.of_application):
+        of_app = self.collect.env.partition(":")[0] in APPLICATIONS
+        if self.distil is not None and (self.collect.contents == "none" or of_app):
             raise TrainingConfigError(
                 "distil leaves a memory out of prompts that are asked again: an environment's, with collect.contents "
                 "other than none; set those, or drop distil"

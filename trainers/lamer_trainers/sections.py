@@ -55,8 +55,8 @@ class Validate(Closed):
 class Remember(Closed):
     """With `collect.scope: tasks`: how much of what earlier updates left the next one begins with.
 
-    Of records about one task whose texts overlap by `near` or more (None: equal ones only) one stays; over `budget` the
-    oldest unsuccessful ones go first (see `lamer_memory.hygiene`).
+    Of records about one task whose texts overlap by `near` or more (None: equal ones only) one stays; over `budget`
+    what harms goes first, then the oldest unsuccessful, and what helps most may fill half (see `lamer_memory.hygiene`).
     """
 
     budget: Positive = 1000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agents import CODE, QUESTION, agent_of, graded
+from agents import CODE, QUESTION, agent_of, graded, search
 from lamer_graph import MemoryConfig, with_retries
 from lamer_memory import InContextMemory, MemoryConfigError, value_of
 
@@ -70,3 +70,35 @@ def test_what_makes_no_sense_together_is_refused_by_name() -> None:
         MemoryConfig("trajectory", scope="tasks", lessons="all")
     with pytest.raises(MemoryConfigError, match="must be one of similar, value, ucb, not 'vlaue'; did you mean"):
         MemoryConfig("reflection", scope="tasks", select="vlaue")  # type: ignore[arg-type]
+
+
+def test_of_an_applications_tasks_as_many_trials_of_each_are_held_back_as_the_control_says(tmp_path: Any) -> None:
+    """`collect` plays groups of an application's trials, too: there the halves are exact, as an environment's are."""
+    import asyncio
+
+    from lamer_graph import Grade, task_agent
+    from lamer_graph.collection.collect import collect
+    from lamer_graph.collection.config import CollectConfig
+    from lamer_graph.runlog import read_trials
+    from scripted import ScriptedPolicy
+
+    async def never(task: Any, result: Any) -> Grade:
+        return Grade(False, feedback="no")
+
+    def app(name: str) -> Any:
+        tasks = [{"input": f"Question {n} of {name}?", "split": "train"} for n in range(4)]
+        return task_agent(tools=[search], tasks=tasks, grade=never, name=name)
+
+    def settings(name: str, **changes: Any) -> CollectConfig:
+        return CollectConfig(
+            env=app(name).spec, tasks=4, trials=4, max_episodes=1, backend="chroma", scope="tasks", **changes
+        )
+
+    policy = ScriptedPolicy(lambda messages, sampling: "I do not know.")
+    filling = settings("filling").model_copy(update={"max_episodes": 2, "contents": "reflection"})
+    asyncio.run(collect(filling, policy, tmp_path / "filled"))
+    asyncio.run(collect(settings("asking", control=0.5, store=str(tmp_path / "filled")), policy, tmp_path / "run"))
+    held: dict[str, list[bool]] = {}
+    for trial in read_trials(tmp_path / "run"):
+        held.setdefault(trial["task"]["id"], []).append(bool(trial["memory_reads"][0].get("held")))
+    assert sorted(map(sum, held.values())) == [2, 2, 2, 2]

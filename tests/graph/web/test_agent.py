@@ -343,6 +343,7 @@ def test_a_served_policy_keeps_each_users_memory_in_a_store_of_ones_own(tmp_path
     keys.write_text(json.dumps({"anna": ANNA, "bob": BOB}))
     command = [sys.executable, "-m", "lamer_graph.cli", "agent", "serve", "--port", "0", "--json", "--keys", str(keys)]
     command += ["--backend", "chroma", "--scope", "tasks", "--memory-url", str(tmp_path / "memory"), "--seed", "1"]
+    command += ["--select", "ucb", "--control", "0.5"]  # a server's memory is live
     env = {name: value for name, value in os.environ.items() if name != "LAMER_API_KEY"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
         assert server.stdout is not None

@@ -106,6 +106,16 @@ def test_ratio_bounds_how_many_there_are_and_the_seed_draws_them(played: tuple[C
     assert [one.place for one in other] != [one.place for one in some]
 
 
+def test_what_the_model_could_not_hold_is_left_out(played: tuple[CollectConfig, list[Any]]) -> None:
+    settings, trials = played
+    samples = samples_of(trials)
+    every = distilled(settings, trials)
+    most = sorted(one.length for one in every)[len(every) // 2]
+    kept, earned = Distiller(settings.prompts(), letters, 1.0).samples(trials, samples, [1.0] * len(samples), 0, most)
+    assert 0 < len(kept) == len(earned) < len(every)
+    assert max(one.length for one in kept) <= most
+
+
 def test_what_earned_less_than_expected_is_not_taught(played: tuple[CollectConfig, list[Any]]) -> None:
     settings, trials = played
     samples = samples_of(trials)
@@ -142,7 +152,7 @@ def test_a_trial_that_plays_otherwise_now_is_refused_by_its_name(played: tuple[C
 class Stub(Distiller):
     """Every third sample again, with another prompt."""
 
-    def samples(self, trials: Any, samples: Any, advantages: Any, seed: int) -> Any:
+    def samples(self, trials: Any, samples: Any, advantages: Any, seed: int, most: Any = None) -> Any:
         again = [replace(one, prompt_token_ids=[7, *one.prompt_token_ids[1:]], remembered=True) for one in samples[::3]]
         return again, [abs(advantage) + 0.5 for advantage in advantages[::3]]
 
@@ -195,7 +205,15 @@ def test_the_gradient_weighs_each_token_by_its_ratio_and_leaves_out_what_nothing
         (["optimise.algorithm=ppo", "optimise.normalise=mean"], "not with ppo's critic"),
         (["distil.ratio=0"], "distil.ratio"),
         (["distil.floor=1"], "distil.floor"),
+        (["collect.env=task:desk"], "an environment's"),
         (["optimise.by_memory=true"], "set collect.control=0.5"),
+        (
+            [
+                *("collect.scope=tasks", "collect.backend=chroma", "collect.control=0.5", "optimise.by_memory=true"),
+                *("optimise.algorithm=reinforce++", "optimise.normalise=mean"),
+            ],
+            r"reinforce\+\+ compares no groups",
+        ),
     ],
 )
 def test_what_distilling_contradicts_is_one_line(changes: list[str], says: str) -> None:

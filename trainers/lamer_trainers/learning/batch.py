@@ -84,7 +84,7 @@ def read_batch(
     metrics["advantage/zero"] = 1.0 if silent else sum(abs(a) <= NOTHING for a in advantages) / len(advantages)
     metrics["advantage/mean_size"] = sum(abs(value) for value in advantages) / len(advantages)
     if distiller is not None:
-        more, earned = distiller.samples(finished, samples, advantages, update)
+        more, earned = distiller.samples(finished, samples, advantages, update, limits.tokens)
         metrics["distil/calls"] = float(len(more))
         samples, advantages = [*samples, *more], [*advantages, *earned]
     return Batch(samples, advantages, metrics, warnings)

@@ -38,12 +38,18 @@ class Distiller:
     ratio: float
 
     def samples(
-        self, trials: Sequence[Trial], samples: Sequence[Sample], advantages: Sequence[float], seed: int
+        self,
+        trials: Sequence[Trial],
+        samples: Sequence[Sample],
+        advantages: Sequence[float],
+        seed: int,
+        most: int | None = None,
     ) -> tuple[list[Sample], list[float]]:
         """The samples of episodes that succeeded with a memory, asked without it, and their advantages.
 
         Those of the batch that earned more than was expected, with what they earned; which of them, where there are
-        more than `ratio` allows, is drawn from `seed`. Raises TrainingDataError for a trial that cannot be replayed.
+        more than `ratio` allows, is drawn from `seed`. Left out is what has more than `most` tokens: its prompt was
+        trimmed when it was played. Raises TrainingDataError for a trial that cannot be replayed.
         """
         by_trial = {str(trial["trial_id"]): trial for trial in trials}
         taught = {(name, number) for name, trial in by_trial.items() for number in taught_episodes(trial)}
@@ -60,8 +66,10 @@ class Distiller:
             place = sample.trial, sample.episode
             if place not in asked:
                 asked[place] = list(self._asked(by_trial[sample.trial], sample.episode))
-            made.append(replace(sample, prompt_token_ids=asked[place][sample.turn], remembered=True))
-            earned.append(advantage)
+            again = replace(sample, prompt_token_ids=asked[place][sample.turn], remembered=True)
+            if most is None or again.length <= most:
+                made.append(again)
+                earned.append(advantage)
         return made, earned
 
     def _asked(self, trial: Trial, number: int) -> Iterator[Sequence[int]]:

@@ -90,6 +90,10 @@ class Estimator:
         check_choices(self, algorithm=Algorithm, normalise=Normalise, anchor=Anchor, baseline=Baseline)
         if self.normalise == "batch" and self.algorithm != "gigpo":
             raise TrainingConfigError(f"normalise='batch' belongs to algorithm='gigpo', not '{self.algorithm}'")
+        if self.by_memory and self.algorithm in ("ppo", "reinforce++"):
+            raise TrainingConfigError(
+                f"by_memory says which trials are a group, and {self.algorithm} compares no groups"
+            )
 
 
 @dataclass(frozen=True, slots=True)
