@@ -11,6 +11,9 @@ than one of two (-0.2) or three (-0.3), whether its moves walk, push or bump. Pu
 pushing it onto one gives that back. A dead position costs nothing but the moves that led there, and spares the turns
 that are left. Without prospect of a win a player is thus cheapest off by dying at once, then by invalid turns or single
 moves (-0.7 in seven turns), and dearest by playing on in threes (-2.1).
+
+Sokoban hides nothing, so a perfect player wins at its first attempt and has no use for a second. With `pits` there is
+something to find out: floor cells that look like others and swallow boxes, the same in every attempt at a task.
 """
 
 from __future__ import annotations
@@ -26,19 +29,21 @@ from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.instances import read_instance, read_instance_text
 from lamer_envs.parameters import check_whole, generator
-from lamer_envs.sokoban.levels import MAX_SIDE, Level, canonical, draw_level, level, level_text
-from lamer_envs.sokoban.room import DIRECTIONS, bits
+from lamer_envs.sokoban.levels import MAX_SIDE, Level, canonical, draw_level, draw_pits, level, level_text
+from lamer_envs.sokoban.room import DIRECTIONS, Room, bits
 from lamer_envs.sokoban.search import shortest
 
 INVALID = -0.1
 MOVES_PER_TURN = 3
 MIN_MOVES, MAX_MOVES, MAX_TURNS = 5, 21, 7
 MAX_BOXES = 20
+MAX_PITS = 20
 WEAK_SKILL = 0.3
 """Share of the weak player's turns that follow a shortest solution; the others are random moves."""
 
 _SPEC = re.compile(
-    r"([0-9]{1,2})x([0-9]{1,2})-([0-9]{1,2})(?:-m([0-9]{1,4})\.\.([0-9]{1,4}))?(?:-t([0-9]{1,4}))?", re.ASCII
+    r"([0-9]{1,2})x([0-9]{1,2})-([0-9]{1,2})(?:-m([0-9]{1,4})\.\.([0-9]{1,4}))?(?:-t([0-9]{1,4}))?(?:-pits=([0-9]{1,2}))?",
+    re.ASCII,
 )
 _INSTANCE_EXAMPLE = '{"xsb": ["#####", "#@$.#", "#####"]}'
 _EXAMPLE = "make('sokoban', size=(6, 6), boxes=2)"
@@ -60,8 +65,9 @@ class _Turn(NamedTuple):
 class Sokoban(Env):
     """Sokoban in rooms of `size` (rows, columns; outer walls included) with `boxes` boxes.
 
-    Levels take between `min_moves` and `max_moves` moves when solved best. State (JSON): `{"level": str, "player":
-    int, "boxes": [int], "dead": bool}`: the initial level as XSB rows joined by `/`, and row-major cells from 0.
+    Levels take between `min_moves` and `max_moves` moves when solved best by who knows the `pits`, of which there are
+    so many. State (JSON): `{"level": str, "player": int, "boxes": [int], "dead": bool}`: the initial level as XSB rows
+    joined by `/`, and row-major cells from 0; with pits also `"pits": [int]`. Levels are held out whatever their pits.
     """
 
     name: ClassVar[str] = "sokoban"
@@ -76,10 +82,12 @@ class Sokoban(Env):
         min_moves: int = MIN_MOVES,
         max_moves: int | None = None,
         max_turns: int | None = None,
+        pits: int = 0,
     ) -> None:
         """Defaults: 6x6 for up to 2 boxes, one row and column more for each further box up to 8x8; 7 turns, and at
         most 21 moves or what the turns allow. Raises EnvParameterError for parameters that no level fits."""
         check_whole("boxes", boxes, 1, MAX_BOXES, example=_EXAMPLE)
+        check_whole("pits", pits, 0, MAX_PITS, example="make('sokoban', size=(6, 6), boxes=1, pits=3)")
         if size is None:
             size = min(max(6, boxes + 4), 8) if boxes <= 5 else boxes + 3
         sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
@@ -102,10 +110,13 @@ class Sokoban(Env):
             )
         self.rows, self.columns = sides
         self.boxes, self.min_moves, self.max_moves, self.max_turns = boxes, min_moves, max_moves, max_turns
-        if not _feasible(self.rows, self.columns, boxes, min_moves, max_moves):
+        self.pits = pits
+        if not _feasible(self.rows, self.columns, boxes, min_moves, max_moves, pits):
+            hidden = f", {pits} pits" if pits else ""
             raise EnvParameterError(
-                f"no sokoban level was found with size {self.rows}x{self.columns}, {boxes} boxes and a solution of "
-                f"{min_moves} to {max_moves} moves; use a larger room, fewer boxes or wider bounds: {_EXAMPLE}"
+                f"no sokoban level was found with size {self.rows}x{self.columns}, {boxes} boxes{hidden} and a solution "
+                f"of {min_moves} to {max_moves} moves; use a larger room, fewer boxes or pits, or wider bounds: "
+                f"{_EXAMPLE}"
             )
 
     @property
@@ -114,7 +125,9 @@ class Sokoban(Env):
         if (self.min_moves, self.max_moves) != (MIN_MOVES, MAX_MOVES):
             text += f"-m{self.min_moves}..{self.max_moves}"
         usual_turns = max(MAX_TURNS, -(-self.max_moves // MOVES_PER_TURN))
-        return text if self.max_turns == usual_turns else f"{text}-t{self.max_turns}"
+        if self.max_turns != usual_turns:
+            text += f"-t{self.max_turns}"
+        return f"{text}-pits={self.pits}" if self.pits else text
 
     @classmethod
     def from_spec(cls, params: str) -> Sokoban:
@@ -124,11 +137,12 @@ class Sokoban(Env):
         if not match:
             raise EnvParameterError(
                 f"'{params[:40]}' is no size of sokoban; write ROWSxCOLUMNS-BOXES, for example sokoban:6x6-2, with "
-                "-m5..12 for bounds of the solution in moves and -t9 for a budget of 9 turns where wanted"
+                "-m5..12 for bounds of the solution in moves, -t9 for a budget of 9 turns and -pits=3 for three hidden "
+                "pits where wanted"
             )
-        low, high, turns = (int(part) if part else None for part in match.groups()[3:])
+        low, high, turns, pits = (int(part) if part else None for part in match.groups()[3:])
         size = int(match[1]), int(match[2])
-        return cls(size, int(match[3]), MIN_MOVES if low is None else low, high, turns)
+        return cls(size, int(match[3]), MIN_MOVES if low is None else low, high, turns, pits or 0)
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -138,6 +152,7 @@ class Sokoban(Env):
             "min_moves": self.min_moves,
             "max_moves": self.max_moves,
             "max_turns": self.max_turns,
+            **({"pits": self.pits} if self.pits else {}),
         }
 
     # -- what the policy is told ------------------------------------------------------------------------------------
@@ -150,6 +165,7 @@ class Sokoban(Env):
             "pulled, and two cannot be pushed at once; a move into a wall or a stuck box changes nothing. A box "
             "pushed into a place from which the game can no longer be won ends it. The room is drawn row by row: "
             "# wall, - floor, . target, $ box, * box on a target, @ you, + you on a target."
+            + (_PITS if self.pits else "")
         )
 
     @property
@@ -176,7 +192,7 @@ class Sokoban(Env):
         if not step.valid:
             return f"{parsed} invalid" if parsed else "invalid"
         here = level(before["level"])
-        turn = _play(here, before, str(parsed).split(", "))
+        turn = _play(here, _room(before), before, str(parsed).split(", "))
         pushed = [cell for cell in step.state["boxes"] if cell not in before["boxes"]]
         parts = [f"box to {here.cell(cell)}{' on goal' if here.ground[cell] == '.' else ''}" for cell in pushed]
         parts = parts or [f"at {here.cell(step.state['player'])}"]
@@ -188,9 +204,14 @@ class Sokoban(Env):
 
     def reset(self, seed: int) -> State:
         bounds = f"{self.rows} {self.columns} {self.boxes} {self.min_moves} {self.max_moves}"
+        if self.pits:
+            bounds += f" {self.pits} pits"
         rng = generator("sokoban", bounds, seed)
-        drawn = draw_level(self.rows, self.columns, self.boxes, self.min_moves, self.max_moves, rng)
-        return _initial(str(drawn))
+        while True:
+            drawn = draw_level(self.rows, self.columns, self.boxes, self.min_moves, self.max_moves, rng)
+            pits = draw_pits(str(drawn), self.pits, self.max_moves, rng) if self.pits else 0
+            if pits is not None:
+                return _initial(str(drawn), pits)
 
     def step(self, state: State, action: str) -> Step:
         here = level(state["level"])
@@ -199,9 +220,9 @@ class Sokoban(Env):
         parsed = self.parse(action)
         if parsed is None or over:
             return Step({**state, "boxes": list(state["boxes"])}, self.observe(state), INVALID, over, won, False)
-        turn = _play(here, state, parsed.split(", "))
+        turn = _play(here, _room(state), state, parsed.split(", "))
         following = {
-            "level": state["level"],
+            **state,
             "player": turn.player.bit_length() - 1,
             "boxes": [bit.bit_length() - 1 for bit in bits(turn.boxes)],
             "dead": turn.dead,
@@ -224,21 +245,30 @@ class Sokoban(Env):
     def load(self, instance: Mapping[str, Any] | Path) -> State:
         """A state from `{"xsb": [rows]}` of any size, or from the file at a `Path` with that or one level in plain XSB.
 
-        A level that is known to be unsolvable (`Room.is_dead`) is over from the start.
+        `"pits": [[row, column], ..]` (1-based, on bare floor) may be added. A level that is known to be unsolvable
+        (`Room.is_dead`) is over from the start.
         """
         if isinstance(instance, Path) and not (text := read_instance_text(instance)).lstrip().startswith("{"):
             instance = {"xsb": [line for line in text.splitlines() if not line.startswith(";")]}
-        data = read_instance(instance, ("xsb",), _INSTANCE_EXAMPLE)
+        data = read_instance(instance, ("xsb", "pits"), _INSTANCE_EXAMPLE)
         rows = data.get("xsb")
         if not isinstance(rows, list | tuple) or not all(isinstance(row, str) for row in rows):
             raise InstanceError(f"a sokoban instance is a list of rows of text; expected {_INSTANCE_EXAMPLE}")
-        return _initial(level_text(rows), check=True)
+        text = level_text(rows)
+        return _initial(text, _read_pits(level(text), data.get("pits") or []), check=True)
 
     # -- instances, scripted players, pictures ----------------------------------------------------------------------
 
     def instance(self, state: State) -> str:
-        """The initial level, the same for all its mirrored and turned forms."""
-        return canonical(state["level"])
+        """The initial level with its pits as `o`, the same for all its mirrored and turned forms."""
+        cells, columns = list(state["level"]), level(state["level"]).columns
+        for pit in state.get("pits", ()):
+            cells[pit + pit // columns] = "o"
+        return canonical("".join(cells))
+
+    def split_of(self, state: State) -> str:
+        """The split of the level: it is held out with whatever pits."""
+        return super().split_of({key: value for key, value in state.items() if key != "pits"})
 
     def solve(self, state: State) -> list[str] | None:
         """A shortest solution in moves, as turns of up to three moves; None if there is none.
@@ -247,7 +277,7 @@ class Sokoban(Env):
         """
         if state["dead"]:
             return None
-        moves = shortest(level(state["level"]).room, 1 << state["player"], _mask(state["boxes"]))
+        moves = shortest(_room(state), 1 << state["player"], _mask(state["boxes"]))
         if moves is None:
             return None
         return [", ".join(moves[at : at + MOVES_PER_TURN]) for at in range(0, len(moves), MOVES_PER_TURN)]
@@ -273,6 +303,10 @@ class Sokoban(Env):
         return cells
 
 
+_PITS = (
+    " Some floor cells, which look like others, are pits. You walk over them, but a box that is pushed into one is lost, "
+    "and the game with it. They are in the same places in every attempt."
+)
 _STYLES = {
     "#": "[grey42 on grey42]##[/]",
     "-": "[dim] .[/]",
@@ -284,9 +318,12 @@ _STYLES = {
 }
 
 
-def _play(here: Level, state: State, moves: Sequence[str]) -> _Turn:
+def _room(state: State) -> Room:
+    return level(state["level"]).room(_mask(state.get("pits", ())))
+
+
+def _play(here: Level, room: Room, state: State, moves: Sequence[str]) -> _Turn:
     """Play the moves until they end, the boxes are all home, or a push made the position dead."""
-    room = here.room
     player, boxes = 1 << state["player"], _mask(state["boxes"])
     floor, goals = here.floor, here.goals
     played = bumped = on = off = 0
@@ -316,22 +353,51 @@ def _play(here: Level, state: State, moves: Sequence[str]) -> _Turn:
     return _Turn(player, boxes, played, bumped, on, off, boxes == goals, dead)
 
 
-def _initial(text: str, check: bool = False) -> State:
+def _initial(text: str, pits: int = 0, check: bool = False) -> State:
     here = level(text)
-    return {
+    state = {
         "level": text,
         "player": here.player.bit_length() - 1,
         "boxes": [bit.bit_length() - 1 for bit in bits(here.boxes)],
-        "dead": check and here.room.is_dead(here.player, here.boxes, here.boxes),
+        "dead": check and here.room(pits).is_dead(here.player, here.boxes, here.boxes),
     }
+    return {**state, "pits": [bit.bit_length() - 1 for bit in bits(pits)]} if pits else state
+
+
+def _read_pits(here: Level, cells: object) -> int:
+    """The mask of pits that an instance lists. Raises InstanceError."""
+    wrong = InstanceError(
+        'a sokoban instance\'s pits are cells of bare floor, e.g. "pits": [[2, 3], [4, 2]] (row and column from 1)'
+    )
+    if not isinstance(cells, list | tuple):
+        raise wrong
+    found = 0
+    for cell in cells:
+        if not isinstance(cell, list | tuple) or len(cell) != 2 or not all(type(part) is int for part in cell):
+            raise wrong
+        row, column = cell
+        if not 1 <= row <= here.rows or not 1 <= column <= here.columns:
+            raise wrong
+        bit = 1 << ((row - 1) * here.columns + column - 1)
+        if not bit & here.floor & ~here.goals & ~here.boxes & ~here.player & ~found:
+            raise wrong
+        found |= bit
+    return found
 
 
 @lru_cache(maxsize=64)
-def _feasible(rows: int, columns: int, boxes: int, min_moves: int, max_moves: int) -> bool:
-    """Whether some of 300 rooms from a fixed seed hold a level within the bounds."""
-    if (rows - 2) * (columns - 2) < 2 * boxes + 2:
+def _feasible(rows: int, columns: int, boxes: int, min_moves: int, max_moves: int, pits: int) -> bool:
+    """Whether some of 300 rooms from a fixed seed hold a level within the bounds, and one of fifty such levels the pits."""
+    if (rows - 2) * (columns - 2) < 2 * boxes + 2 + pits:
         return False
-    return draw_level(rows, columns, boxes, min_moves, max_moves, random.Random(0), draws=300) is not None
+    rng = random.Random(0)
+    for _ in range(50 if pits else 1):
+        drawn = draw_level(rows, columns, boxes, min_moves, max_moves, rng, draws=300)
+        if drawn is None:
+            return False
+        if not pits or draw_pits(drawn, pits, max_moves, rng) is not None:
+            return True
+    return False
 
 
 def _mask(cells: Sequence[int]) -> int:

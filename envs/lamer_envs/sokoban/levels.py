@@ -16,7 +16,7 @@ from itertools import count
 
 from lamer_envs.errors import InstanceError
 from lamer_envs.sokoban.room import Room, bits, room
-from lamer_envs.sokoban.search import backward_layer
+from lamer_envs.sokoban.search import backward_layer, shortest
 
 MAX_SIDE = 30
 WALL_SHARE = (0.08, 0.30)
@@ -27,6 +27,8 @@ AWAY_SHARE = 0.8
 """Share of the boxes that should start off their targets."""
 _PREFERRED_DRAWS = 6
 """Levels within bounds to look at before the best is taken although it misses AWAY_SHARE."""
+_PIT_DRAWS = 20
+"""Sets of pits to try in one level before another level is drawn."""
 
 _XSB = "#@+$*.-_ "
 
@@ -45,10 +47,9 @@ class Level:
         self.floor = sum(1 << i for i, cell in enumerate(cells) if cell != "#")
         self.ground = ["." if cell in ".+*" else "#" if cell == "#" else "-" for cell in cells]
 
-    @property
-    def room(self) -> Room:
+    def room(self, pits: int = 0) -> Room:
         """The Room, looked up anew, so that a cached level does not keep what was derived in it alive."""
-        return room(self.columns, self.floor, self.goals)
+        return room(self.columns, self.floor, self.goals, pits)
 
     def cell(self, index: int) -> str:
         """`(row, column)`, 1-based, of a row-major index."""
@@ -151,6 +152,40 @@ def draw_level(
         if away >= AWAY_SHARE * boxes:
             return best[1]
     raise AssertionError("unreachable")
+
+
+def draw_pits(text: str, pits: int, max_moves: int, rng: random.Random) -> int | None:
+    """A mask of so many cells that swallow boxes, with which the level is still solved in `max_moves`; None if no set
+    of those tried leaves it so.
+
+    One lies where a shortest solution that knows of none pushes a box, so that there is something to find out; the rest
+    are drawn from the cells from which a box could get home: others would change nothing.
+    """
+    here = level(text)
+    able = here.room().live & ~here.goals & ~here.boxes & ~here.player
+    crossed, cells = list(bits(able & _crossed(here))), list(bits(able))
+    if not crossed or len(cells) < pits:
+        return None
+    for _ in range(_PIT_DRAWS):
+        first = rng.choice(crossed)
+        drawn = first | sum(rng.sample([cell for cell in cells if cell != first], pits - 1))
+        moves = shortest(here.room(drawn), here.player, here.boxes)
+        if moves is not None and len(moves) <= max_moves:
+            return drawn
+    return None
+
+
+def _crossed(here: Level) -> int:
+    """The cells onto which a shortest solution pushes boxes."""
+    player, boxes, found = here.player, here.boxes, 0
+    for move in shortest(here.room(), player, boxes) or ():
+        step = here.room().steps[move]
+        player = player << step if step > 0 else player >> -step
+        if player & boxes:
+            pushed = player << step if step > 0 else player >> -step
+            boxes ^= player | pushed
+            found |= pushed
+    return found
 
 
 def _draw_room(rows: int, columns: int, boxes: int, rng: random.Random) -> Room:

@@ -2,7 +2,7 @@
 
 What must stay true: cell (row, column) from 0 is bit `row * columns + column`, and `floor` holds only cells that the
 player's walls enclose, so that shifting a mask by a row or a column can never wrap around. A position is called dead
-only if it provably cannot be won.
+only if it provably cannot be won. Pits swallow boxes and nothing else: the player walks over them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ def bits(mask: int) -> Iterator[int]:
 
 
 class Room:
-    """Walls and targets, and what follows from them alone."""
+    """Walls, targets and pits, and what follows from them alone."""
 
-    def __init__(self, columns: int, floor: int, goals: int) -> None:
+    def __init__(self, columns: int, floor: int, goals: int, pits: int = 0) -> None:
         self.columns = columns
         self.floor = floor
         self.goals = goals
+        self.firm = floor & ~pits
+        """Where a box may stand."""
         self.steps = {"up": -columns, "down": columns, "left": -1, "right": 1}
 
     def region(self, start: int, free: int) -> int:
@@ -49,11 +51,12 @@ class Room:
     def distances(self) -> dict[int, int]:
         """Pushes that bring a lone box from a cell to the nearest target, the player walking through walls.
 
-        A lower bound on moves. Cells that are missing are dead squares: from them a box reaches no target.
+        A lower bound on moves. Cells that are missing are dead squares: from them a box reaches no target, pits among
+        them.
         """
-        floor, columns = self.floor, self.columns
-        found = dict.fromkeys(bits(self.goals & floor), 0)
-        seen = layer = self.goals & floor
+        floor, firm, columns = self.floor, self.firm, self.columns
+        found = dict.fromkeys(bits(self.goals & firm), 0)
+        seen = layer = self.goals & firm
         pushes = 0
         while layer:
             pushes += 1
@@ -61,7 +64,7 @@ class Room:
             for step in (1, columns):
                 # A box at c was pushed to c + step by a player at c - step, and the mirror image.
                 grown |= (layer >> step) & (floor << step) | (layer << step) & (floor >> step)
-            layer = grown & floor & ~seen
+            layer = grown & firm & ~seen
             seen |= layer
             for bit in bits(layer):
                 found[bit] = pushes
@@ -81,7 +84,7 @@ class Room:
         """
         if comb(self.live.bit_count(), self.goals.bit_count()) > PLACEMENTS:
             return None
-        floor, columns = self.floor, self.columns
+        floor, firm, columns = self.floor, self.firm, self.columns
         won = {self.goals: floor & ~self.goals}
         todo = [(self.goals, won[self.goals])]
         while todo:
@@ -91,9 +94,9 @@ class Room:
             free = floor & ~boxes
             for step in (1, columns):
                 # The player is at p, the box at p + step, and both go one step back; then the mirror image.
-                for bit in bits(players & (boxes >> step) & (free << step)):
+                for bit in bits(players & firm & (boxes >> step) & (free << step)):
                     self._pulled(won, todo, boxes ^ (bit << step) ^ bit, bit >> step)
-                for bit in bits(players & (boxes << step) & (free >> step)):
+                for bit in bits(players & firm & (boxes << step) & (free >> step)):
                     self._pulled(won, todo, boxes ^ (bit >> step) ^ bit, bit << step)
         return won
 
@@ -142,6 +145,6 @@ class Room:
 
 
 @lru_cache(maxsize=256)
-def room(columns: int, floor: int, goals: int) -> Room:
+def room(columns: int, floor: int, goals: int, pits: int = 0) -> Room:
     """The shared Room; few are kept, for `winnable` can be large."""
-    return Room(columns, floor, goals)
+    return Room(columns, floor, goals, pits)

@@ -145,7 +145,7 @@ def test_levels_keep_their_bounds_and_walls_and_start_with_boxes_away(spec: str,
     for seed in range(200 if env.boxes < 3 else 15):
         state = env.reset(seed)
         here = level(state["level"])
-        moves = shortest(here.room, here.player, here.boxes)
+        moves = shortest(here.room(), here.player, here.boxes)
         assert moves is not None
         lengths.add(len(moves))
         assert here.boxes.bit_count() == here.goals.bit_count() == env.boxes
@@ -230,7 +230,7 @@ def test_a_push_that_freezes_boxes_ends_the_episode_where_the_room_is_too_large_
         "############",
     ]
     state = load(*rows)
-    assert level(state["level"]).room.winnable is None
+    assert level(state["level"]).room().winnable is None
     assert not state["dead"]
     step = env.step(state, "left, right")  # completes a square of four boxes, two of them off their targets
     assert (step.done, step.success, step.reward) == (True, False, pytest.approx(-0.1))
@@ -399,7 +399,7 @@ def test_the_weak_player_wins_sometimes() -> None:
 def test_the_solver_gives_up_with_an_error_rather_than_wrongly() -> None:
     here = level(make("sokoban:8x8-5").reset(1)["level"])
     with pytest.raises(EnvError, match="search nodes"):
-        shortest(here.room, here.player, here.boxes, limit=3)
+        shortest(here.room(), here.player, here.boxes, limit=3)
 
 
 def test_render_is_the_room_in_rich_markup() -> None:

@@ -24,6 +24,7 @@ from lamer_graph.policies.shipped import card, is_policy, shipped_policies, ship
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract
 from lamer_graph.trial.driver import play_trial
 from lamer_graph.trial.harness import make_harness
+from lamer_graph.trial.prompts import Remembered
 from lamer_graph.types import Sampling
 from lamer_memory import Contents
 from lamer_trainers.warmstart.fitting import IGNORE, FitConfig, LeftCollator, WarmupTrainer, encode, fit, parting
@@ -215,6 +216,24 @@ def test_the_teacher_never_goes_against_its_memory() -> None:
         assert not warned_cells(memory) & porter.pushed_to(start, choice.action.split(", "))
         warned += len(warned_cells(memory))
     assert min(named, warned) > 0
+
+
+def test_the_teacher_knows_of_pits_what_its_memory_names_and_plans_around_that() -> None:
+    porter = SokobanTeacher(make("sokoban:6x6-1-pits=1"))
+    rng = random.Random(0)
+    around = 0
+    for seed in range(40):
+        start = porter.env.reset(seed)
+        bare = {key: value for key, value in start.items() if key != "pits"}
+        told = [Remembered("reflection", f"no box to {porter._name(start['pits'][0])}", 1)]
+        blind = porter.choose(Attempt(start, (), True), rng).action
+        assert blind == porter.choose(Attempt(bare, (), True), rng).action
+        assert [blind] == (porter.env.solve(bare) or [])[:1]
+        plan = porter.env.solve(start)
+        knowing = porter.choose(Attempt(start, told, True), rng).action
+        assert plan and knowing == plan[0]
+        around += knowing != blind
+    assert around > 10
 
 
 def test_ties_are_the_cells_that_the_teacher_might_as_well_have_drawn() -> None:

@@ -1,5 +1,7 @@
 """Sokoban's teacher: shortest solutions with slips, some random episodes, never a push that memory warns of.
 
+Of hidden pits it knows what its memory names, no more: it plans around that.
+
 What must stay true: a note or a trajectory that says a box got stuck somewhere keeps this teacher from pushing a box
 there, whether the note is true or not. Reflections read the same words: the push that made the position dead.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 from lamer_envs.base import State
@@ -40,6 +42,13 @@ class SokobanTeacher(Teacher):
     env: Sokoban
     skill = SKILL
 
+    @property
+    def gates(self) -> Mapping[str, tuple[float, float]]:
+        """With pits: a first attempt that knows of none seldom wins, and memory is what counts."""
+        if not self.env.pits:
+            return {}
+        return {"pass@1": (0.01, 0.3), "forbidden-cell probability": (0.0, 0.1), "true remarks": (0.3, 0.6)}
+
     def pieces(self) -> list[Piece]:
         found = [piece for text in VAGUE_REMARKS for piece in spaced(text)]
         found += [piece for move in DIRECTIONS for piece in spaced(move, move, before=("", " ", ", "))]
@@ -64,7 +73,7 @@ class SokobanTeacher(Teacher):
         named = warned_cells(attempt.memory)
         forbidden = tuple(turn for turn in DIRECTIONS if named & self.pushed_to(state, [turn]))
         if attempt.skilled:
-            plan = self.env.solve(state)
+            plan = self.env.solve(self._as_remembered(state, named))
             if plan and not named & self.pushed_to(state, plan[0].split(", ")):
                 return Choice(plan[0], forbidden)
         for _ in range(20):
@@ -111,6 +120,16 @@ class SokobanTeacher(Teacher):
                 memory.append(Remembered("reflection", "; ".join(f"no box to {cell}" for cell in share), episode))
         return memory, episodes + 1
 
+    def _as_remembered(self, state: State, named: set[str]) -> State:
+        """The state with the pits that a memory names for those that there are."""
+        if not self.env.pits:
+            return state
+        indices = {self._name(cell): cell for cell in range(self.env.rows * self.env.columns)}
+        return {**state, "pits": sorted(indices[cell] for cell in named & indices.keys())}
+
+    def _name(self, cell: int) -> str:
+        return f"({cell // self.env.columns + 1}, {cell % self.env.columns + 1})"
+
     def pushed_to(self, state: State, moves: Sequence[str]) -> set[str]:
         """Cells onto which these moves push a box."""
         found: set[int] = set()
@@ -120,7 +139,7 @@ class SokobanTeacher(Teacher):
             state = step.state
             if step.done:
                 break
-        return {f"({cell // self.env.columns + 1}, {cell % self.env.columns + 1})" for cell in found}
+        return set(map(self._name, found))
 
     def _cells(self) -> list[str]:
         inner = range(2, self.env.rows), range(2, self.env.columns)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -81,6 +81,11 @@ class Teacher(ABC):
     """Share of the episodes that are played well."""
     breadth = 1.0
     """How many times the rows it takes that the environment of the recipe needed, at least 1."""
+
+    @property
+    def gates(self) -> Mapping[str, tuple[float, float]]:
+        """Gates that these parameters of the environment have beside the recipe's, or instead of one of its."""
+        return {}
 
     def __init__(
         self,

@@ -226,7 +226,7 @@ def run_warmup(
         seconds=time.perf_counter() - started,
         tasks=tasks,
         fit=recipe.fit,
-        gates=gates_of(reading, recipe.gates),
+        gates=gates_of(reading, {**recipe.gates, **teacher.gates}),
         reading=reading,
     )
     _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
