@@ -114,8 +114,8 @@ class Sokoban(Env):
         if not _feasible(self.rows, self.columns, boxes, min_moves, max_moves, pits):
             hidden = f", {pits} pits" if pits else ""
             raise EnvParameterError(
-                f"no sokoban level was found with size {self.rows}x{self.columns}, {boxes} boxes{hidden} and a solution "
-                f"of {min_moves} to {max_moves} moves; use a larger room, fewer boxes or pits, or wider bounds: "
+                f"no sokoban level was found with size {self.rows}x{self.columns}, {boxes} boxes{hidden} and a "
+                f"solution of {min_moves} to {max_moves} moves; use a larger room, fewer boxes or pits, wider bounds: "
                 f"{_EXAMPLE}"
             )
 
@@ -304,8 +304,8 @@ class Sokoban(Env):
 
 
 _PITS = (
-    " Some floor cells, which look like others, are pits. You walk over them, but a box that is pushed into one is lost, "
-    "and the game with it. They are in the same places in every attempt."
+    " Some floor cells, which look like others, are pits. You walk over them, but a box that is pushed into one is "
+    "lost, and the game with it. They are in the same places in every attempt."
 )
 _STYLES = {
     "#": "[grey42 on grey42]##[/]",
@@ -387,7 +387,7 @@ def _read_pits(here: Level, cells: object) -> int:
 
 @lru_cache(maxsize=64)
 def _feasible(rows: int, columns: int, boxes: int, min_moves: int, max_moves: int, pits: int) -> bool:
-    """Whether some of 300 rooms from a fixed seed hold a level within the bounds, and one of fifty such levels the pits."""
+    """Whether some of 300 rooms from a fixed seed hold a level within the bounds, and one of fifty levels the pits."""
     if (rows - 2) * (columns - 2) < 2 * boxes + 2 + pits:
         return False
     rng = random.Random(0)

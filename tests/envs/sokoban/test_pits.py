@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.envs.sokoban.test_env import MOVES, Plain, load, position, sokoban
 
 from lamer_envs import EnvParameterError, InstanceError, check_env
 from lamer_envs.sokoban.levels import level
 from lamer_envs.sokoban.search import shortest
+from sokoban_referee import MOVES, Plain, load, position, sokoban
 
 SPEC = "sokoban:6x6-1-pits=2"
 
