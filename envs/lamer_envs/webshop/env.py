@@ -193,7 +193,7 @@ class Webshop(Env):
         )
 
     def observe(self, state: State) -> str:
-        return SEPARATOR.join(parts(self._view(state)))
+        return SEPARATOR.join(parts(self.view(state)))
 
     def compact(self, state: State) -> str:
         """The page in few tokens.
@@ -202,7 +202,7 @@ class Webshop(Env):
         page: the wish as a list, and of each product which of the wanted qualities its text has, "other kind", and "too
         dear". The original's pages hold no such verdicts. With brief="plain" it says nothing that the page does not.
         """
-        return compact(self._view(state)) if self.brief == "verdicts" else plain(self._view(state))
+        return compact(self.view(state)) if self.brief == "verdicts" else plain(self.view(state))
 
     def outcome(self, before: State, action: str, step: Step) -> str:
         after = step.state
@@ -245,7 +245,7 @@ class Webshop(Env):
         argument = action[action.index("[") + 1 : -1]
         if action.startswith("search["):
             return _page(state, "results", query=argument, number=1, product=None, options={})
-        view = self._view(state)
+        view = self.view(state)
         link = links(view).get(argument)
         if link is None:
             return None
@@ -274,7 +274,7 @@ class Webshop(Env):
 
         Raises ValueError where no product is shown.
         """
-        view = self._view(state)
+        view = self.view(state)
         if view.item is None:
             raise ValueError("no product is open on this page")
         return score(view.item, self.goal(state), state["options"], self.shop.catalogue.nouns)
@@ -297,7 +297,7 @@ class Webshop(Env):
             return []
         words = " ".join(keywords(self.goal(state)["instruction_text"])) or "anything"
         asked = self.parse(f"search[{words}]") or "search[anything]"
-        return [*(f"click[{key}]" for key in links(self._view(state))), asked]
+        return [*(f"click[{key}]" for key in links(self.view(state))), asked]
 
     def load(self, instance: Mapping[str, Any] | Path) -> State:
         """A state from `{"goal": position in the fixed order}` or `{"goal": goal dict}`, or a `Path` to either."""
@@ -350,16 +350,17 @@ class Webshop(Env):
         return plan(state, self.goal(state), shop.catalogue, shop.search, self.parse)
 
     def weak(self, state: State, rng: random.Random) -> str:
-        return weak(self._view(state), rng)
+        return weak(self.view(state), rng)
 
     def render(self, state: State) -> str:
-        return rich_text(self._view(state))
+        return rich_text(self.view(state))
 
     def render_html(self, state: State) -> str:
         """The state for a browser: one HTML element, everything in it escaped."""
-        return html_text(self._view(state))
+        return html_text(self.view(state))
 
-    def _view(self, state: State) -> View:
+    def view(self, state: State) -> View:
+        """What the page of a state is drawn from: all that a customer can see of it."""
         catalogue = self.shop.catalogue
         total, listed = 0, []
         if state["page"] == "results":
