@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections import defaultdict
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -235,6 +236,40 @@ def test_the_teacher_knows_of_pits_what_its_memory_names_and_plans_around_that()
         assert knowing == plan[0]
         around += knowing != blind
     assert around > 10
+
+
+def test_notes_of_a_field_are_believed_more_often_than_not_and_bind_nobody() -> None:
+    teacher = MinesweeperTeacher(make("minesweeper:4x4-3-family=0-9"))
+    rng = random.Random(0)
+    shown = right = named = hit = cells = 0
+    for seed in islice(teacher.env.seeds("train"), 400):
+        start = teacher.env.reset(seed)
+        others = teacher.of_others(start, rng)
+        shown += bool(others)
+        assert not any(one.own for one in others)
+        mines = teacher._mines(start)
+        told = named_mines([replace(one, own=True) for one in others])
+        named, hit = named + len(told), hit + len(told & mines)
+        right, cells = right + len(mines), cells + 16
+        choice = teacher.choose(Attempt(start, others, True), rng)
+        assert not told & set(choice.forbidden) - (set(teacher._cells()) - set(teacher.env.admissible(start)))
+    assert 180 < shown < 300
+    assert hit / named > 1.4 * right / cells  # what they name is likelier than what nobody named
+    plain = MinesweeperTeacher(make("minesweeper:4x4-3"))
+    assert plain.of_others(plain.env.reset(0), rng) == []
+
+
+def test_a_cell_that_others_name_is_opened_later_and_one_that_they_leave_out_sooner() -> None:
+    teacher = MinesweeperTeacher(make("minesweeper:4x4-3-family=0-9"))
+    state = teacher.env.load({"size": 4, "mines": [[1, 1], [1, 2], [4, 4]], "opened": [[2, 2]]})
+    rng = random.Random(0)
+    others = [Remembered("reflection", "mine at (4, 1)", 1, own=False)] * 3
+
+    def drawn(memory: list[Remembered]) -> set[str]:
+        return {teacher.choose(Attempt(state, memory, True), rng).action for _ in range(200)}
+
+    assert "(4, 1)" in drawn([])
+    assert "(4, 1)" not in drawn(others)
 
 
 def test_ties_are_the_cells_that_the_teacher_might_as_well_have_drawn() -> None:

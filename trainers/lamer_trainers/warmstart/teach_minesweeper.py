@@ -5,15 +5,22 @@ mine it has just hit. A cell that memory names as a mine is closed for good, whe
 
 In words a reflection may also name cells that were opened safely, and those are opened first: to copy from what it
 reads asks less of a model than to leave something out for having read it.
+
+On boards of a family some memories hold notes of the family's other boards, of the quality that reflections have: a
+cell that they name is then taken for a likelier mine, one that many of them leave out for a less likely one.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from lamer_envs.base import State
+from lamer_envs.minesweeper import families
+from lamer_envs.minesweeper.board import grid
 from lamer_envs.minesweeper.env import Minesweeper, mine_probabilities
 from lamer_graph.trial.prompts import PromptStyle, Remembered
 from lamer_trainers.warmstart.teachers import Attempt, Choice, Teacher
@@ -39,6 +46,13 @@ CELL = re.compile(r"\([0-9]+, [0-9]+\)")
 TOLD_SAFE = 0.75
 """Share of reflections in words that say which cells were opened safely, of those that could."""
 MOST_NAMED = 6
+MOST_OTHERS = 6
+WITH_OTHERS = 0.6
+"""Share of memories that hold notes of other boards, where boards are of families."""
+BELIEF = 3.0
+"""How much likelier a mine is in a cell, for each note of another board of the family that names it."""
+FAMILY_BREADTH = 1.5
+"""More rows where there are families: their prompts have more to be read."""
 
 
 class MinesweeperTeacher(Teacher):
@@ -57,6 +71,8 @@ class MinesweeperTeacher(Teacher):
     ) -> None:
         super().__init__(env, max_episodes, style=style, control=control)
         broad = max(1.0, env.size**2 / TUNED_CELLS) * max(1.0, env.mines / TUNED_MINES) ** 2
+        if env.family is not None:
+            broad *= FAMILY_BREADTH
         self.breadth = min(broad, BROADEST)
         # Of some twenty cells that are as good, one draw says little: on 5x5 with 4 mines half as many rows do if all
         # are taught, and in words a fit has few rows. Notes of 4x4 with 3 are learnt without: its shipped policy was.
@@ -92,6 +108,7 @@ class MinesweeperTeacher(Teacher):
             free = safe
         elif attempt.skilled:
             chances = {f"({r}, {c})": p for (r, c), p in mine_probabilities(self.env, attempt.state).items()}
+            chances = _believed(chances, attempt.memory)
             least = min(chances[cell] for cell in free)
             free = [cell for cell in free if chances[cell] <= least + 1e-12]
         return Choice(rng.choice(free), forbidden, tuple(free) if self._teach_ties else ())
@@ -119,6 +136,19 @@ class MinesweeperTeacher(Teacher):
     def true_remark(self, attempt: Attempt, text: str) -> bool:
         named, mines = set(MINE_AT.findall(text)), self._mines(attempt.state)
         return bool(named) and named <= mines and not mines & safe_cells(text)
+
+    def of_others(self, start: State, rng: random.Random) -> list[Remembered]:
+        if "family" not in start or rng.random() >= WITH_OTHERS:
+            return []
+        boards = _boards(self.env, start["family"])
+        found = []
+        for _ in range(rng.randint(1, MOST_OTHERS)):
+            mines = rng.choice(boards)
+            draw = rng.random()
+            text = rng.choice(list(VAGUE_REMARKS)) if TRUE <= draw < TRUE + VAGUE else ""
+            cell = rng.choice(mines if draw < TRUE else self._cells())
+            found.append(Remembered("reflection", text or f"mine at {cell}", 1, own=False))
+        return found
 
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """One to six closed cells named as mines, in notes or as the ends of trajectories, spread over episodes."""
@@ -150,16 +180,43 @@ class MinesweeperTeacher(Teacher):
         return {f"({row}, {column})" for row, column in self.env.mine_cells(state)}
 
 
+@lru_cache(maxsize=128)
+def _boards(env: Minesweeper, family: int) -> list[list[str]]:
+    """The mines of each board of a family that belongs to the train split."""
+    shape = grid(env.size)
+    layouts = families.layouts(env.size, env.mines, env.max_turns, family)
+    return [
+        [name for bit, name in zip(shape.bits, shape.actions, strict=True) if layout & bit]
+        for layout in layouts
+        if families.split_of(f"{env.size} {shape.text(layout)}") == "train"
+    ]
+
+
 def safe_cells(text: str) -> set[str]:
     """Cells that a text calls safe."""
     return {cell for named in SAFE_TO_OPEN.findall(text) for cell in CELL.findall(named)}
 
 
 def named_safe(memory: Sequence[Remembered]) -> set[str]:
-    """Cells that a memory says are safe."""
-    return {cell for record in memory for cell in safe_cells(record.text)}
+    """Cells that a memory says are safe on this board."""
+    return {cell for record in memory if record.own for cell in safe_cells(record.text)}
 
 
 def named_mines(memory: Sequence[Remembered]) -> set[str]:
-    """Cells that a memory says are mines."""
-    return {cell for record in memory for cell in MINE_AT.findall(record.text)}
+    """Cells that a memory says are mines on this board."""
+    return {cell for record in memory if record.own for cell in MINE_AT.findall(record.text)}
+
+
+def _believed(chances: dict[str, float], memory: Sequence[Remembered]) -> dict[str, float]:
+    """Chances of a mine whose odds are what notes of other boards say of the cell, as somebody reads them who takes
+    boards to have something in common."""
+    notes = Counter(cell for one in memory if not one.own for cell in MINE_AT.findall(one.text))
+    if not notes:
+        return chances
+    unnamed = 1 / (1 + notes.total() / (2 * TUNED_MINES))
+    odds = {
+        cell: chance / (1 - chance) * (BELIEF ** notes[cell] if notes[cell] else unnamed)
+        for cell, chance in chances.items()
+        if 0.0 < chance < 1.0
+    }
+    return {**chances, **{cell: one / (1 + one) for cell, one in odds.items()}}

@@ -135,6 +135,13 @@ class Teacher(ABC):
     def true_remark(self, attempt: Attempt, text: str) -> bool:
         """Whether a reflection states something about this task that is true and useful."""
 
+    def of_others(self, start: State, rng: random.Random) -> list[Remembered]:
+        """What a memory of other tasks may show of tasks that have something in common with this one; none by default.
+
+        Not `own`: a teacher weighs them, and is not bound by them as it is by its own notes.
+        """
+        return []
+
     @abstractmethod
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """A made-up memory that bears on the choice in `state`, and the number (from 1) of the episode it is for.
@@ -145,6 +152,7 @@ class Teacher(ABC):
     def made_up(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """`drill`, with its reflections as they are told."""
         memory, episode = self.drill(state, rng)
+        memory = [*self.of_others(state, rng), *memory]
         return [replace(one, text=self.told(one.text)) if one.kind == "reflection" else one for one in memory], episode
 
     def observe(self, attempt: Attempt, episode: int) -> View:
@@ -181,7 +189,7 @@ class Teacher(ABC):
 
     def trial(self, start: State, contents: Contents, rng: random.Random) -> Iterator[Row]:
         """All rows of one scripted trial under a memory of these contents."""
-        memory: list[Remembered] = []
+        memory = self.of_others(start, rng)
         for episode in range(1, self.prompts.max_episodes + 1):
             attempt = self.begin(start, tuple(memory), rng)
             over = False
