@@ -272,6 +272,7 @@ ESTIMATORS = [
     {"algorithm": "grpo", "normalise": "std"},
     {"algorithm": "rloo"},
     {"algorithm": "reinforce++"},
+    {"algorithm": "mr-search"},
 ]
 
 

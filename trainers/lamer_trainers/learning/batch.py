@@ -153,8 +153,8 @@ def _worth(trials: Sequence[Trial], solved: Sequence[int | None]) -> dict[str, f
 
 def penalties(trials: Sequence[Trial], samples: Sequence[Sample], credit: Credit) -> dict[str, float]:
     """What invalid actions were charged: the charge (0 where the environment has one of its own), and how often."""
-    charges = {trial["task"]["id"]: penalty_of(trial["task"]["env"], credit) for trial in trials}
-    charged = sum(not sample.valid and sample.kind == "turn" and charges[sample.group] > 0 for sample in samples)
+    charges = {str(trial["trial_id"]): penalty_of(trial["task"]["env"], credit) for trial in trials}
+    charged = sum(not sample.valid and sample.kind == "turn" and charges[sample.trial] > 0 for sample in samples)
     return {"credit/invalid_penalty": max(charges.values()), "credit/penalised_calls": float(charged)}
 
 

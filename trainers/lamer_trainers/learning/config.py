@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from trl.trainer.grpo_config import GRPOConfig
 
-from lamer_trainers.credit import Variant
+from lamer_trainers.credit import Objective, Variant
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.launch import join
 from lamer_trainers.learning.samples import (
@@ -62,7 +62,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     )
     save_updates: int = field(default=0, metadata={"help": "Save a checkpoint every so many updates; 0: never."})
 
-    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo, reinforce++ or ppo."})
+    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo, reinforce++, mr-search, ppo."})
     gamma_step: float = field(default=0.95, metadata={"help": "Discount per turn within an episode."})
     gamma_traj: float = field(default=0.6, metadata={"help": "Discount per episode within a trial."})
     credit: Variant = field(
@@ -71,6 +71,12 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     level: Level = field(default="return", metadata={"help": "What episode-level methods compare; see Credit."})
     invalid_penalty: float = field(
         default=0.5, metadata={"help": "Taken off an invalid turn's return, where the environment does not charge."}
+    )
+    objective: Objective = field(
+        default="all", metadata={"help": "Whose rewards count: 'all' episodes', or the 'final' one's alone."}
+    )
+    progress_weight: float = field(
+        default=0.0, metadata={"help": "Worth of an attempt's progress over the trial's earlier ones; see Credit."}
     )
     normalise: Normalise = field(default="mean", metadata={"help": "See Estimator."})
     anchor: Anchor = field(default="observation", metadata={"help": "Which turns share a step-level baseline."})
@@ -165,7 +171,15 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
 
     @property
     def credit_rule(self) -> Credit:
-        return Credit(self.gamma_step, self.gamma_traj, self.credit, self.level, self.invalid_penalty)
+        return Credit(
+            self.gamma_step,
+            self.gamma_traj,
+            self.credit,
+            self.level,
+            self.invalid_penalty,
+            self.objective,
+            self.progress_weight,
+        )
 
     @property
     def estimator(self) -> Estimator:
@@ -177,4 +191,5 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
             self.step_weight,
             self.advantage_clamp,
             self.by_memory,
+            self.gamma_traj,
         )
