@@ -32,8 +32,8 @@ from lamer_graph.policies.shipped import (
 )
 from lamer_graph.serving.vllm import vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
+from lamer_trainers.learning.charges import APPLICATIONS
 from lamer_trainers.learning.config import LamerConfig
-from lamer_trainers.learning.samples import APPLICATIONS
 from lamer_trainers.presets import PRESETS
 from lamer_trainers.sections import RENAMED as RENAMED
 from lamer_trainers.sections import Closed, Count, Distil, Lora, Positive

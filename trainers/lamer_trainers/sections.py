@@ -44,6 +44,8 @@ class Optimise(Closed):
     anchor: Anchor = LamerConfig.anchor
     baseline: Baseline = LamerConfig.baseline
     by_memory: bool = LamerConfig.by_memory
+    drop_groups: Annotated[float, Field(ge=0, lt=1)] = LamerConfig.drop_groups
+    collapse_probe: Count = LamerConfig.collapse_probe
     step_weight: float = LamerConfig.step_weight
     learning_rate: Amount = 1e-6
     warmup_updates: Count = 0

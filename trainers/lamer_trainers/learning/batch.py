@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lamer_trainers.errors import TrainingDataError
+from lamer_trainers.learning.charges import penalty_of
+from lamer_trainers.learning.collapse import collapse_metrics, telling_groups
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.critic import Judged
 from lamer_trainers.learning.distil import Distiller
+from lamer_trainers.learning.invalid import invalid_metrics
 from lamer_trainers.learning.samples import (
     Credit,
     Estimator,
@@ -22,7 +25,6 @@ from lamer_trainers.learning.samples import (
     Trial,
     advantages_of,
     anchors_of,
-    penalty_of,
     samples_of,
     staleness,
 )
@@ -64,6 +66,9 @@ def read_batch(
             "without tokens are none)"
         )
     metrics = batch_metrics(finished, samples, config.estimator) | penalties(finished, samples, config.credit_rule)
+    metrics |= invalid_metrics(samples) | collapse_metrics(samples)
+    samples, noted = telling_groups(samples, config.drop_groups)
+    metrics |= noted
     if config.max_staleness is not None:
         metrics |= _check_staleness(samples, config.max_staleness, update)
     if judge is None:
@@ -153,7 +158,7 @@ def _worth(trials: Sequence[Trial], solved: Sequence[int | None]) -> dict[str, f
 
 def penalties(trials: Sequence[Trial], samples: Sequence[Sample], credit: Credit) -> dict[str, float]:
     """What invalid actions were charged: the charge (0 where the environment has one of its own), and how often."""
-    charges = {str(trial["trial_id"]): penalty_of(trial["task"]["env"], credit) for trial in trials}
+    charges = {str(trial["trial_id"]): penalty_of(trial["task"]["env"], credit.invalid_penalty) for trial in trials}
     charged = sum(not sample.valid and sample.kind == "turn" and charges[sample.trial] > 0 for sample in samples)
     return {"credit/invalid_penalty": max(charges.values()), "credit/penalised_calls": float(charged)}
 

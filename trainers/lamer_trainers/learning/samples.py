@@ -8,15 +8,12 @@ application, calls without tokens: it may ask models of all kinds.
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from lamer_envs.errors import EnvError
-from lamer_envs.registry import env_class
 from lamer_graph.runlog.lines import APPLICATION
 from lamer_trainers.advantages import anchored, gigpo, grpo, mr_search, reinforce_plus_plus, rloo
 from lamer_trainers.credit import (
@@ -28,6 +25,7 @@ from lamer_trainers.credit import (
     with_progress,
 )
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
+from lamer_trainers.learning.charges import penalty_of
 
 Trial = Mapping[str, Any]
 """One line of a run log, as `lamer_graph.runlog.read_trials` yields it."""
@@ -38,8 +36,6 @@ Normalise = Literal["mean", "std", "batch"]
 Anchor = Literal["observation", "episode+observation"]
 Baseline = Literal["task", "task+episode"]
 
-APPLICATIONS = frozenset({"app", "task"})
-"""How specs begin of logs of applications (`lamer_graph.apps`), which charge for nothing by themselves."""
 REFLECTION_ANCHOR = "\x00reflection"
 """The anchor of every reflection; no observation begins with a NUL."""
 _VERSION = re.compile(r"-v([0-9]+)$")
@@ -115,7 +111,7 @@ class Estimator:
 class Sample:
     """One policy call. `turn` counts within the episode; a reflection follows the last turn of its episode. `held` says
     that other tasks' records were held back from its trial, `remembered` that it was drawn with a memory that its
-    prompt no longer has (`distil`).
+    prompt no longer has (`distil`), `rerolled` that its trial was begun from another's midst.
 
     `step_return` is G_t(n), `episode_return` what `Credit.level` says, `episode_reward` the undiscounted reward of its
     episode (of a reflection: of the one that it prepares), all after the penalty, in the units of rewards;
@@ -142,6 +138,7 @@ class Sample:
     discount: float
     held: bool = False
     remembered: bool = False
+    rerolled: bool = False
 
     @property
     def length(self) -> int:
@@ -203,10 +200,11 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
             gamma_traj=credit.gamma_traj,
         )
     )
-    penalty = penalty_of(spec, credit)
+    penalty = penalty_of(spec, credit.invalid_penalty)
     common: dict[str, Any] = {
         "trial": name,
         "group": group_of(trial),
+        "rerolled": trial.get("branch") is not None,
         "held": any(read.get("held") for read in trial.get("memory_reads", ())),
     }
     samples: list[Sample] = []
@@ -342,22 +340,6 @@ def _problem(sample: Sample, limits: Limits) -> str | None:
     if limits.vocabulary is not None and max(max(tokens), max(prompt)) >= limits.vocabulary:
         return f"a token id is beyond the model's {limits.vocabulary} tokens: the log is of another tokenizer"
     return None
-
-
-def penalty_of(spec: str, credit: Credit) -> float:
-    """What an invalid action costs in this environment, its own charge left out. Raises TrainingDataError."""
-    return 0.0 if credit.invalid_penalty == 0 or penalised(spec) else credit.invalid_penalty
-
-
-@functools.lru_cache(maxsize=64)
-def penalised(spec: str) -> bool:
-    """Whether the environment itself charges for invalid actions. Raises TrainingDataError for an unknown one."""
-    if spec.partition(":")[0] in APPLICATIONS:
-        return False
-    try:
-        return env_class(spec.partition(":")[0]).penalises_invalid
-    except EnvError as error:
-        raise TrainingDataError(f"the log is of environment '{spec}', which is not installed here: {error}") from None
 
 
 def anchors_of(samples: Sequence[Sample], anchor: Anchor) -> list[Hashable]:
