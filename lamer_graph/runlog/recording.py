@@ -66,10 +66,17 @@ class TrialRecorder:
             self._tell(line)
 
     async def arecord(
-        self, h: Harness, s: TrialState, error: Json | None = None, unfinished: EpisodeState | None = None
+        self,
+        h: Harness,
+        s: TrialState,
+        error: Json | None = None,
+        unfinished: EpisodeState | None = None,
+        branch: Json | None = None,
     ) -> None:
-        """`record`, async and batched with other trials' appends."""
+        """`record`, async and batched with other trials' appends. `branch` says where a re-roll was begun."""
         line = self._line(h, s, error, unfinished)
+        if branch is not None:
+            line["branch"] = branch
         if await self.log.aappend(line):
             self._tell(line)
 
@@ -107,6 +114,9 @@ class TrialRecorder:
         }
         if escaped := held(calls.texts, h.prompts.control):
             line["escaped"] = escaped
+        progress = s.get("progress", [])
+        if progress and len(progress) == len(s["episodes"]) + 1:  # a trial of before may have begun without
+            line["progress"] = progress
         if self.extra:
             line["extra"] = self.extra
         if not s.get("named", True):  # a thread's name is no promise that all its trials are in one checkpointer

@@ -169,6 +169,8 @@ class RunFile(Closed):
         """Raises TrainingConfigError for logs, a server or a pipeline that the other settings rule out."""
         if self.logs and (self.server is not None or self.pipeline):
             raise TrainingConfigError("with `logs` nothing is collected: drop `server` and `pipeline`")
+        if self.logs and self.collect.rerolls:
+            raise TrainingConfigError("with `logs` nothing is played, so nothing is begun again: drop collect.rerolls")
         if self.logs and self.optimise.old_logprobs != "recomputed":
             raise TrainingConfigError(
                 "logs are of other versions than the one that is trained: set optimise.old_logprobs=recomputed, which "

@@ -10,16 +10,14 @@ from lamer_trainers.runfile import load_run
 from log_samples import a_trial, a_turn
 
 
-def trial(index=0, won=True, **progress):
+def trial(index=0, won=True, progress=()):
     """Two episodes of two and one turns, the last one won or not."""
     made = a_trial(index=index)
     if not won:
         made["episodes"][1] = {"turns": [a_turn("(2, 2)")], "success": False, "reward": -0.1, "truncated": True}
         made["success"] = False
     if progress:
-        made["start_progress"] = progress["start"]
-        for episode, end in zip(made["episodes"], progress["ends"], strict=True):
-            episode["progress"] = end
+        made["progress"] = progress
     return made
 
 
@@ -35,13 +33,13 @@ def test_of_the_final_objective_the_first_episodes_own_rewards_are_no_part():
 
 
 def test_progress_beyond_earlier_attempts_is_paid_at_the_last_turn():
-    made = trial(start=0.25, ends=[0.5, 1.0])
+    made = trial(progress=[0.25, 0.5, 1.0])
     samples = samples_of([made], credit(progress_weight=2.0))
     assert [s.reward for s in samples] == pytest.approx([-0.1, -0.1 + 0.5, 0.0, 10.0 + 1.0])
 
 
 def test_the_final_objective_counts_the_last_episodes_progress_alone():
-    made = trial(start=0.25, ends=[0.5, 1.0])
+    made = trial(progress=[0.25, 0.5, 1.0])
     samples = samples_of([made], credit(progress_weight=2.0, objective="final"))
     assert [s.reward for s in samples] == pytest.approx([0.0, 0.0, 0.0, 11.0])
 

@@ -115,9 +115,17 @@ def check_sampling(trials: Sequence[Trial], temperature: float) -> None:
 def batch_metrics(trials: Sequence[Trial], samples: Sequence[Sample], estimator: Estimator) -> dict[str, float]:
     """Counts and rates of a batch: pass@k over its trials, the reward of a trial, invalid turns.
 
+    `batch/calls` and `batch/tokens` are of all that was played, so that runs can be compared at equal calls;
+    `batch/trials`, the reward and pass@k are of trials from their start. Re-rolls, which began where one had failed
+    already, have numbers of their own: of them, of their calls, and the share that succeeded after all.
+
     `batch/anchor_group` is the mean size of the groups whose turns share a step-level baseline, `batch/anchor_alone`
     the share of turns that share theirs with no other.
     """
+    every, trials = trials, [trial for trial in trials if trial.get("branch") is None]
+    if not trials:
+        raise TrainingDataError("the batch holds re-rolls alone: give them with the trials that they were begun from")
+    rerolls = [trial for trial in every if trial.get("branch") is not None]
     turns = [sample for sample in samples if sample.kind == "turn"]
     anchors = Counter(zip((turn.group for turn in turns), anchors_of(turns, estimator.anchor), strict=True))
     metrics = {
@@ -129,6 +137,12 @@ def batch_metrics(trials: Sequence[Trial], samples: Sequence[Sample], estimator:
         "batch/anchor_group": len(turns) / len(anchors),
         "batch/anchor_alone": sum(size == 1 for size in anchors.values()) / len(turns),
     }
+    if rerolls:
+        metrics |= {
+            "rerolls/trials": float(len(rerolls)),
+            "rerolls/calls": float(sum(sample.rerolled for sample in samples)),
+            "rerolls/success": sum(trial["success"] for trial in rerolls) / len(rerolls),
+        }
     solved = [next((n for n, e in enumerate(t["episodes"]) if e["success"]), None) for t in trials]
     for k in range(1, max(len(trial["episodes"]) for trial in trials) + 1):
         metrics[f"batch/pass@{k}"] = sum(n is not None and n < k for n in solved) / len(trials)

@@ -278,14 +278,13 @@ def _rewards(trial: Trial, credit: Credit) -> list[list[float]]:
     """The rewards of all turns as they count. Raises ValueError where progress is to count and was not logged."""
     rewards = [[turn["reward"] for turn in episode["turns"]] for episode in trial["episodes"]]
     if credit.progress_weight:
-        start, ends = trial.get("start_progress"), [episode.get("progress") for episode in trial["episodes"]]
-        known = [end for end in ends if end is not None]
-        if start is None or len(known) < len(ends):
+        progress = trial.get("progress")
+        if not progress:
             raise ValueError(
                 f"progress_weight is {credit.progress_weight:g}, but no progress was logged: the environment "
                 f"'{trial['task']['env']}' states none, or the log is of before it did; leave progress_weight at 0"
             )
-        rewards = with_progress(rewards, start, known, credit.progress_weight)
+        rewards = with_progress(rewards, progress[0], progress[1:], credit.progress_weight)
     return counted(rewards, credit.objective)
 
 
