@@ -21,6 +21,7 @@ from lamer_graph.trial.deltas import unpacked
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.quoting import held
 from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState
+from lamer_graph.trial.steps import progress_of
 
 if TYPE_CHECKING:
     from lamer_graph.runlog import RunLog
@@ -114,8 +115,10 @@ class TrialRecorder:
         }
         if escaped := held(calls.texts, h.prompts.control):
             line["escaped"] = escaped
-        progress = s.get("progress", [])
-        if progress and len(progress) == len(s["episodes"]) + 1:  # a trial of before may have begun without
+        progress = list(s.get("progress", []))
+        if progress and len(episodes) > len(s["episodes"]) and unfinished is not None:
+            progress += progress_of(h, unfinished["env_state"])
+        if progress and len(progress) == len(episodes) + 1:  # a trial of before may have begun without
             line["progress"] = progress
         if self.extra:
             line["extra"] = self.extra

@@ -80,7 +80,7 @@ def open_trial(
         episodes=[],
         calls=[],
         outcomes=[],
-        progress=_progress(h, start),
+        progress=progress_of(h, start),
         last_observation="",
         reflections=[],
         reflection=None,
@@ -89,7 +89,7 @@ def open_trial(
     )
 
 
-def _progress(h: Harness, state: State) -> list[float]:
+def progress_of(h: Harness, state: State) -> list[float]:
     """What the environment says of a state; nothing where it states no progress."""
     told = h.env.progress(state)
     return [] if told is None else [float(told)]
@@ -256,7 +256,7 @@ def ended(h: Harness, s: TrialState, e: EpisodeState) -> Json:
     return {
         "episodes": [*s["episodes"], episode],
         "outcomes": e["outcomes"],
-        "progress": [*s.get("progress", ()), *_progress(h, last)],
+        "progress": [*s.get("progress", ()), *progress_of(h, last)],
         "last_observation": plain(h.env.compact(last)) if compact else _seen(h, e),
         "success": e["success"],
     }
