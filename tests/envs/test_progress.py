@@ -17,6 +17,7 @@ from lamer_envs.base import Env, State
 SPECS = [
     "minesweeper:4x4-3",
     "sokoban:6x6-2",
+    "sokoban:6x6-2-pits=1",
     "webshop:100",
     *(f"alfworld:{kind}" for kind in ("pick", "look", "clean", "heat", "cool", "pick2")),
 ]

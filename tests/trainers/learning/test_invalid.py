@@ -15,7 +15,7 @@ from lamer_trainers.presets import PRESETS
 from log_samples import a_trial, a_turn
 from training import config
 
-SPECS = ["minesweeper:4x4-3", "minesweeper:6x6-3", "sokoban:6x6-2", "alfworld", "webshop:100"]
+SPECS = ["minesweeper:4x4-3", "minesweeper:6x6-3", "sokoban:6x6-2", "sokoban:6x6-1-pits=1", "alfworld", "webshop:100"]
 UNDOING = 1.0
 """Sokoban takes back what a box on its target had earned: that is a move's result, not what playing costs."""
 
