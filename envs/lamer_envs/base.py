@@ -67,6 +67,9 @@ class Env(ABC):
     not list `admissible`. Also where a list would mislead, as one of hundreds, or of examples only."""
     penalises_invalid: ClassVar[bool] = False
     """True where `step` already charges for an invalid action, so that a trainer adds no penalty of its own."""
+    invalid_is_cheap: ClassVar[bool] = False
+    """True where what `step` charges is less than some legal turn costs: not to play would pay, so a trainer adds its
+    penalty all the same."""
 
     max_turns: int = 10
     """Default turn budget of an episode. `step` never counts turns: the driver ends the episode."""
@@ -172,6 +175,14 @@ class Env(ABC):
         Text is data, never a path: it is refused. Raises InstanceError, by default for everything.
         """
         raise InstanceError(f"{self.name} has tasks by seed only; to take instances, write `load(self, instance)`")
+
+    def progress(self, state: State) -> float | None:
+        """How much of the task is done in this state, in [0, 1]: 1 when it is won and only then. None: not stated.
+
+        For trainers, which may reward it (`optimise.progress_weight`); no policy reads it, so it may know what is
+        hidden. By default None, of every state.
+        """
+        return None
 
     # -- instances and splits ---------------------------------------------------------------------------------------
 

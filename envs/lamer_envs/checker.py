@@ -21,39 +21,10 @@ from importlib import import_module
 from itertools import islice
 from typing import Any
 
-from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
+from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvCheckError, EnvParameterError, InstanceError
+from lamer_envs.strange import STRANGE_TEXTS
 
-STRANGE_TEXTS = (
-    "",
-    " ",
-    "\n\t\r",
-    "\x00",
-    "{}",
-    "[1, 2",
-    "((1, 2))",
-    "(1, 2), (3, 4)",
-    "(0, 0)",
-    "(999, 999)",
-    "(-1, 2)",
-    "(1.5, 2)",
-    "(\u0661, \u0662)",  # digits, but not ASCII ones
-    "up up",
-    "up,,down",
-    ",",
-    "search[",
-    "search[]]",
-    "click[\\]",
-    "go to nowhere 99",
-    "take from",
-    "None",
-    "\ud800",  # a lone surrogate cannot be encoded
-    "\u202e\u0000\U0010ffff",
-    "(1, 2)" * 1000,
-    "a" * (MAX_ACTION_CHARS + 1),
-    "%s %n {0} {state}",
-    "../../etc/passwd",
-)
 _CHILD_TIMEOUT = 300
 _FIRST_ACTIONS = 100
 
@@ -72,6 +43,7 @@ _GIVES: dict[str, tuple[type, ...]] = {
     "name": (str,), "spec": (str,), "rules": (str,), "action_format": (str,), "max_turns": (int,), "params": (Mapping,),
     "splits": (tuple, list), "penalises_invalid": (bool,), "reset": (dict,), "step": (Step,), "observe": (str,),
     "compact": (str,), "about": (str,), "outcome": (str,), "render": (str,), "instance": (str,), "split_of": (str,),
+    "progress": (float, int, type(None)), "invalid_is_cheap": (bool,),
     "weak": (str,), "parse": (str, type(None)), "solve": (list, type(None)), "admissible": (list,),
 }  # fmt: skip
 """What the members of an environment give."""
@@ -82,6 +54,7 @@ class _Watched:
 
     def __init__(self, env: Env) -> None:
         self._env = env
+        self._dearest, self._charge = 0.0, -math.inf  # the least reward of a legal turn, the most of an invalid one
 
     def __getattr__(self, member: str) -> Any:
         found = self._tried(member, lambda: getattr(self._env, member))
@@ -139,6 +112,7 @@ def check_env(
         _check_play(watched, seed, actions)
         _check_expert(watched, seed)
         _check_strange_texts(watched, seed)
+    _check_charge(watched)
     _check_splits(watched, per_split)
     _check_load(env)
     if processes:
@@ -197,6 +171,7 @@ def _check_reset(env: _Watched, seed: int) -> None:
     for what in ("observe", "compact", "about", "render", "instance"):
         value = getattr(env, what)(state)
         _require(isinstance(value, str) and bool(value), env, f"`{what}` must give text that is not empty")
+    _check_progress(env, state, False)
 
 
 def _check_play(env: _Watched, seed: int, actions: Sequence[str]) -> None:
@@ -269,6 +244,11 @@ def _checked_step(env: _Watched, state: State, action: str) -> Step:
     flags = all(type(flag) is bool for flag in (step.done, step.success, step.valid))
     _require(flags, env, "`done`, `success` and `valid` must be True or False")
     _require(step.done or not step.success, env, "`success` without `done`")
+    _check_progress(env, step.state, step.success)
+    if step.valid:
+        env._dearest = min(env._dearest, step.reward)
+    else:
+        env._charge = max(env._charge, step.reward)
     outcome = env.outcome(state, action, step)
     _require(isinstance(outcome, str) and bool(outcome), env, f"`outcome` of {shown} must be text that is not empty")
     if not step.valid:
@@ -278,6 +258,28 @@ def _checked_step(env: _Watched, state: State, action: str) -> Step:
         )
         _require((step.reward < 0) == env.penalises_invalid, env, charged)
     return step
+
+
+def _check_progress(env: _Watched, state: State, won: bool) -> None:
+    """A number in [0, 1] that is 1 when the state is won and only then, or never a number."""
+    told = env.progress(state)
+    _require((told is None) != env.offers("progress"), env, "`progress` must be a number of each state, or None of all")
+    if told is not None:
+        _require(0 <= told <= 1, env, f"`progress` must lie in [0, 1], not be {told!r}")
+        _require((told == 1) == won, env, f"`progress` must be 1 exactly when it is won, not {told!r} when {won=}")
+        _require(env.progress(copy.deepcopy(state)) == told, env, "`progress` gave two numbers for one state")
+
+
+def _check_charge(env: _Watched) -> None:
+    """Where an invalid turn costs something, what a trainer must know of it."""
+    if env.penalises_invalid and env._dearest < env._charge and not env.invalid_is_cheap:
+        warnings.warn(
+            f"{env.name}: an invalid turn costs {-env._charge:g} and a legal one up to {-env._dearest:g}: not to play "
+            "pays; set `invalid_is_cheap = True` for trainers to charge for it, too",
+            stacklevel=3,
+        )
+    cheap = env.invalid_is_cheap and not env.penalises_invalid
+    _require(not cheap, env, "`invalid_is_cheap` is for what `step` charges, and it charges nothing: leave it False")
 
 
 def _check_expert(env: _Watched, seed: int) -> None:
@@ -400,7 +402,7 @@ def _transcript(env: Env, seeds: Sequence[int]) -> list[Any]:
             if not choices:
                 break
             step = env.step(state, rng.choice(choices))
-            log.append([choices, list(step), env.compact(step.state)])
+            log.append([choices, list(step), env.compact(step.state), env.progress(step.state)])
             if step.done:
                 break
             state = step.state

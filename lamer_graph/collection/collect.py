@@ -1,8 +1,8 @@
 """Collection: many trials at once, each logged whole, under a configuration that the run folder remembers.
 
-What must stay true: a run is the exact set {`tasks` seeds of the split, after `skip`} x {`trials` indices}; resuming
-plays what is missing and nothing else; a failed call ends its trial with a recorded error and never the run; the log
-is the only thing that grows.
+What must stay true: a run is the exact set {`tasks` seeds of the split, after `skip`} x {`trials` indices}, and the
+re-rolls that follow from those (`rerolls`); resuming plays what is missing and nothing else; a failed call ends its
+trial with a recorded error and never the run; the log is the only thing that grows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamer_envs.splits import split_seeds
-from lamer_graph.collection.config import CollectConfig, check_idle
+from lamer_graph.collection.config import CollectConfig, check_idle, check_rerolls
 from lamer_graph.collection.exchange import Exchange
+from lamer_graph.collection.rerolls import Reroll, begun, name_of, own_turns, rerolls_of
 from lamer_graph.collection.run_memory import Heritage, open_run_memory
 from lamer_graph.collection.sampled_by import check_sampler, note_sampler
 from lamer_graph.collection.values import note_values
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy, Watched
-from lamer_graph.runlog import RunLog
+from lamer_graph.runlog import RunLog, read_trials
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.trial.driver import Played, play_trial, settled
 from lamer_graph.trial.harness import Harness
@@ -117,6 +118,9 @@ async def collect(
         check_idle(config)
     if config.shuffle_reflections and config.env.partition(":")[0] == TASKS:
         raise ConfigError("shuffle_reflections works between trials of an environment, not of an application's tasks")
+    check_rerolls(config, shard.count)
+    if through_graph and config.rerolls:
+        raise ConfigError("re-rolls begin in the midst of a trial, which the graph plays from its start: leave one out")
     if through_graph and config.shuffle_reflections:
         raise ConfigError("shuffle_reflections works between trials, which the graph plays one by one: leave one out")
     # What can be refused is, before there is a folder; the memory itself lies in it.
@@ -152,8 +156,10 @@ class _Run:
     counted: Counter[str] = field(default_factory=Counter)
 
     async def play(self, concurrency: int, through_graph: bool) -> CollectSummary:
-        """Play what is missing, `concurrency` trials at a time."""
+        """Play what is missing, `concurrency` trials at a time, and then what is missing of the re-rolls."""
         started, before = time.perf_counter(), len(self.log.trial_ids)
+        asked = len(range(self.shard.index, self.config.tasks * self.config.trials, self.shard.count))
+        there = self._rerolled() if self.config.rerolls else 0
         recorder = TrialRecorder(self.log, self.config.split, self._logged)
         tasks, exchange, behind = self._missing(), None, None
         if self.config.shuffle_reflections:
@@ -172,21 +178,19 @@ class _Run:
             if self.write_behind and self.h.remembers and self.h.backend.persistent and self.config.visible == "frozen":
                 behind = WriteBehind(self.h.backend)
             work = partial(self._in_bulk, tasks, recorder, exchange, behind)
-        workers = [asyncio.create_task(work()) for _ in range(concurrency)]
-        with _signals(workers) as interrupted:
-            try:
-                await _finished(workers, interrupted)
-            finally:
-                if behind is not None:
-                    await behind.aclose()
+        stopped = await _worked(work, concurrency, behind)
+        if self.config.rerolls:
+            rerolls = [] if stopped else await asyncio.to_thread(self._rerolls)
+            missing = [reroll for reroll in rerolls if name_of(self.h, reroll) not in self.log.trial_ids]
+            asked += len(rerolls) or there
+            stopped = stopped or await _worked(partial(self._again, iter(missing), recorder), concurrency)
         if self.shard == WHOLE:  # said without drawing the tasks that an interrupted run did not come to
             self.counted["already"] = before
-        asked = range(self.shard.index, self.config.tasks * self.config.trials, self.shard.count)
         return CollectSummary(
-            requested=len(asked),
+            requested=asked,
             **{name: self.counted[name] for name in COUNTED},
             seconds=time.perf_counter() - started,
-            interrupted=interrupted(),
+            interrupted=stopped,
         )
 
     def _missing(self) -> Iterator[Json]:
@@ -198,11 +202,27 @@ class _Run:
                 else:
                     yield task
 
+    def _rerolled(self) -> int:
+        """How many re-rolls are in the log already."""
+        return sum(line["error"] is None and "branch" in line for line in read_trials(self.log.folder))
+
+    def _rerolls(self) -> list[Reroll]:
+        """Those that follow from what is in the log."""
+        tasks = requested_trials(self.config, self.h)
+        return list(rerolls_of(self.config, self.h, tasks, read_trials(self.log.folder)))
+
+    async def _again(self, rerolls: Iterator[Reroll], recorder: TrialRecorder) -> None:
+        """A worker: plays the next re-rolls from where they begin."""
+        for reroll in rerolls:
+            start = await begun(self.h, reroll, self.namespace, time.time())
+            played = await settled(await play_trial(self.h, reroll.task, begun=start))
+            await recorder.arecord(self.h, played.state, played.error, played.unfinished, reroll.branch)
+
     def _logged(self, line: Json) -> None:
-        turns = sum(len(episode["turns"]) for episode in line["episodes"])
+        turns, reflections = own_turns(line)
         self.counted["finished" if line["error"] is None else "failed"] += 1
         self.counted["turns"] += turns
-        self.counted["calls"] += turns + len(line["reflections"])
+        self.counted["calls"] += turns + reflections
         if self.on_trial is not None:
             self.on_trial(line)
 
@@ -257,6 +277,18 @@ class _Run:
         finally:
             # Where the run is interrupted, what was played to its end still counts (and waiting cancels nothing).
             await asyncio.gather(*held, return_exceptions=True)
+
+
+async def _worked(work: Callable[[], Coroutine[Any, Any, None]], count: int, behind: WriteBehind | None = None) -> bool:
+    """Have `count` workers do all the work, and what they wrote `behind` them; whether a signal ended it early."""
+    workers = [asyncio.create_task(work()) for _ in range(count)]
+    with _signals(workers) as interrupted:
+        try:
+            await _finished(workers, interrupted)
+        finally:
+            if behind is not None:
+                await behind.aclose()
+        return interrupted()
 
 
 async def _finished(workers: list[asyncio.Task[None]], interrupted: Callable[[], bool]) -> None:

@@ -46,6 +46,7 @@ DISTRIBUTION = ("temperature", "top_p", "top_k")
 OF_OTHERS = ("outcomes", "select", "control", "lessons")
 """What is said of other tasks' records, and left out where it is the default."""
 MEMORY_FIELDS = frozenset(one.name for one in fields(MemoryConfig)) | {"store", "visible", "embedder"}
+REROLLS = ("rerolls", "reroll_trials")
 
 
 class CollectConfig(BaseModel):
@@ -64,6 +65,9 @@ class CollectConfig(BaseModel):
     what they are worth, which is measured with the share of each task's trials that is the `control`; `same_task`
     recalls those of the same task as well, `lessons` says after which trials there are some (see `MemoryConfig`);
     `embedder` says what they are compared by ("hashing", "minilm" or "URL#MODEL", see `lamer_memory.embedders`).
+
+    With `rerolls` up to `reroll_trials` failed trials of each task are begun again at a turn that the seed draws, and
+    that many times each, as trials of their own: same past, new future (see `rerolls`).
 
     `actions` says whether standard prompts list what can be done now, `texts` replaces what they say, by name:
     `{"reflect": ".."}` (see `PromptBuilder` and `PromptTexts`).
@@ -105,6 +109,8 @@ class CollectConfig(BaseModel):
     stop: Stop = "auto"
     seed: int = 0
     shuffle_reflections: bool = False
+    rerolls: Annotated[int, Field(ge=0)] = 0
+    reroll_trials: Positive = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +129,7 @@ class CollectConfig(BaseModel):
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
             key
-            for key in ("tasks_of", *OF_OTHERS, "same_task", "embedder", "actions", "texts", "stop")
+            for key in ("tasks_of", *OF_OTHERS, "same_task", "embedder", "actions", "texts", "stop", *REROLLS)
             if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}
@@ -186,6 +192,7 @@ class CollectConfig(BaseModel):
 def check_memory(config: CollectConfig, workers: int = 1) -> None:
     """Refuse what cannot work, by name. Raises ConfigError, MemoryConfigError and, without its library, the backend's
     MemoryBackendError."""
+    check_rerolls(config, workers)
     check_backend(config.backend)
     memory_config(config)
     name, _, place = config.backend.partition(":")
@@ -230,6 +237,27 @@ def _address(text: str) -> SplitResult:
     except ValueError as error:
         # Not the text itself, which may hold a password.
         raise ConfigError(f"a malformed address ({error}): write it as scheme://host:port") from None
+
+
+def check_rerolls(config: CollectConfig, workers: int = 1) -> None:
+    """Refuse re-rolls of what cannot be played again from its midst. Raises ConfigError."""
+    if not config.rerolls:
+        if config.reroll_trials != 1:
+            raise ConfigError("reroll_trials says how many trials are begun again, and rerolls is 0: set both, or none")
+        return
+    for refused, why in (
+        (config.rerolls == 1, "rerolls 1 would have nothing to be compared with: use 2 or more"),
+        (
+            config.of_application or config.env.partition(":")[0] == "task",
+            "re-rolls begin at a stored state, and an application has none: what its tools did cannot be taken back; "
+            "leave rerolls out",
+        ),
+        (config.scope == "tasks", "rerolls and scope 'tasks' exclude each other: a re-roll would recall other records"),
+        (config.shuffle_reflections, "rerolls and shuffle_reflections exclude each other: reflections change hands"),
+        (workers > 1, f"{workers} workers and rerolls exclude each other: a task's trials must all be known; use one"),
+    ):
+        if refused:
+            raise ConfigError(why)
 
 
 def check_idle(config: CollectConfig) -> None:

@@ -208,7 +208,7 @@ def _read(name: str, folder: Path) -> _Read:
     run = _Read(name, evaluation.config, copied, evaluation.sampling, evaluation.summary, evaluation.instances)
     with well_formed(folder):
         for trial in read_trials(folder):
-            if trial["error"] is None:
+            if trial["error"] is None and trial.get("branch") is None:
                 _add(run, trial)
     return run
 

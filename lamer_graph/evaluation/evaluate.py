@@ -51,7 +51,10 @@ async def evaluate(
     heritage: Heritage | None = None,
     on_trial: Callable[[Json], None] | None = None,
 ) -> tuple[Evaluation, CollectSummary]:
-    """Collect the run (see `collect`) and read its log. Raises what `collect` and `report` raise."""
+    """Collect the run (see `collect`) and read its log. Raises what `collect` and `report` raise, and ConfigError for
+    one with re-rolls, which begin where a trial has failed already."""
+    if config.rerolls:
+        raise ConfigError("re-rolls are for training, an evaluation plays trials from their start: leave rerolls out")
     done = await collect(
         config, policy, folder, concurrency=concurrency, resume=resume, heritage=heritage, on_trial=on_trial
     )
@@ -59,7 +62,7 @@ async def evaluate(
 
 
 def report(folder: str | Path) -> Evaluation:
-    """The evaluation of a run that is on disk, which is read once.
+    """The evaluation of a run that is on disk, which is read once; re-rolls are no trials of it.
 
     Raises RunLogError for one that `collect` did not make, a malformed one and one without a finished trial, EnvError
     if the environment is not installed here.
@@ -73,7 +76,7 @@ def report(folder: str | Path) -> Evaluation:
     sampling: Json = {name: getattr(config, name) for name in SAMPLING_FIELDS}
 
     def noted() -> Iterator[Json]:
-        for trial in read_trials(folder):
+        for trial in (one for one in read_trials(folder) if one.get("branch") is None):
             note_instance(env, trial["task"], instances)
             sampling.update({name: None for name, value in trial["sampling"].items() if value is None})
             yield trial

@@ -52,6 +52,7 @@ FEATURES = Features(
         "episode_success": Value("bool"),
         "trial_success": Value("bool"),
         "error": Value("string"),  # the type of the error that ended the trial; its calls may be in a later trial again
+        "branch": Value("string"),  # a re-roll's: "TRIAL_ID EPISODE.TURN" where it was begun; null of all others
         "extra": Value("string"),  # the user's own fields as JSON; null where there are none
     }
 )
@@ -99,6 +100,11 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
         raise TypeError(str(error)) from error
 
 
+def _branch(trial: dict[str, Any]) -> str | None:
+    begun = trial.get("branch")
+    return None if begun is None else f"{begun['trial_id']} {begun['episode']}.{begun['turn']}"
+
+
 def _row(trial: dict[str, Any], episode: int, call: dict[str, Any]) -> dict[str, Any]:
     texts, task = trial["texts"], trial["task"]
     return {
@@ -122,5 +128,6 @@ def _row(trial: dict[str, Any], episode: int, call: dict[str, Any]) -> dict[str,
         "episode_success": trial["episodes"][episode]["success"],
         "trial_success": trial["success"],
         "error": None if trial["error"] is None else trial["error"]["type"],
+        "branch": _branch(trial),
         "extra": orjson.dumps(trial["extra"]).decode() if trial.get("extra") else None,
     }

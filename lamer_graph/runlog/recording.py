@@ -21,6 +21,7 @@ from lamer_graph.trial.deltas import unpacked
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.quoting import held
 from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState
+from lamer_graph.trial.steps import progress_of
 
 if TYPE_CHECKING:
     from lamer_graph.runlog import RunLog
@@ -66,10 +67,17 @@ class TrialRecorder:
             self._tell(line)
 
     async def arecord(
-        self, h: Harness, s: TrialState, error: Json | None = None, unfinished: EpisodeState | None = None
+        self,
+        h: Harness,
+        s: TrialState,
+        error: Json | None = None,
+        unfinished: EpisodeState | None = None,
+        branch: Json | None = None,
     ) -> None:
-        """`record`, async and batched with other trials' appends."""
+        """`record`, async and batched with other trials' appends. `branch` says where a re-roll was begun."""
         line = self._line(h, s, error, unfinished)
+        if branch is not None:
+            line["branch"] = branch
         if await self.log.aappend(line):
             self._tell(line)
 
@@ -107,6 +115,11 @@ class TrialRecorder:
         }
         if escaped := held(calls.texts, h.prompts.control):
             line["escaped"] = escaped
+        progress = list(s.get("progress", []))
+        if progress and len(episodes) > len(s["episodes"]) and unfinished is not None:
+            progress += progress_of(h, unfinished["env_state"])
+        if progress and len(progress) == len(episodes) + 1:  # a trial of before may have begun without
+            line["progress"] = progress
         if self.extra:
             line["extra"] = self.extra
         if not s.get("named", True):  # a thread's name is no promise that all its trials are in one checkpointer

@@ -118,6 +118,15 @@ class TrialFailure(_Closed):
     turn: int | None
 
 
+class Branch(_Closed):
+    """Where a re-roll was begun: `turn` of `episode` (from 0) of another trial of the run. What is before is that
+    trial's, is here without calls, and was asked the same."""
+
+    trial_id: str
+    episode: Count
+    turn: Count
+
+
 class Trial(_Closed):
     """One line of `trials.jsonl`."""
 
@@ -136,6 +145,10 @@ class Trial(_Closed):
     success: bool
     timings: Timings
     error: TrialFailure | None
+    progress: list[float] = []
+    """`Env.progress` of the first state and of each episode's last, in [0, 1]; empty where it is not stated."""
+    branch: Branch | None = None
+    """Of a re-roll: where it was begun (logs of before have none)."""
     extra: dict[str, Any] = {}
     """A user's own fields, of at most `recording.MAX_EXTRA_BYTES`."""
     escaped: list[str] = []
@@ -269,6 +282,9 @@ def _trial_problems(trial: Trial) -> Iterator[str]:
         checked_extra(trial.extra)
     except RunLogError as error:
         yield str(error)
+    yield from _branch_problems(trial)
+    if trial.progress and len(trial.progress) != len(trial.episodes) + 1:
+        yield f"{len(trial.progress)} numbers of progress for the start and {len(trial.episodes)} episodes"
     if len(set(trial.texts)) != len(trial.texts):
         yield "texts are not unique"
     for reflection in trial.reflections:
@@ -280,3 +296,19 @@ def _trial_problems(trial: Trial) -> Iterator[str]:
         utc = False
     if not utc:
         yield f"timings.started is not an ISO-8601 UTC time: {trial.timings.started!r}"
+
+
+def _branch_problems(trial: Trial) -> Iterator[str]:
+    """What is before a re-roll's branch belongs to another trial, whose calls would else count twice."""
+    branch = trial.branch
+    if branch is None:
+        return
+    if branch.episode >= len(trial.episodes) or branch.turn >= len(trial.episodes[branch.episode].turns):
+        yield f"it was begun at turn {branch.turn} of episode {branch.episode}, which it does not have"
+        return
+    turns = [turn for episode in trial.episodes[: branch.episode] for turn in episode.turns]
+    turns += trial.episodes[branch.episode].turns[: branch.turn]
+    before = [turn.call for turn in turns]
+    before += [made.call for made in trial.reflections if made.episode < branch.episode]
+    if any(call is not None for call in before):
+        yield f"calls before the place that it was begun at, which are those of {branch.trial_id}"

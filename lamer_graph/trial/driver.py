@@ -41,6 +41,13 @@ class Played(NamedTuple):
     pending: Sequence[asyncio.Future[None]] = ()
 
 
+class Begun(NamedTuple):
+    """A trial that is played already up to a turn of an episode, and goes on from there."""
+
+    state: TrialState
+    episode: EpisodeState
+
+
 async def play_trial(
     h: Harness,
     task: Mapping[str, Any],
@@ -51,15 +58,20 @@ async def play_trial(
     record: bool = True,
     exchange: Exchange | None = None,
     behind: WriteBehind | None = None,
+    begun: Begun | None = None,
 ) -> Played:
     """Play one trial to its end. Errors of policy, memory and environment end the trial, and are returned.
 
     `namespace` says whose memory it is, which must be said where records outlive their trial. `record` keeps every
     call's tokens in the state. With `behind` the trial's records go out through it while the trial goes on, and the
     trial recalls them from here; other tasks' are read as ever. What is returned is then to be `settled` before it
-    counts. Raises ConfigError or lamer_envs errors for a malformed task.
+    counts. A trial that is `begun` goes on from there, and the arguments that say how it begins are not read; it waits
+    for its memory. Raises ConfigError or lamer_envs errors for a malformed task.
     """
-    state = steps.open_trial(h, task, namespace=namespace, unique=unique, seed=seed, started=time.time())
+    if begun is None:
+        state = steps.open_trial(h, task, namespace=namespace, unique=unique, seed=seed, started=time.time())
+    else:
+        state, behind = begun.state, None
     behind = None if h.transient else behind  # what ends with the trial is in its state, and nowhere to be waited for
     episode: EpisodeState | None = None
     written: list[MemoryRecord] = []
@@ -69,8 +81,11 @@ async def play_trial(
             for write in pending:
                 if write.done():
                     write.result()  # one that failed ends the trial now
-            _update(state, await calls.arecall(h, state, None if behind is None else written))
-            episode = steps.begin(state)
+            if begun is None:
+                _update(state, await calls.arecall(h, state, None if behind is None else written))
+                episode = steps.begin(state)
+            else:
+                episode, begun = begun.episode, None
             while not episode["done"]:
                 reply = await calls.call(h.policy, steps.ask_action(h, episode))
                 _update(episode, steps.acted(h, episode, reply, record))

@@ -49,6 +49,7 @@ class TrialState(TypedDict, total=False):
     what its caller said instead. `namespace` says whose memory it plays with (a resume need not say so again), `user`
     for whom it was begun, where records outlive it. `started` is in seconds since the epoch.
     `calls` are those of each episode's turns, packed (see `deltas`), where they are not in the turns themselves.
+    `progress` is the environment's of the start and of each episode's last state, empty where it states none.
     """
 
     task: Json | None
@@ -70,6 +71,7 @@ class TrialState(TypedDict, total=False):
     episodes: list[EpisodeRecord]
     calls: list[list[Json | None]]
     outcomes: list[str]
+    progress: list[float]
     last_observation: Annotated[str, _entering]
     reflections: list[str]
     reflection: Annotated[str | None, _entering]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from lamer_envs.base import MAX_ACTION_CHARS
+from lamer_envs.base import MAX_ACTION_CHARS, State
 from lamer_graph.errors import ConfigError
 from lamer_graph.text import plain, plain_json
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract, extract_remark
@@ -80,12 +80,19 @@ def open_trial(
         episodes=[],
         calls=[],
         outcomes=[],
+        progress=progress_of(h, start),
         last_observation="",
         reflections=[],
         reflection=None,
         reflection_calls=[],
         success=False,
     )
+
+
+def progress_of(h: Harness, state: State) -> list[float]:
+    """What the environment says of a state; nothing where it states no progress."""
+    told = h.env.progress(state)
+    return [] if told is None else [float(told)]
 
 
 # -- recall -----------------------------------------------------------------------------------------------------------
@@ -249,6 +256,7 @@ def ended(h: Harness, s: TrialState, e: EpisodeState) -> Json:
     return {
         "episodes": [*s["episodes"], episode],
         "outcomes": e["outcomes"],
+        "progress": [*s.get("progress", ()), *progress_of(h, last)],
         "last_observation": plain(h.env.compact(last)) if compact else _seen(h, e),
         "success": e["success"],
     }

@@ -104,6 +104,30 @@ class ChargesButDenies(Minesweeper):
     penalises_invalid = False
 
 
+class SaysItIsCheap(Minesweeper):
+    penalises_invalid = False
+    invalid_is_cheap = True
+
+    def step(self, state: State, action: str) -> Step:
+        step = super().step(state, action)
+        return step if step.valid else step._replace(reward=0.0)
+
+
+class ProgressBeyondTheWhole(Minesweeper):
+    def progress(self, state: State) -> float:
+        return 1.5 * super().progress(state)
+
+
+class ProgressIsWholeTooEarly(Minesweeper):
+    def progress(self, state: State) -> float:
+        return 1.0
+
+
+class ProgressSometimes(Minesweeper):
+    def progress(self, state: State) -> float | None:  # type: ignore[override]
+        return None if state["hit"] is not None else super().progress(state)
+
+
 class RewardsNothingThatCounts(Minesweeper):
     def step(self, state: State, action: str) -> Step:
         return super().step(state, action)._replace(reward=float("nan"))
@@ -137,6 +161,10 @@ class OpensText(Minesweeper):
         (NotJson, {}, "not plain JSON"),
         (OffersOpenCells, {}, "admissible action .* is not valid"),
         (ChargesButDenies, {}, "`penalises_invalid`"),
+        (SaysItIsCheap, {}, "`invalid_is_cheap` is for what `step` charges, and it charges nothing"),
+        (ProgressBeyondTheWhole, {}, "`progress` must lie in"),
+        (ProgressIsWholeTooEarly, {}, "`progress` must be 1 exactly when it is won, not 1.0 when won=False"),
+        (ProgressSometimes, {}, "`progress` must be a number of each state, or None of all"),
         (ExpertHitsMines, {}, "does not win"),
         (ChangesOnInvalid, {}, "changed the state"),
         (SplitsBySeed, {}, "puts elsewhere"),
@@ -154,6 +182,19 @@ def test_a_broken_environment_is_named_with_its_broken_promise(
         check_env(cls(**params), tasks=6)
     assert re.search(says, str(caught.value))
     assert "\n" not in str(caught.value)
+
+
+class ChargesLittle(Minesweeper):
+    """Every mine costs two, an invalid turn one."""
+
+    def step(self, state: State, action: str) -> Step:
+        step = super().step(state, action)
+        return step._replace(reward=-2.0) if step.valid and step.done and not step.success else step
+
+
+def test_an_environment_where_not_to_play_pays_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="an invalid turn costs 1 and a legal one up to 2: not to play pays"):
+        check_env(ChargesLittle(), tasks=6, processes=False)
 
 
 class Talks(Minesweeper):

@@ -14,12 +14,14 @@ CONFIG = CollectConfig(
     env="minesweeper:4x4-3", split="test", tasks=60, trials=2, prompt_style="compact", contents="both"
 )
 
+REROLLS = CollectConfig(env="minesweeper:4x4-3", tasks=6, trials=3, prompt_style="compact", rerolls=8, reroll_trials=3)
 
-def main(folder: str, delay: float) -> None:
+
+def main(folder: str, delay: float, config: CollectConfig) -> None:
     policy = ScriptedPolicy(random_player, delay=delay)
-    done = asyncio.run(collect(CONFIG, policy, folder, concurrency=8, resume=True))
+    done = asyncio.run(collect(config, policy, folder, concurrency=8, resume=True))
     print(json.dumps(done.to_json()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), REROLLS if sys.argv[3:] == ["rerolls"] else CONFIG)

@@ -18,7 +18,10 @@ from training import config
 
 
 def make_run(model_dir, folder, on_trial=None, scope="trial"):
-    """A trainer of three updates with two optimiser steps each, saved after every update; repeatable bit for bit."""
+    """A trainer of three updates with two optimiser steps each, saved after every update; repeatable bit for bit.
+
+    `scope` is a memory's, or "rerolls": that of the trial, with failed trials begun again.
+    """
     torch.set_num_threads(1)
     policy = LocalPolicy(model_dir, deterministic=True)
     collect = CollectConfig(
@@ -29,8 +32,9 @@ def make_run(model_dir, folder, on_trial=None, scope="trial"):
         max_turns=1,
         prompt_style="compact",
         max_tokens=3,
-        scope=scope,
-        backend="in-context" if scope == "trial" else "chroma",
+        scope="tasks" if scope == "tasks" else "trial",
+        backend="chroma" if scope == "tasks" else "in-context",
+        rerolls=3 if scope == "rerolls" else 0,
     )
     batches = PlayedBatches(collect, Path(folder) / "collected", concurrency=4, on_trial=on_trial)
     args = config(

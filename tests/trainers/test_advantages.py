@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamer_trainers.advantages import anchored, gae, gigpo, grpo, reinforce_plus_plus, rloo, whiten
+from lamer_trainers.advantages import anchored, gae, gigpo, grpo, mr_search, reinforce_plus_plus, rloo, whiten
 from lamer_trainers.credit import cross_episode_returns
 
 EPS = 1e-6
@@ -77,6 +77,60 @@ def test_rloo_compares_with_the_other_trials_of_the_group_only(batch):
             if g == batch["groups"][i] and t != batch["trials"][i]
         ]
         assert close(got[i], value - sum(others) / len(others) if others else 0.0)
+
+
+@st.composite
+def attempts(draw):
+    """Calls of whole trials: every trial of a group has episodes 0 to some last, each of one or more calls."""
+    calls = []
+    for group in "ab"[: draw(st.integers(1, 2))]:
+        for trial in range(draw(st.integers(1, 4))):
+            for episode in range(draw(st.integers(1, 3))):
+                reward = draw(st.integers(-20, 20)) / 2
+                charged = draw(st.lists(st.sampled_from([0.0, 0.5]), min_size=1, max_size=3))
+                calls += [
+                    {"groups": group, "trials": trial, "episodes": episode, "episode_rewards": reward - lost}
+                    for lost in charged
+                ]
+    calls = draw(st.permutations(calls))
+    return {key: [call[key] for call in calls] for key in calls[0]}
+
+
+@given(attempts(), st.sampled_from([0.0, 0.6, 1.0]))
+def test_mr_search_compares_like_episodes_of_other_trials_and_then_sums_over_the_later_ones(batch, gamma):
+    calls = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    last = max(call["episodes"] for call in calls)
+
+    def mean_of(group, trial, episode):
+        mine = [
+            c["episode_rewards"] for c in calls if (c["groups"], c["trials"], c["episodes"]) == (group, trial, episode)
+        ]
+        return statistics.fmean(mine) if mine else None
+
+    def baseline(group, trial, episode):
+        names = {c["trials"] for c in calls if c["groups"] == group} - {trial}
+        known = [value for name in sorted(names) if (value := mean_of(group, name, episode)) is not None]
+        return statistics.fmean(known) if known else None
+
+    for got, call in zip(mr_search(**batch, gamma=gamma), calls, strict=True):
+        group, trial, here = call["groups"], call["trials"], call["episodes"]
+        expected = 0.0
+        for episode in range(here, last + 1):
+            own, other = mean_of(group, trial, episode), baseline(group, trial, episode)
+            if own is not None and other is not None:
+                expected += gamma ** (episode - here) * ((call["episode_rewards"] if episode == here else own) - other)
+        assert close(got, expected)
+
+
+def test_in_mr_search_a_trial_that_wins_later_is_credited_from_its_first_episode_on():
+    got = mr_search(
+        groups=["a"] * 4, trials=[0, 0, 1, 1], episodes=[0, 1, 0, 1], episode_rewards=[0.0, 10.0, 0.0, 0.0], gamma=0.5
+    )
+    assert close(got, [5.0, 10.0, -5.0, -10.0])
+
+
+def test_mr_search_of_no_calls_is_empty():
+    assert mr_search(groups=[], trials=[], episodes=[], episode_rewards=[], gamma=0.5) == []
 
 
 @given(batches(min_size=2))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamer_trainers.credit import call_discounts, cross_episode_returns
+from lamer_trainers.credit import call_discounts, counted, cross_episode_returns, with_progress
 
 REWARDS = st.lists(
     st.lists(st.floats(-10, 10, allow_nan=False).map(lambda x: round(x, 3)), min_size=1, max_size=6),
@@ -141,3 +141,52 @@ def test_a_discount_outside_the_unit_interval_is_refused(options):
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="variant"):
         cross_episode_returns([[1.0]], gamma_step=0.9, gamma_traj=0.6, variant="papr")
+
+
+# -- other objectives -------------------------------------------------------------------------------------------------
+
+
+@given(REWARDS, DISCOUNT, DISCOUNT)
+def test_with_the_final_objective_earlier_episodes_are_credited_with_the_last_alone(rewards, gamma_step, gamma_traj):
+    got = cross_episode_returns(counted(rewards, "final"), gamma_step=gamma_step, gamma_traj=gamma_traj)
+    last = len(rewards) - 1
+    final = sum(gamma_step**t * r for t, r in enumerate(rewards[last]))
+    for n, episode in enumerate(rewards[:last]):
+        assert close(got.turns[n], [gamma_traj ** (last - n) * final] * len(episode))
+    turns = range(len(rewards[last]))
+    own = [sum(gamma_step ** (u - t) * rewards[last][u] for u in turns if u >= t) for t in turns]
+    assert close(got.turns[last], own)
+
+
+@given(REWARDS)
+def test_with_the_objective_all_the_rewards_are_left_as_they_are(rewards):
+    assert counted(rewards, "all") == rewards
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(ValueError, match="objective must be 'all' or 'final'"):
+        counted([[1.0]], "last")
+
+
+@st.composite
+def progresses(draw):
+    rewards = draw(REWARDS)
+    unit = st.integers(0, 8).map(lambda n: n / 8)
+    return rewards, draw(unit), draw(st.lists(unit, min_size=len(rewards), max_size=len(rewards)))
+
+
+@given(progresses(), st.sampled_from([0.0, 0.5, 2.0]))
+def test_a_trials_intrinsic_reward_is_its_best_progress_beyond_the_start_whatever_the_order(made, weight):
+    rewards, start, ends = made
+    shaped = with_progress(rewards, start, ends, weight)
+    gained = [sum(new) - sum(old) for new, old in zip(shaped, rewards, strict=True)]
+    assert close(sum(gained), weight * (max(start, *ends) - start))
+    for n, gain in enumerate(gained):  # each by its own definition, at the last turn
+        best = max([start, *ends[:n]])
+        assert gain == pytest.approx(weight * max(0.0, ends[n] - best), abs=1e-9)
+        assert shaped[n][:-1] == rewards[n][:-1]
+
+
+def test_an_episode_without_progress_to_its_name_is_refused():
+    with pytest.raises(ValueError, match="2 episodes, but the progress of 1"):
+        with_progress([[1.0], [1.0]], 0.0, [0.5], 1.0)

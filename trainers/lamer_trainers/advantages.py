@@ -1,4 +1,4 @@
-"""Advantages: from the returns of a batch of calls to one number for each call, five ways.
+"""Advantages: from the returns of a batch of calls to one number for each call, six ways.
 
 What must stay true: pure functions of flat arrays with one entry per policy call (turns and reflections alike); the
 order of the calls does not matter (except in `gae`: time order within a trial), and no call sees more of another than
@@ -101,6 +101,49 @@ def rloo(*, groups: Sequence[Hashable], trials: Sequence[Hashable], episode_rewa
     own = np.bincount(trial, weights=values, minlength=len(trial_sizes))[trial]
     baseline = (sums - own) / np.maximum(others, 1.0)
     return _list(np.where(others > 0, values - baseline, 0.0))
+
+
+def mr_search(
+    *,
+    groups: Sequence[Hashable],
+    trials: Sequence[Hashable],
+    episodes: Sequence[int],
+    episode_rewards: Sequence[float],
+    gamma: float,
+) -> list[float]:
+    """MR-Search (arXiv 2603.11327): an episode against the same episode of the group's other trials, then summed up.
+
+    With v_i(n) the mean of `episode_rewards` (undiscounted) over the calls of trial i in episode n, b_i(n) the mean of
+    v_j(n) over the other trials j of the group that have an episode n, and R_i(n) = 0 beyond a trial's last:
+
+        R_i(n) = v_i(n) - b_i(n) + gamma R_i(n + 1),   A = (the call's reward) - b_i(n) + gamma R_i(n + 1)
+
+    so advantages are relative first and discounted over episodes afterwards; of equal rewards within an episode all
+    its calls get R_i(n). That is the "turn" of the source, whose turns are whole search episodes that end in an answer.
+    `episodes` says where a call belongs: a reflection to the episode that it prepares, whose context it opens there.
+
+    Differs from the source where trials end at their first success: a later episode is compared among those that
+    reached it, and alone (as there) it counts 0. Calls of one episode may differ (invalid ones are charged).
+    Raises ValueError for arrays of different lengths.
+    """
+    _check(groups, trials, episodes, episode_rewards)
+    values = _array(episode_rewards)
+    places = list(zip(groups, trials, episodes, strict=True))
+    cell, sizes = _index(places)
+    own = _means(cell, sizes, values)
+    names = list(dict.fromkeys(places))
+    peer, peers = _index([(group, episode) for group, _, episode in names])
+    sums = np.bincount(peer, weights=own, minlength=len(peers))[peer]
+    others = peers[peer] - 1
+    known = others > 0
+    baseline = np.where(known, (sums - own) / np.maximum(others, 1), own)
+    relative: dict[Hashable, float] = {}
+    numbers = dict(zip(names, own - baseline, strict=True))
+    for group, trial, episode in sorted(names, key=lambda name: -name[2]):
+        following = relative.get((group, trial, episode + 1), 0.0)
+        relative[group, trial, episode] = float(numbers[group, trial, episode]) + gamma * following
+    later = np.array([gamma * relative.get((group, trial, episode + 1), 0.0) for group, trial, episode in places])
+    return _list(np.where(known[cell], values - baseline[cell], 0.0) + later) if places else []
 
 
 def reinforce_plus_plus(*, step_returns: Sequence[float], eps: float = 1e-6) -> list[float]:

@@ -9,6 +9,9 @@ eq. 3 and 4):
 and the reflection after episode n is credited with G_0(n + 1), which it can still change. The authors' code differs:
 it adds gamma_traj G_0(n + 1) to the reward of the *last* turn of episode n, so that gamma_step discounts it on the way
 back to turn t. `variant="paper"` is the equation, `variant="reference"` is that code.
+
+`counted` and `with_progress` change what the rewards are before that: only the last episode's (MAGE), and what an
+attempt gained over those before it as well (RetroAgent).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Variant = Literal["paper", "reference"]
+Objective = Literal["all", "final"]
 
 
 class Returns(NamedTuple):
@@ -53,6 +57,49 @@ def cross_episode_returns(
         later = gamma_traj * turns[-1][0]
     turns.reverse()
     return Returns(turns, [episode[0] for episode in turns[1:]])
+
+
+def counted(rewards: Sequence[Sequence[float]], objective: Objective) -> list[list[float]]:
+    """The rewards that count: all of them, or with "final" those of the last episode alone, all else 0.
+
+    "final" is the objective of MAGE (arXiv 2603.03680): an attempt is worth what it does for the last one, and with
+    `cross_episode_returns` a turn of an earlier episode is credited with gamma_traj^(episodes to go) g_0(last). Differs
+    from the source in what is last: there every trial has all its episodes, here one ends at its first success, so the
+    last episode is the last that was played, and gamma_traj alone says that an early success is better than a late one.
+    Raises ValueError for an unknown objective.
+    """
+    if objective not in ("all", "final"):
+        raise ValueError(f"objective must be 'all' or 'final', not {objective!r}")
+    last = len(rewards) - 1
+    return [
+        list(episode) if objective == "all" or number == last else [0.0] * len(episode)
+        for number, episode in enumerate(rewards)
+    ]
+
+
+def with_progress(
+    rewards: Sequence[Sequence[float]], start: float, ends: Sequence[float], weight: float
+) -> list[list[float]]:
+    """The rewards with an intrinsic one at each episode's last turn: `weight` times its gain over the best before it.
+
+    `ends[n]` is the progress (`Env.progress`, in [0, 1]) that episode n ended with, `start` that of its first state:
+
+        b_n = max(start, ends[0], .., ends[n - 1]),   r_{T_n}(n) += weight max(0, ends[n] - b_n)
+
+    After RetroAgent's intrinsic numerical feedback (arXiv 2603.08561), which rewards subtasks completed beyond those of
+    prior attempts. Ours differs in who says so and what it is measured against: the environment states the progress,
+    not the model's own reflection, and prior attempts are those of the trial. A first attempt is measured against the
+    first state: the sum over a trial is then `weight` (best - start), whatever the order, so that a first attempt which
+    holds back to let a later one shine gains nothing.
+    Raises ValueError where there is not one number for each episode.
+    """
+    if len(ends) != len(rewards):
+        raise ValueError(f"{len(rewards)} episodes, but the progress of {len(ends)}")
+    shaped, best = [], start
+    for episode, end in zip(rewards, ends, strict=True):
+        shaped.append([*episode[:-1], episode[-1] + weight * max(0.0, end - best)])
+        best = max(best, end)
+    return shaped
 
 
 def call_discounts(

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 from rapidfuzz import fuzz, process
 
 from lamer_graph.collection.config import CollectConfig
@@ -31,72 +31,16 @@ from lamer_graph.policies.shipped import (
     taught_wording,
 )
 from lamer_graph.serving.vllm import vllm_flavour
-from lamer_trainers.credit import Variant
 from lamer_trainers.errors import TrainingConfigError
-from lamer_trainers.learning.config import LamerConfig, OldLogprobs
-from lamer_trainers.learning.samples import APPLICATIONS, Algorithm, Anchor, Baseline, Level, Normalise
+from lamer_trainers.learning.charges import APPLICATIONS
+from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.presets import PRESETS
-from lamer_trainers.sections import Closed, Distil, Lora, Positive
+from lamer_trainers.sections import RENAMED as RENAMED
+from lamer_trainers.sections import Closed, Count, Distil, Lora, Positive
+from lamer_trainers.sections import Optimise as Optimise
 from lamer_trainers.sections import Remember as Remember
 from lamer_trainers.sections import Server as Server
 from lamer_trainers.sections import Validate as Validate
-
-Count = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
-
-
-class Optimise(Closed):
-    """How a batch of trials becomes optimiser steps: settings of `LamerConfig`, by its names but for `RENAMED`.
-
-    Defaults are the paper's where it states one.
-    """
-
-    updates: Positive = 300
-    algorithm: Algorithm = LamerConfig.algorithm
-    gamma_step: float = LamerConfig.gamma_step
-    gamma_traj: float = LamerConfig.gamma_traj
-    credit: Variant = LamerConfig.credit
-    level: Level = LamerConfig.level
-    invalid_penalty: Amount = LamerConfig.invalid_penalty
-    normalise: Normalise = LamerConfig.normalise
-    anchor: Anchor = LamerConfig.anchor
-    baseline: Baseline = LamerConfig.baseline
-    by_memory: bool = LamerConfig.by_memory
-    step_weight: float = LamerConfig.step_weight
-    learning_rate: Amount = 1e-6
-    warmup_updates: Count = 0
-    schedule: Literal["constant", "linear"] = "constant"
-    mini_batches: Positive = LamerConfig.mini_batches
-    passes: Positive = 1
-    clip: Amount = 0.2
-    entropy: Amount = 0.0
-    kl: Amount = 0.0
-    max_grad_norm: Amount = 1.0
-    weight_decay: Amount = 0.0
-    micro_batch_tokens: Positive = LamerConfig.micro_batch_tokens
-    share_prefixes: bool = LamerConfig.share_prefixes
-    gradient_checkpointing: bool = LamerConfig.gradient_checkpointing
-    old_logprobs: OldLogprobs = LamerConfig.old_logprobs
-    importance_cap: float = LamerConfig.importance_cap
-    max_logprob_gap: Annotated[float, Field(gt=0)] | None = LamerConfig.max_logprob_gap
-    gae_lambda: float = LamerConfig.gae_lambda
-    critic_learning_rate: Amount = LamerConfig.critic_learning_rate
-    seed: int = 0
-
-    @property
-    def steps_per_update(self) -> int:
-        """Optimiser steps per batch of trials."""
-        return self.mini_batches * self.passes
-
-    def settings(self) -> dict[str, Any]:
-        """The same as arguments of `LamerConfig`."""
-        told = {RENAMED.get(name, name): value for name, value in self if name not in ("warmup_updates", "schedule")}
-        schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
-        return {**told, "lr_scheduler_type": schedule, "warmup_steps": self.warmup_updates * self.steps_per_update}
-
-
-RENAMED = {"passes": "num_iterations", "clip": "epsilon", "entropy": "entropy_coef", "kl": "beta"}
-"""What TRL calls otherwise."""
 
 
 class RunFile(Closed):
@@ -225,6 +169,8 @@ class RunFile(Closed):
         """Raises TrainingConfigError for logs, a server or a pipeline that the other settings rule out."""
         if self.logs and (self.server is not None or self.pipeline):
             raise TrainingConfigError("with `logs` nothing is collected: drop `server` and `pipeline`")
+        if self.logs and self.collect.rerolls:
+            raise TrainingConfigError("with `logs` nothing is played, so nothing is begun again: drop collect.rerolls")
         if self.logs and self.optimise.old_logprobs != "recomputed":
             raise TrainingConfigError(
                 "logs are of other versions than the one that is trained: set optimise.old_logprobs=recomputed, which "

@@ -1,4 +1,4 @@
-"""Sections of a run file that say where a policy is sampled and what of it is trained.
+"""Sections of a run file: how a policy is trained, what of it, and where it is sampled.
 
 What must stay true: closed and typed, as all of a run file; a section checks what it can know by itself, `runfile` what
 contradicts another one.
@@ -6,17 +6,81 @@ contradicts another one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from lamer_trainers.credit import Objective, Variant
+from lamer_trainers.learning.config import LamerConfig, OldLogprobs
+from lamer_trainers.learning.samples import Algorithm, Anchor, Baseline, Level, Normalise
+
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
 
 
 class Closed(BaseModel):
     """Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimise(Closed):
+    """How a batch of trials becomes optimiser steps: settings of `LamerConfig`, by its names but for `RENAMED`.
+
+    Defaults are the paper's where it states one.
+    """
+
+    updates: Positive = 300
+    algorithm: Algorithm = LamerConfig.algorithm
+    gamma_step: float = LamerConfig.gamma_step
+    gamma_traj: float = LamerConfig.gamma_traj
+    credit: Variant = LamerConfig.credit
+    level: Level = LamerConfig.level
+    invalid_penalty: Amount = LamerConfig.invalid_penalty
+    objective: Objective = LamerConfig.objective
+    progress_weight: Amount = LamerConfig.progress_weight
+    normalise: Normalise = LamerConfig.normalise
+    anchor: Anchor = LamerConfig.anchor
+    baseline: Baseline = LamerConfig.baseline
+    by_memory: bool = LamerConfig.by_memory
+    drop_groups: Annotated[float, Field(ge=0, lt=1)] = LamerConfig.drop_groups
+    collapse_probe: Count = LamerConfig.collapse_probe
+    step_weight: float = LamerConfig.step_weight
+    learning_rate: Amount = 1e-6
+    warmup_updates: Count = 0
+    schedule: Literal["constant", "linear"] = "constant"
+    mini_batches: Positive = LamerConfig.mini_batches
+    passes: Positive = 1
+    clip: Amount = 0.2
+    entropy: Amount = 0.0
+    kl: Amount = 0.0
+    max_grad_norm: Amount = 1.0
+    weight_decay: Amount = 0.0
+    micro_batch_tokens: Positive = LamerConfig.micro_batch_tokens
+    share_prefixes: bool = LamerConfig.share_prefixes
+    gradient_checkpointing: bool = LamerConfig.gradient_checkpointing
+    old_logprobs: OldLogprobs = LamerConfig.old_logprobs
+    importance_cap: float = LamerConfig.importance_cap
+    max_logprob_gap: Annotated[float, Field(gt=0)] | None = LamerConfig.max_logprob_gap
+    gae_lambda: float = LamerConfig.gae_lambda
+    critic_learning_rate: Amount = LamerConfig.critic_learning_rate
+    seed: int = 0
+
+    @property
+    def steps_per_update(self) -> int:
+        """Optimiser steps per batch of trials."""
+        return self.mini_batches * self.passes
+
+    def settings(self) -> dict[str, Any]:
+        """The same as arguments of `LamerConfig`."""
+        told = {RENAMED.get(name, name): value for name, value in self if name not in ("warmup_updates", "schedule")}
+        schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        return {**told, "lr_scheduler_type": schedule, "warmup_steps": self.warmup_updates * self.steps_per_update}
+
+
+RENAMED = {"passes": "num_iterations", "clip": "epsilon", "entropy": "entropy_coef", "kl": "beta"}
+"""What TRL calls otherwise."""
 
 
 class Lora(Closed):

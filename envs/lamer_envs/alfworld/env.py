@@ -33,6 +33,7 @@ from lamer_envs.alfworld.experts import plan, weak
 from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household, pick
 from lamer_envs.alfworld.house import KINDS, House, house
 from lamer_envs.alfworld.households import MOST_HOUSEHOLDS, chores, household, rooms_for
+from lamer_envs.alfworld.progress import sub_goals
 from lamer_envs.alfworld.world import admissible, canonical, play
 from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
@@ -43,6 +44,8 @@ MAX_TURNS = 10
 OUT_OF_DISTRIBUTION = ("cool", "pick2")
 """Task types that belong to the split `ood`: LaMer's generalisation test leaves them out of training."""
 ENGINES = ("native", "textworld")
+_NOT_WON = 0.99
+"""Most progress of a state that is not won, should TextWorld see it otherwise."""
 
 _EXAMPLE = (
     "make('alfworld', types='clean'), make('alfworld:heat+cool-t30'), make('alfworld:house=8') or "
@@ -263,6 +266,10 @@ class Alfworld(Env):
         if self.engine == "textworld":
             state["textworld"] = textworld.begin(h, game)
         return state
+
+    def progress(self, state: State) -> float:
+        """The share of sub-goals that are met (see progress.py)."""
+        return 1.0 if state["won"] else min(sub_goals(house(state["house"]), state), _NOT_WON)
 
     # -- instances and splits ---------------------------------------------------------------------------------------
 

@@ -274,6 +274,11 @@ class Minesweeper(Env):
             raise InstanceError("an instance needs at least one closed cell that is no mine")
         return _state(size, mines, opened)
 
+    def progress(self, state: State) -> float:
+        """The share of safe cells that are open, those of the opening click included."""
+        safe = board(state["size"], state["mines"]).safe
+        return int(state["opened"], 2).bit_count() / safe.bit_count()
+
     # -- instances, scripted players, pictures ----------------------------------------------------------------------
 
     def instance(self, state: State) -> str:

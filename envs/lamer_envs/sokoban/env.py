@@ -10,7 +10,8 @@ What costs what: an invalid turn is charged INVALID = -0.1 and changes nothing, 
 than one of two (-0.2) or three (-0.3), whether its moves walk, push or bump. Pushing a box off a target costs 1 more,
 pushing it onto one gives that back. A dead position costs nothing but the moves that led there, and spares the turns
 that are left. Without prospect of a win a player is thus cheapest off by dying at once, then by invalid turns or single
-moves (-0.7 in seven turns), and dearest by playing on in threes (-2.1).
+moves (-0.7 in seven turns), and dearest by playing on in threes (-2.1). The rewards are the paper's; a trainer takes
+its own penalty off invalid turns besides (`invalid_is_cheap`), as the authors' code does.
 
 Sokoban hides nothing, so a perfect player wins at its first attempt and has no use for a second. With `pits` there is
 something to find out: floor cells that look like others and swallow boxes, the same in every attempt at a task.
@@ -74,6 +75,7 @@ class Sokoban(Env):
     markov: ClassVar[bool] = True
     tells_actions: ClassVar[bool] = True  # the action format does, and `admissible` has single moves only
     penalises_invalid: ClassVar[bool] = True
+    invalid_is_cheap: ClassVar[bool] = True  # -0.1, and two or three moves cost more
 
     def __init__(
         self,
@@ -256,6 +258,11 @@ class Sokoban(Env):
             raise InstanceError(f"a sokoban instance is a list of rows of text; expected {_INSTANCE_EXAMPLE}")
         text = level_text(rows)
         return _initial(text, _read_pits(level(text), data.get("pits") or []), check=True)
+
+    def progress(self, state: State) -> float:
+        """The share of targets that hold a box."""
+        goals = level(state["level"]).goals
+        return (_mask(state["boxes"]) & goals).bit_count() / goals.bit_count()
 
     # -- instances, scripted players, pictures ----------------------------------------------------------------------
 

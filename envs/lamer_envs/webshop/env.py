@@ -311,6 +311,12 @@ class Webshop(Env):
         known = self.shop.goals.find(checked)
         return _start(checked if known is None else known)
 
+    def progress(self, state: State) -> float:
+        """The score of what was bought; before that half the score of buying what is open, as it is configured."""
+        if state["page"] == "done":
+            return float(state["score"])
+        return 0.0 if state["product"] is None else self.score(state).total / 2
+
     # -- instances and splits ---------------------------------------------------------------------------------------
 
     def goal(self, state: State) -> Goal:

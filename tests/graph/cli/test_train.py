@@ -251,6 +251,15 @@ def test_plots_of_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["both.png", "both.svg"]
 
 
+def test_how_much_reflections_say_of_their_task_is_drawn_below_where_it_was_measured(tmp_path: Path) -> None:
+    metrics = [{"update": u, "batch/pass@1": 0.5, "batch/invalid": 0.1, "collapse/reflection_mi": 1.2} for u in (1, 2)]
+    _, plain = draw({"a": [{"update": 1, "batch/pass@1": 0.5}]}, tmp_path / "plain")
+    _, both = draw({"a": metrics, "b": metrics}, tmp_path / "both")
+    assert "nats" not in plain.read_text()
+    assert "<!-- nats -->" in both.read_text()
+    assert both.read_text().count("<!-- share of invalid actions -->") == 2
+
+
 def test_metrics_that_are_torn_or_missing(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with pytest.raises(TrainingDataError, match="cannot read"):

@@ -272,6 +272,7 @@ ESTIMATORS = [
     {"algorithm": "grpo", "normalise": "std"},
     {"algorithm": "rloo"},
     {"algorithm": "reinforce++"},
+    {"algorithm": "mr-search"},
 ]
 
 
@@ -325,6 +326,7 @@ def test_what_invalid_actions_were_charged_is_noted(tmp_path):
     assert noted("webshop") == (0.5, 1.0)
     assert noted("webshop", 0.0) == (0.0, 0.0)
     assert noted("minesweeper:6x6-3") == (0.0, 0.0)  # it charges for them itself
+    assert noted("sokoban:6x6-2") == (0.5, 1.0)  # so does it, but less than for three moves
 
 
 @pytest.mark.parametrize("gap", [0, 1])

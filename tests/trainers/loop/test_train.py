@@ -348,3 +348,23 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
     assert last_checkpoint(tmp_path).name == "checkpoint-2"
     assert last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_run_with_rerolls_trains_on_them_and_validates_without(tiny_model_dir, tmp_path):
+    run = small(
+        tiny_model_dir,
+        *("collect.rerolls=3", "optimise.collapse_probe=2", "optimise.drop_groups=0.3", "optimise.progress_weight=1"),
+        *("validation.tasks=2", "validation.every=1"),
+    )
+    train(run, tmp_path / "run")
+    for number, line in enumerate(metrics(tmp_path / "run")):
+        trials = list(read_trials(tmp_path / "run" / "collected" / f"update-{number:05d}"))
+        begun = [trial for trial in trials if "branch" in trial]
+        assert (line["batch/trials"], line["rerolls/trials"]) == (4, len(begun))
+        assert len(begun) == 3 * len({trial["task"]["id"] for trial in trials if not trial["success"]})
+        calls = sum(turn["call"] is not None for t in trials for e in t["episodes"] for turn in e["turns"])
+        calls += sum(made["call"] is not None for trial in trials for made in trial["reflections"])
+        assert line["batch/calls"] == calls
+        assert {"collapse/contrastive_mi", "collapse/answer_mi", "groups/dropped"} <= line.keys()
+        played = list(read_trials(tmp_path / "run" / "validation" / f"update-{number + 1:05d}"))
+        assert len(played) == 2

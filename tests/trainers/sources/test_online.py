@@ -111,6 +111,35 @@ def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one_bit_for_bit(ti
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
+def test_a_run_killed_while_trials_are_begun_again_and_resumed_equals_an_uninterrupted_one_bit_for_bit(
+    tiny_model_dir, tmp_path
+):
+    """kill -9 among the re-rolls of the second collection, after the checkpoint of the first update."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = make_run(tiny_model_dir, whole, scope="rerolls")
+    expected.train()
+    expected.source.release()
+    process = subprocess.Popen([sys.executable, SCRIPT, tiny_model_dir, cut, "rerolls"], stderr=subprocess.DEVNULL)
+    partly = cut / "collected" / "update-00001" / "trials.jsonl"
+    deadline = time.monotonic() + 300
+    try:
+        while not (partly.exists() and b'"branch"' in partly.read_bytes()):
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    left = partly.read_bytes().count(b"\n")
+    trainer = make_run(tiny_model_dir, cut, scope="rerolls")
+    trainer.train(resume_from_checkpoint=str(cut / "checkpoint-2"))
+    trainer.source.release()
+    assert partly.read_bytes().count(b"\n") == 4 + 2 * 3 > left
+    assert seen(cut) == seen(whole)
+    got, wanted = trainer.model.state_dict(), expected.model.state_dict()
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
 @pytest.fixture(scope="module")
 def whole_tasks(tiny_model_dir, tmp_path_factory):
     """The same with a memory of other tasks."""

@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lamer_trainers.errors import TrainingDataError
+from lamer_trainers.learning.charges import penalty_of
+from lamer_trainers.learning.collapse import collapse_metrics, telling_groups
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.critic import Judged
 from lamer_trainers.learning.distil import Distiller
+from lamer_trainers.learning.invalid import invalid_metrics
 from lamer_trainers.learning.samples import (
     Credit,
     Estimator,
@@ -22,7 +25,6 @@ from lamer_trainers.learning.samples import (
     Trial,
     advantages_of,
     anchors_of,
-    penalty_of,
     samples_of,
     staleness,
 )
@@ -64,6 +66,9 @@ def read_batch(
             "without tokens are none)"
         )
     metrics = batch_metrics(finished, samples, config.estimator) | penalties(finished, samples, config.credit_rule)
+    metrics |= invalid_metrics(samples) | collapse_metrics(samples)
+    samples, noted = telling_groups(samples, config.drop_groups)
+    metrics |= noted
     if config.max_staleness is not None:
         metrics |= _check_staleness(samples, config.max_staleness, update)
     if judge is None:
@@ -110,9 +115,17 @@ def check_sampling(trials: Sequence[Trial], temperature: float) -> None:
 def batch_metrics(trials: Sequence[Trial], samples: Sequence[Sample], estimator: Estimator) -> dict[str, float]:
     """Counts and rates of a batch: pass@k over its trials, the reward of a trial, invalid turns.
 
+    `batch/calls` and `batch/tokens` are of all that was played, so that runs can be compared at equal calls;
+    `batch/trials`, the reward and pass@k are of trials from their start. Re-rolls, which began where one had failed
+    already, have numbers of their own: of them, of their calls, and the share that succeeded after all.
+
     `batch/anchor_group` is the mean size of the groups whose turns share a step-level baseline, `batch/anchor_alone`
     the share of turns that share theirs with no other.
     """
+    every, trials = trials, [trial for trial in trials if trial.get("branch") is None]
+    if not trials:
+        raise TrainingDataError("the batch holds re-rolls alone: give them with the trials that they were begun from")
+    rerolls = [trial for trial in every if trial.get("branch") is not None]
     turns = [sample for sample in samples if sample.kind == "turn"]
     anchors = Counter(zip((turn.group for turn in turns), anchors_of(turns, estimator.anchor), strict=True))
     metrics = {
@@ -124,6 +137,12 @@ def batch_metrics(trials: Sequence[Trial], samples: Sequence[Sample], estimator:
         "batch/anchor_group": len(turns) / len(anchors),
         "batch/anchor_alone": sum(size == 1 for size in anchors.values()) / len(turns),
     }
+    if rerolls:
+        metrics |= {
+            "rerolls/trials": float(len(rerolls)),
+            "rerolls/calls": float(sum(sample.rerolled for sample in samples)),
+            "rerolls/success": sum(trial["success"] for trial in rerolls) / len(rerolls),
+        }
     solved = [next((n for n, e in enumerate(t["episodes"]) if e["success"]), None) for t in trials]
     for k in range(1, max(len(trial["episodes"]) for trial in trials) + 1):
         metrics[f"batch/pass@{k}"] = sum(n is not None and n < k for n in solved) / len(trials)
@@ -153,8 +172,8 @@ def _worth(trials: Sequence[Trial], solved: Sequence[int | None]) -> dict[str, f
 
 def penalties(trials: Sequence[Trial], samples: Sequence[Sample], credit: Credit) -> dict[str, float]:
     """What invalid actions were charged: the charge (0 where the environment has one of its own), and how often."""
-    charges = {trial["task"]["id"]: penalty_of(trial["task"]["env"], credit) for trial in trials}
-    charged = sum(not sample.valid and sample.kind == "turn" and charges[sample.group] > 0 for sample in samples)
+    charges = {str(trial["trial_id"]): penalty_of(trial["task"]["env"], credit.invalid_penalty) for trial in trials}
+    charged = sum(not sample.valid and sample.kind == "turn" and charges[sample.trial] > 0 for sample in samples)
     return {"credit/invalid_penalty": max(charges.values()), "credit/penalised_calls": float(charged)}
 
 

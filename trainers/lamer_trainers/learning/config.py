@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from trl.trainer.grpo_config import GRPOConfig
 
-from lamer_trainers.credit import Variant
+from lamer_trainers.credit import Objective, Variant
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.launch import join
 from lamer_trainers.learning.samples import (
@@ -62,7 +62,7 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     )
     save_updates: int = field(default=0, metadata={"help": "Save a checkpoint every so many updates; 0: never."})
 
-    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo, reinforce++ or ppo."})
+    algorithm: Algorithm = field(default="gigpo", metadata={"help": "gigpo, grpo, rloo, reinforce++, mr-search, ppo."})
     gamma_step: float = field(default=0.95, metadata={"help": "Discount per turn within an episode."})
     gamma_traj: float = field(default=0.6, metadata={"help": "Discount per episode within a trial."})
     credit: Variant = field(
@@ -70,7 +70,21 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
     )
     level: Level = field(default="return", metadata={"help": "What episode-level methods compare; see Credit."})
     invalid_penalty: float = field(
-        default=0.5, metadata={"help": "Taken off an invalid turn's return, where the environment does not charge."}
+        default=0.5,
+        metadata={"help": "Taken off an invalid turn's return, unless the environment charges enough."},
+    )
+    drop_groups: float = field(
+        default=0.0, metadata={"help": "Leave out groups whose returns' variance is below this quantile of the batch."}
+    )
+    collapse_probe: int = field(
+        default=0,
+        metadata={"help": "Tasks whose reflections are scored against each other every update, this number squared."},
+    )
+    objective: Objective = field(
+        default="all", metadata={"help": "Whose rewards count: 'all' episodes', or the 'final' one's alone."}
+    )
+    progress_weight: float = field(
+        default=0.0, metadata={"help": "Worth of an attempt's progress over the trial's earlier ones; see Credit."}
     )
     normalise: Normalise = field(default="mean", metadata={"help": "See Estimator."})
     anchor: Anchor = field(default="observation", metadata={"help": "Which turns share a step-level baseline."})
@@ -138,6 +152,10 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
             raise TrainingConfigError("train on top_p=1, top_k=0 and no min_p: others' logprobs are not the policy's")
         if not 0 <= self.gae_lambda <= 1 or self.critic_learning_rate < 0:
             raise TrainingConfigError("gae_lambda lies in [0, 1] and critic_learning_rate is at least 0")
+        if not 0 <= self.drop_groups < 1:
+            raise TrainingConfigError(f"drop_groups is a quantile, at least 0 and below 1, not {self.drop_groups}")
+        if self.collapse_probe < 0 or self.collapse_probe == 1:
+            raise TrainingConfigError(f"collapse_probe is 0 or at least 2 tasks, not {self.collapse_probe}")
         if not 0 < self.distil_floor < 1:
             raise TrainingConfigError(
                 f"distil_floor must be a probability, above 0 and below 1, not {self.distil_floor}"
@@ -165,7 +183,15 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
 
     @property
     def credit_rule(self) -> Credit:
-        return Credit(self.gamma_step, self.gamma_traj, self.credit, self.level, self.invalid_penalty)
+        return Credit(
+            self.gamma_step,
+            self.gamma_traj,
+            self.credit,
+            self.level,
+            self.invalid_penalty,
+            self.objective,
+            self.progress_weight,
+        )
 
     @property
     def estimator(self) -> Estimator:
@@ -177,4 +203,5 @@ class LamerConfig(GRPOConfig):  # type: ignore[misc]
             self.step_weight,
             self.advantage_clamp,
             self.by_memory,
+            self.gamma_traj,
         )

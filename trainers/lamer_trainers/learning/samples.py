@@ -8,31 +8,34 @@ application, calls without tokens: it may ask models of all kinds.
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from lamer_envs.errors import EnvError
-from lamer_envs.registry import env_class
 from lamer_graph.runlog.lines import APPLICATION
-from lamer_trainers.advantages import anchored, gigpo, grpo, reinforce_plus_plus, rloo
-from lamer_trainers.credit import Variant, call_discounts, cross_episode_returns
+from lamer_trainers.advantages import anchored, gigpo, grpo, mr_search, reinforce_plus_plus, rloo
+from lamer_trainers.credit import (
+    Objective,
+    Variant,
+    call_discounts,
+    counted,
+    cross_episode_returns,
+    with_progress,
+)
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
+from lamer_trainers.learning.charges import penalty_of
 
 Trial = Mapping[str, Any]
 """One line of a run log, as `lamer_graph.runlog.read_trials` yields it."""
 
 Level = Literal["return", "reference"]
-Algorithm = Literal["gigpo", "grpo", "rloo", "reinforce++", "ppo"]
+Algorithm = Literal["gigpo", "grpo", "rloo", "reinforce++", "mr-search", "ppo"]
 Normalise = Literal["mean", "std", "batch"]
 Anchor = Literal["observation", "episode+observation"]
 Baseline = Literal["task", "task+episode"]
 
-APPLICATIONS = frozenset({"app", "task"})
-"""How specs begin of logs of applications (`lamer_graph.apps`), which charge for nothing by themselves."""
 REFLECTION_ANCHOR = "\x00reflection"
 """The anchor of every reflection; no observation begins with a NUL."""
 _VERSION = re.compile(r"-v([0-9]+)$")
@@ -51,7 +54,9 @@ class Credit:
     a reflection G_0(n + 1)), or the authors' undiscounted reward of its own episode (0 for a reflection).
 
     `invalid_penalty` is subtracted from both returns of a turn whose action was invalid, and not carried to earlier
-    turns (paper: 0.5). It is off where the environment itself charges for such actions.
+    turns (paper: 0.5). It is off where the environment itself charges more for such actions than for any legal turn.
+    `objective` says which episodes' rewards count (`credit.counted`), `progress_weight` how much an attempt's progress
+    over the earlier ones is worth beside them (`credit.with_progress`).
     """
 
     gamma_step: float = 0.95
@@ -59,11 +64,15 @@ class Credit:
     variant: Variant = "paper"
     level: Level = "return"
     invalid_penalty: float = 0.5
+    objective: Objective = "all"
+    progress_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(self, variant=Variant, level=Level)
+        check_choices(self, variant=Variant, level=Level, objective=Objective)
         if not (0 <= self.gamma_step <= 1 and 0 <= self.gamma_traj <= 1) or self.invalid_penalty < 0:
             raise TrainingConfigError("gamma_step and gamma_traj lie in [0, 1], invalid_penalty is at least 0")
+        if not self.progress_weight >= 0:
+            raise TrainingConfigError(f"progress_weight is at least 0, not {self.progress_weight}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,7 @@ class Estimator:
     differ by construction, so comparing like with like removes variance, at the price of smaller groups. `by_memory`
     compares trials that may see other tasks' records with each other alone, and so those that they were held back from
     (`collect.control`): what a memory does for a trial is not its own doing (Memory-R2, arXiv 2605.21768).
+    `gamma_traj` discounts later episodes' relative rewards for mr-search, which compares before it sums up.
     """
 
     algorithm: Algorithm = "gigpo"
@@ -85,6 +95,7 @@ class Estimator:
     step_weight: float = 1.0
     clamp: float = 4.0
     by_memory: bool = False
+    gamma_traj: float = 0.6
 
     def __post_init__(self) -> None:
         check_choices(self, algorithm=Algorithm, normalise=Normalise, anchor=Anchor, baseline=Baseline)
@@ -100,10 +111,12 @@ class Estimator:
 class Sample:
     """One policy call. `turn` counts within the episode; a reflection follows the last turn of its episode. `held` says
     that other tasks' records were held back from its trial, `remembered` that it was drawn with a memory that its
-    prompt no longer has (`distil`).
+    prompt no longer has (`distil`), `rerolled` that its trial was begun from another's midst.
 
-    `step_return` is G_t(n), `episode_return` what `Credit.level` says, both after the penalty, in the units of rewards;
-    `discount` is how much of the trial's next call counts (for GAE).
+    `step_return` is G_t(n), `episode_return` what `Credit.level` says, `episode_reward` the undiscounted reward of its
+    episode (of a reflection: of the one that it prepares), all after the penalty, in the units of rewards;
+    `discount` is how much of the trial's next call counts (for GAE). `group` names what it is compared with: the task,
+    or for a re-roll the place that it was begun from.
     """
 
     trial: str
@@ -121,9 +134,11 @@ class Sample:
     reward: float
     step_return: float
     episode_return: float
+    episode_reward: float
     discount: float
     held: bool = False
     remembered: bool = False
+    rerolled: bool = False
 
     @property
     def length(self) -> int:
@@ -167,58 +182,63 @@ def samples_of(trials: Iterable[Trial], credit: Credit = Credit(), limits: Limit
 
 def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[Sample]:
     episodes, spec = trial["episodes"], trial["task"]["env"]
+    first, played = begun_at(trial)
     try:
+        rewards = _rewards(trial, credit)[first:]
+        rewards[:1] = [rewards[0][played:]]
         returns = cross_episode_returns(
-            [[turn["reward"] for turn in episode["turns"]] for episode in episodes],
-            gamma_step=credit.gamma_step,
-            gamma_traj=credit.gamma_traj,
-            variant=credit.variant,
+            rewards, gamma_step=credit.gamma_step, gamma_traj=credit.gamma_traj, variant=credit.variant
         )
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise TrainingDataError(f"trial {name}: {error}") from None
     reflections = {made["episode"]: made for made in trial["reflections"] if made["call"] is not None}
     discounts = iter(
         call_discounts(
-            [len(episode["turns"]) for episode in episodes],
-            [number in reflections for number in range(len(episodes))],
+            [len(episode) for episode in rewards],
+            [number in reflections for number in range(first, len(episodes))],
             gamma_step=credit.gamma_step,
             gamma_traj=credit.gamma_traj,
         )
     )
-    penalty = penalty_of(spec, credit)
-    held = any(read.get("held") for read in trial.get("memory_reads", ()))
+    penalty = penalty_of(spec, credit.invalid_penalty)
+    common: dict[str, Any] = {
+        "trial": name,
+        "group": group_of(trial),
+        "rerolled": trial.get("branch") is not None,
+        "held": any(read.get("held") for read in trial.get("memory_reads", ())),
+    }
     samples: list[Sample] = []
     gaps = spec.startswith(APPLICATION)
-    for number, episode in enumerate(episodes):
-        own = sum(turn["reward"] for turn in episode["turns"])
-        level = returns.turns[number][0] if credit.level == "return" else own
-        for position, turn in enumerate(episode["turns"]):
+    for index, episode in enumerate(episodes[first:]):
+        number, skipped = first + index, 0 if index else played
+        own = sum(rewards[index])
+        level = returns.turns[index][0] if credit.level == "return" else own
+        for position, turn in enumerate(episode["turns"][skipped:]):
             lost = 0.0 if turn["valid"] else penalty
-            discount = next(discounts)
+            reward, discount = rewards[index][position], next(discounts)
             if gaps and not _has_tokens(turn):
-                _leave_out(samples, turn["reward"], discount)
+                _leave_out(samples, reward, discount)
                 continue
             samples.append(
                 _sample(
                     turn,
                     limits,
-                    trial=name,
-                    group=trial["task"]["id"],
                     kind="turn",
                     episode=number,
-                    turn=position,
+                    turn=skipped + position,
                     anchor=turn["observation"],
-                    reward=turn["reward"] - lost,
-                    step_return=returns.turns[number][position] - lost,
+                    reward=reward - lost,
+                    step_return=returns.turns[index][position] - lost,
                     episode_return=level - lost,
+                    episode_reward=own - lost,
                     discount=discount,
-                    held=held,
+                    **common,
                 )
             )
         made = reflections.get(number)
         if made is None or number + 1 == len(episodes):
             continue
-        following = returns.reflections[number]
+        following = returns.reflections[index]
         discount = next(discounts)
         if gaps and not _has_tokens(made):
             _leave_out(samples, 0.0, discount)
@@ -227,8 +247,6 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
             _sample(
                 made,
                 limits,
-                trial=name,
-                group=trial["task"]["id"],
                 kind="reflection",
                 episode=number,
                 turn=len(episode["turns"]),
@@ -236,11 +254,38 @@ def _of_trial(trial: Trial, name: str, credit: Credit, limits: Limits) -> list[S
                 reward=0.0,
                 step_return=following,
                 episode_return=following if credit.level == "return" else 0.0,
+                episode_reward=sum(rewards[index + 1]),
                 discount=discount,
-                held=held,
+                **common,
             )
         )
     return samples
+
+
+def begun_at(trial: Trial) -> tuple[int, int]:
+    """The episode and turn (from 0) of a trial's first own call: a re-roll's `branch`, what is before is another's."""
+    branch = trial.get("branch")
+    return (0, 0) if branch is None else (branch["episode"], branch["turn"])
+
+
+def group_of(trial: Trial) -> str:
+    """What a trial is compared with: its task's trials, or the re-rolls that were begun where it was."""
+    task, branch = str(trial["task"]["id"]), trial.get("branch")
+    return task if branch is None else f"{task} from {branch['trial_id']} {branch['episode']}.{branch['turn']}"
+
+
+def _rewards(trial: Trial, credit: Credit) -> list[list[float]]:
+    """The rewards of all turns as they count. Raises ValueError where progress is to count and was not logged."""
+    rewards = [[turn["reward"] for turn in episode["turns"]] for episode in trial["episodes"]]
+    if credit.progress_weight:
+        progress = trial.get("progress")
+        if not progress:
+            raise ValueError(
+                f"progress_weight is {credit.progress_weight:g}, but no progress was logged: the environment "
+                f"'{trial['task']['env']}' states none, or the log is of before it did; leave progress_weight at 0"
+            )
+        rewards = with_progress(rewards, progress[0], progress[1:], credit.progress_weight)
+    return counted(rewards, credit.objective)
 
 
 def _has_tokens(made: Trial) -> bool:
@@ -296,22 +341,6 @@ def _problem(sample: Sample, limits: Limits) -> str | None:
     return None
 
 
-def penalty_of(spec: str, credit: Credit) -> float:
-    """What an invalid action costs in this environment, its own charge left out. Raises TrainingDataError."""
-    return 0.0 if credit.invalid_penalty == 0 or penalised(spec) else credit.invalid_penalty
-
-
-@functools.lru_cache(maxsize=64)
-def penalised(spec: str) -> bool:
-    """Whether the environment itself charges for invalid actions. Raises TrainingDataError for an unknown one."""
-    if spec.partition(":")[0] in APPLICATIONS:
-        return False
-    try:
-        return env_class(spec.partition(":")[0]).penalises_invalid
-    except EnvError as error:
-        raise TrainingDataError(f"the log is of environment '{spec}', which is not installed here: {error}") from None
-
-
 def anchors_of(samples: Sequence[Sample], anchor: Anchor) -> list[Hashable]:
     """What the calls of a task must have in common to share a step-level baseline, one for each sample."""
     if anchor == "episode+observation":
@@ -337,6 +366,14 @@ def advantages_of(samples: Sequence[Sample], estimator: Estimator) -> list[float
         return reinforce_plus_plus(step_returns=returns)
     if estimator.algorithm == "rloo":
         return rloo(groups=groups, trials=trials, episode_rewards=rewards)
+    if estimator.algorithm == "mr-search":
+        return mr_search(
+            groups=tasks,
+            trials=trials,
+            episodes=[sample.episode + (sample.kind == "reflection") for sample in samples],
+            episode_rewards=[sample.episode_reward for sample in samples],
+            gamma=estimator.gamma_traj,
+        )
     if estimator.normalise == "batch":
         fallbacks = [(sample.episode, sample.turn, sample.kind) for sample in samples]
         return anchored(groups=tasks, anchors=anchors, fallbacks=fallbacks, step_returns=returns, clamp=estimator.clamp)

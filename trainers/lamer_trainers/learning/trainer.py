@@ -42,11 +42,14 @@ from trl.trainer.utils import use_adapter
 
 from lamer_trainers.errors import CheckpointError, TrainingConfigError, TrainingDataError
 from lamer_trainers.learning.batch import Batch, read_batch
+from lamer_trainers.learning.collapse import Scored, probe
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.critic import Critic
 from lamer_trainers.learning.distil import Distiller
+from lamer_trainers.learning.invalid import InvalidWatch
 from lamer_trainers.learning.metrics import LOSS, of_mini_batch
 from lamer_trainers.learning.packing import MicroBatch, pack, split
+from lamer_trainers.learning.probing import scorer
 from lamer_trainers.learning.samples import Limits
 from lamer_trainers.learning.saving import saving
 from lamer_trainers.learning.scoring import Scores, score
@@ -104,6 +107,7 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         self._sharing = Sharing(self.model, args.share_prefixes, auxiliary=self.aux_loss_enabled)
         self._checked_gap = False
+        self._invalid = InvalidWatch()
         self._micro: MicroBatch | None = None
         """What the loss is being computed of."""
         self._scored: torch.Tensor | None = None
@@ -200,6 +204,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
             for i, part in enumerate(packed)
         ]
         self._compare_with_sampler([micro for share in shares for micro in share.micro], update)
+        if args.collapse_probe:
+            batch.metrics.update(probe(batch.samples, args.collapse_probe, args.seed + update, self._scorer()))
         for name, value in batch.metrics.items():
             self._metrics["train"][name].append(value)
         self._metrics["train"]["time/batch"].append(time.perf_counter() - started)
@@ -223,7 +229,8 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
         if isinstance(result[0], str):
             raise TrainingDataError(f"the main process could not read update {update}: {result[0]}")
         batch: Batch = result[0]
-        for warning in batch.warnings if accelerator.is_main_process else ():
+        paying = self._invalid.warning(update, batch.metrics["batch/invalid"], batch.metrics.get("invalid/return_gap"))
+        for warning in [*batch.warnings, *([paying] if paying else [])] if accelerator.is_main_process else ():
             logger.warning(warning)
         return batch
 
@@ -334,6 +341,10 @@ class LamerTrainer(GRPOTrainer):  # type: ignore[misc]
                 entropy_gradient=self._entropy_bonus_enabled,
                 auxiliary=auxiliary,
             )
+
+    def _scorer(self) -> Scored:
+        budget, pad = self.args.micro_batch_tokens, self._tokenizer.pad_token_id
+        return scorer(self.model, self.accelerator, self._sharing, temperature=self.temperature, budget=budget, pad=pad)
 
     def _reference_logprobs(self, micro: MicroBatch) -> torch.Tensor:
         """The reference's: TRL's copy of the model, or with PEFT the base (or the adapter that training began with)."""

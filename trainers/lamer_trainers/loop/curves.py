@@ -1,4 +1,4 @@
-"""The picture of a training run: pass@k over updates, from `metrics.jsonl` alone.
+"""The picture of a training run: pass@k over updates, and whether it collapses, from `metrics.jsonl` alone.
 
 What must stay true: every point is a reading of the log; the smooth line is their running mean and says so. Files are
 written whole or not at all.
@@ -19,6 +19,13 @@ WINDOW = 9
 """Updates in a running mean."""
 COLUMNS = 4
 FORMATS = ("png", "svg")
+COLLAPSE = {
+    "collapse/reflection_mi": "reflections say of their task",
+    "collapse/reflection_entropy": "reflections vary within one",
+    "collapse/contrastive_mi": "by the policy's own numbers",
+}
+"""Metrics of `learning.collapse` that are drawn, in nats."""
+INVALID = "batch/invalid"
 
 
 def read_metrics(path: str | Path) -> list[Json]:
@@ -56,6 +63,7 @@ def running_mean(values: Sequence[float], window: int = WINDOW) -> list[float]:
 def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> list[Path]:
     """Draw pass@k of one or more runs (name: metrics), four a row, into `stem`.png and `stem`.svg; returns the paths.
 
+    Under each, where its metrics say so, how much its reflections depend on the task, and the share of invalid actions.
     Raises ModuleNotFoundError without matplotlib (extra `viewer`).
     """
     import matplotlib
@@ -66,11 +74,24 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> l
     matplotlib.rcParams["svg.hashsalt"] = "lamer-graph"
     columns = min(COLUMNS, len(runs))
     rows = -(-len(runs) // columns)
-    size = (1.0 + 4.6 * columns, 3.6 * rows)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(runs) :]:
+    below = any(key in line for metrics in runs.values() for line in metrics for key in COLLAPSE)
+    parts, heights = (2, [3.0, 1.4]) if below else (1, [3.0])
+    size = (1.0 + 4.6 * columns, (5.2 if below else 3.6) * rows)
+    figure, axes = pyplot.subplots(
+        rows * parts,
+        columns,
+        figsize=size,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights * rows,
+    )
+    for axis in axes.flat:
         axis.set_visible(False)
-    for axis, (name, metrics) in zip(axes.flat, runs.items(), strict=False):
+    for number, (name, metrics) in enumerate(runs.items()):
+        row, column = divmod(number, columns)
+        axis = axes[row * parts][column]
+        axis.set_visible(True)
         for k, colour in enumerate(("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"), start=1):
             updates, values = series(metrics, f"batch/pass@{k}")
             if not values:
@@ -83,8 +104,12 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> l
         axis.set(title=name, xlabel="update", ylim=(0, 1))
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small", loc="lower right")
-    for row in axes:
-        row[0].set_ylabel("share of the batch's trials that succeed")
+        if below:
+            _draw_collapse(axes[row * parts + 1][column], metrics)
+    for under in axes[1::2] if below else ():
+        under[0].set_ylabel("nats")
+    for over in axes[::parts]:
+        over[0].set_ylabel("share of the batch's trials that succeed")
     written = []
     for kind in FORMATS:
         path = Path(f"{stem}.{kind}")
@@ -94,3 +119,15 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> l
         written.append(path)
     pyplot.close(figure)
     return written
+
+
+def _draw_collapse(axis: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Running means of the collapse metrics that there are, and of the share of invalid actions (of one)."""
+    for key, label in (*COLLAPSE.items(), (INVALID, "share of invalid actions")):
+        updates, values = series(metrics, key)
+        if values:
+            axis.plot(updates, running_mean(values), ":" if key == INVALID else "-", label=label)
+    axis.set(xlabel="update")
+    axis.set_visible(True)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="x-small", loc="best")

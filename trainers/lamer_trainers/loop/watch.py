@@ -110,7 +110,10 @@ class Watch(TrainerCallback):
         due = self._run.validation
         assert due is not None
         config = self._run.collect.model_copy(
-            update={"split": due.split, "tasks": due.tasks, "trials": 1, "policy": version_name(update)}
+            update={
+                **{"split": due.split, "tasks": due.tasks, "trials": 1, "policy": version_name(update)},
+                **{"rerolls": 0, "reroll_trials": 1},
+            }
         )
         folder = self._folder / VALIDATION / f"update-{update:05d}"
         if folder.exists():  # of a killed run, which may have had other weights by then
