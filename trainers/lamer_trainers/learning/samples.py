@@ -134,8 +134,8 @@ class Sample:
     reward: float
     step_return: float
     episode_return: float
-    episode_reward: float
     discount: float
+    episode_reward: float = 0.0
     held: bool = False
     remembered: bool = False
     rerolled: bool = False
