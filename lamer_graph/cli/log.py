@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from lamer_graph.cli.checks import check_installed
+from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed
 from lamer_graph.cli.frame import FAILED, Json, Ui, command, warn
 from lamer_graph.cli.shown import one_line
 
@@ -15,6 +15,16 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's fold
 ParquetOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="Where to write; default RUN/calls.parquet.", show_default=False),
+]
+
+
+PairsOption = Annotated[
+    Literal["turn", "trial", "both"] | None,
+    typer.Option(
+        "--pairs",
+        show_default=False,
+        help="Preference pairs instead, as `train --algorithm dpo` takes them: of answers to one prompt, of trials.",
+    ),
 ]
 
 
@@ -81,10 +91,13 @@ def register(app: typer.Typer) -> None:
         examples=[
             ("lamer-graph log export runs/first", "Write runs/first/calls.parquet, one row per policy call."),
             ("lamer-graph log export runs/first --out calls.parquet", "The same, elsewhere."),
+            ("lamer-graph log export runs/first --pairs both", "Write runs/first/pairs.parquet: chosen and rejected."),
         ],
     )
-    def export(ui: Ui, run: RunArgument, out: ParquetOption = None) -> Json:
+    def export(ui: Ui, run: RunArgument, out: ParquetOption = None, pairs: PairsOption = None) -> Json:
         """Write a run's policy calls as a Parquet table: exact tokens, logprobs, rewards, outcomes.
+
+        With --pairs: two answers, or trials, of a task that came to different returns (see `preferences` of run files).
 
         Read it with [bold]datasets.load_dataset("parquet", data_files=FILE)[/].
         """
@@ -92,9 +105,16 @@ def register(app: typer.Typer) -> None:
 
         from lamer_graph.runlog import TRIALS_FILE, export_parquet, open_trials
 
-        path = run / "calls.parquet" if out is None else out
-        check_installed("log export", ("datasets", "pyarrow"))
+        path = run / ("calls.parquet" if pairs is None else "pairs.parquet") if out is None else out
+        check_installed("log export", ("datasets", "pyarrow") if pairs is None else TRAINING_NEEDS)
         open_trials(run / TRIALS_FILE).close()  # a missing run is said before the output is opened beside it
+        if pairs is not None:
+            from lamer_trainers.loop.prefer import exported_pairs
+
+            kinds = exported_pairs(run, path, pairs)
+            told = ", ".join(f"{count:,} of {kind}s" for kind, count in sorted(kinds.items()))
+            ui.print(escape(f"{kinds.total():,} preference pairs ({told}) written to {path}"))
+            return {"run": str(run), "out": str(path), "rows": kinds.total(), "kinds": dict(kinds)}
         rows = export_parquet(run, path)
         ui.print(escape(f"{rows:,} policy calls written to {path}"))
         return {"run": str(run), "out": str(path), "rows": rows}

@@ -63,6 +63,15 @@ LogsOption = Annotated[
         help="Train on a logged run's folder instead of collecting; may be given again. Sets old_logprobs=recomputed.",
     ),
 ]
+AlgorithmOption = Annotated[
+    Literal["gigpo", "grpo", "rloo", "reinforce++", "ppo", "dpo"] | None,
+    typer.Option(
+        "--algorithm",
+        rich_help_panel=WHAT,
+        show_default=False,
+        help="Short for optimise.algorithm. dpo: preference pairs of logged trials, with --from-logs.",
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -117,6 +126,10 @@ def register(app: typer.Typer) -> None:
             ),
             ("lamer-graph train my.yaml optimise.learning_rate=1e-5", "A run file of one's own, with a change."),
             ("lamer-graph train --preset minesweeper-cpu --from-logs runs/first", "Off-line, from collected trials."),
+            (
+                "lamer-graph train --preset minesweeper-cpu --algorithm dpo --from-logs runs/first",
+                "Preference pairs: which of two answers to one prompt came to more.",
+            ),
             ("lamer-graph train --preset minesweeper-cpu --out runs/meta --resume", "Go on after a crash."),
         ],
     )
@@ -128,6 +141,7 @@ def register(app: typer.Typer) -> None:
         task: TaskOption = None,
         rl: RlOption = False,
         from_logs: LogsOption = None,
+        algorithm: AlgorithmOption = None,
         out: OutOption = None,
         resume: ResumeOption = False,
         dry_run: DryRunOption = False,
@@ -152,6 +166,7 @@ def register(app: typer.Typer) -> None:
         if launched() > 1 and out is None:
             raise ConfigError(f"{launched()} processes train in one folder: name it with --out DIR")
         changes = [] if task is None else [f"collect.env={own(task).spec}"]
+        changes += [] if algorithm is None else [f"optimise.algorithm={algorithm}"]
         run = _run_of([*(arguments or []), *changes], preset, rl, from_logs or [])
         if not run.collect.of_application:
             named(run.collect.env)
@@ -212,9 +227,13 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
         what += f" and {run.collect.k} records of other tasks"
     if run.logs:
         what = escape(f"as logged in {', '.join(run.logs)}")
+    each = f"{run.collect.tasks} tasks"
+    if run.optimise.algorithm == "dpo":
+        kinds = "turns and trials" if run.preferences.pairs == "both" else f"{run.preferences.pairs}s"
+        each = f"{run.preferences.batch} pairs of {kinds}"
     ui.print(
         f"[bold]{escape(_short(run.policy))}[/] learns {run.collect.env}: {run.optimise.updates} updates of "
-        f"{run.collect.tasks} tasks {what}, {run.optimise.algorithm}, in {at}"
+        f"{each} {what}, {run.optimise.algorithm}, in {at}"
     )
     with _lines(ui, run.optimise.updates) as show:
         done = train(run, folder, resume=resume, progress=show)
@@ -300,6 +319,8 @@ _FIGURES = (
     ("batch/reward", "reward {:.2f}"),
     ("policy/kl", "kl {:.4f}"),
     ("kl", "ref-kl {:.3f}"),
+    ("rewards/accuracies", "preferred {:.2f}"),
+    ("rewards/margins", "margin {:.3f}"),
     ("entropy", "entropy {:.2f}"),
     ("clip_ratio/region_mean", "clip {:.3f}"),
     ("batch/invalid", "invalid {:.3f}"),

@@ -13,6 +13,7 @@ from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, template_of
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lamer_trainers.warmstart.early import Early
     from lamer_trainers.warmstart.pretrained import Given
     from lamer_trainers.warmstart.warmup import WarmupReport
 
@@ -64,9 +65,8 @@ RowsOption = Annotated[
         "--rows",
         metavar="N",
         min=1,
-        rich_help_panel=GIVEN,
         show_default=False,
-        help="Scripted answers it is fitted to: 2,000.",
+        help="Scripted answers it is fitted to. Default: what the recipe needs; 2,000 with --policy.",
     ),
 ]
 RateOption = Annotated[
@@ -95,6 +95,56 @@ ResumeOption = Annotated[
 ]
 
 
+EARLY = "Early experience"
+MethodOption = Annotated[
+    Literal["bc", "iwm", "sr"],
+    typer.Option(
+        "--method",
+        rich_help_panel=EARLY,
+        help="bc: imitation. iwm: first it learns what actions lead to, the teacher's and others, by a third of the "
+        "rows. sr: a third of the rows say why the teacher's action is better, given what others led to.",
+    ),
+]
+BranchesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--branches",
+        metavar="K",
+        min=1,
+        rich_help_panel=EARLY,
+        show_default=False,
+        help="Other actions that are tried at a state: 3. Proposed by --policy, else drawn.",
+    ),
+]
+ExplainerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--explainer",
+        metavar="policy|scripted|URL",
+        rich_help_panel=EARLY,
+        show_default=False,
+        help="With sr, who explains: --policy itself, a script that repeats the outcomes, or a model at an address. "
+        "Default: policy; scripted without --policy.",
+    ),
+]
+ExplainerModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--explainer-model",
+        metavar="NAME",
+        rich_help_panel=EARLY,
+        show_default=False,
+        help="Which of the models at --explainer. Default: its only one.",
+    ),
+]
+ExportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--export", metavar="DIR", show_default=False, help="Also write the rows as Parquet files, one a kind."
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     @command(
         app,
@@ -105,6 +155,10 @@ def register(app: typer.Typer) -> None:
             (
                 "lamer-graph warmup --policy models/smollm2-135m --minutes 10 --out runs/smollm2",
                 "A pretrained model, in plain language.",
+            ),
+            (
+                "lamer-graph warmup --method iwm --out runs/iwm --export runs/iwm-data",
+                "First what actions lead to, then the teacher's; with the data sets.",
             ),
         ],
     )
@@ -122,6 +176,11 @@ def register(app: typer.Typer) -> None:
         learning_rate: RateOption = None,
         template: TemplateOption = None,
         resume: ResumeOption = False,
+        method: MethodOption = "bc",
+        branches: BranchesOption = None,
+        explainer: ExplainerOption = None,
+        explainer_model: ExplainerModelOption = None,
+        export: ExportOption = None,
     ) -> Json:
         """Make a policy that is worth training: format-correct, weak, and improvable.
 
@@ -135,7 +194,6 @@ def register(app: typer.Typer) -> None:
                 "--prompt-style": prompt_style,
                 "--full": full,
                 "--lora-rank": lora_rank,
-                "--rows": rows,
                 "--learning-rate": learning_rate,
                 "--template": template,
                 "--resume": resume,
@@ -143,7 +201,13 @@ def register(app: typer.Typer) -> None:
             said = next((name for name, value in of_a_model.items() if value), None)
             if said is not None:
                 raise ConfigError(f"{said} is for a given model: say which with --policy DIR")
-            report = make_policy(ui, env, out, seed=seed, minutes=minutes)
+            if explainer not in (None, "scripted"):
+                raise ConfigError(
+                    "a tiny policy has no words for what a model explains: leave --explainer out, or give a model to "
+                    "fit with --policy DIR"
+                )
+            early = early_of(method, branches, explainer, explainer_model)
+            report = make_policy(ui, env, out, seed=seed, minutes=minutes, rows=rows, early=early, export=export)
         else:
             check_installed("warmup", TRAINING_NEEDS)
             from lamer_trainers.warmstart.pretrained import Given
@@ -159,24 +223,66 @@ def register(app: typer.Typer) -> None:
                 minutes=minutes,
                 learning_rate=learning_rate,
                 template=template_of(template),
+                early=early_of(method, branches, explainer, explainer_model),
+                explainer=explainer or "policy",
+                explainer_model=explainer_model,
+                dataset=export,
             )
             report = fit_policy(ui, given, out, resume=resume)
         ui.exit_code = 0 if report.passed else FAILED
         return {"out": str(out), **report.to_json()}
 
 
-def make_policy(ui: Ui, env: str, out: Path, *, seed: int, minutes: float | None) -> WarmupReport:
+def early_of(method: str, branches: int | None, explainer: str | None, model: str | None) -> Early:
+    """The method and its branches. Raises ConfigError for options of another method."""
+    check_installed("warmup", ("torch", "transformers", "trl"))
+    from lamer_trainers.warmstart.branches import BRANCHES
+    from lamer_trainers.warmstart.early import Early
+
+    if method == "bc" and branches is not None:
+        raise ConfigError("--branches is for --method iwm or sr: imitation tries no other actions")
+    if method != "sr" and explainer is not None:
+        raise ConfigError("--explainer is for --method sr: nothing is explained otherwise")
+    if model is not None and (explainer is None or explainer in ("policy", "scripted")):
+        raise ConfigError("--explainer-model is of the models at an address: say which with --explainer URL")
+    return Early(method, branches or BRANCHES)  # type: ignore[arg-type]
+
+
+def make_policy(
+    ui: Ui,
+    env: str,
+    out: Path,
+    *,
+    seed: int,
+    minutes: float | None,
+    rows: int | None = None,
+    early: Early | None = None,
+    export: Path | None = None,
+) -> WarmupReport:
     """Make a tiny policy and show its gates. Raises ConfigError for what cannot be made, before any work."""
     from lamer_envs import make
 
+    if rows is not None and minutes is not None:
+        raise ConfigError("--rows and --minutes both bound the fit: give one of the two")
     spec = make(env).spec
     check_new(out, "choose another folder, so that no policy is overwritten")
     check_installed("warmup", ("torch", "transformers", "trl"))
+    from lamer_trainers.warmstart.early import IMITATION, check_export
     from lamer_trainers.warmstart.warmup import run_warmup, teacher_of
 
     teacher_of(make(env))
+    check_export(export)
     ui.working()
-    report = run_warmup(spec, out, seed=seed, minutes=minutes, progress=ui.tell)
+    report = run_warmup(
+        spec,
+        out,
+        seed=seed,
+        minutes=minutes,
+        progress=ui.tell,
+        rows=rows,
+        early=IMITATION if early is None else early,
+        dataset=export,
+    )
     _show(ui, report, out)
     return report
 

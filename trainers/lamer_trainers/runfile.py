@@ -36,7 +36,7 @@ from lamer_trainers.learning.charges import APPLICATIONS
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.presets import PRESETS
 from lamer_trainers.sections import RENAMED as RENAMED
-from lamer_trainers.sections import Closed, Count, Distil, Lora, Positive
+from lamer_trainers.sections import Closed, Count, Distil, Lora, Positive, Preferences
 from lamer_trainers.sections import Optimise as Optimise
 from lamer_trainers.sections import Remember as Remember
 from lamer_trainers.sections import Server as Server
@@ -71,6 +71,7 @@ class RunFile(Closed):
     pipeline: Count = 0
     remember: Remember = Remember()
     distil: Distil | None = None
+    preferences: Preferences = Preferences()
     validation: Validate | None = None
     save_every: Positive = 10
     concurrency: Positive = 128
@@ -131,6 +132,8 @@ class RunFile(Closed):
         self._check_what_is_sampled()
         self._check_sampling_side()
         self._check_memory_side()
+        algorithm, distils = self.optimise.algorithm, self.distil is not None
+        self.preferences.check(algorithm, logged=bool(self.logs), distils=distils, temperature=self.collect.temperature)
         self._check_dtype()
         return LamerConfig(
             output_dir=str(folder),
@@ -245,6 +248,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "server": Server,
     "remember": Remember,
     "distil": Distil,
+    "preferences": Preferences,
     "validation": Validate,
 }
 """The sections of a run file."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lamer_trainers.credit import Objective, Variant
+from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.config import LamerConfig, OldLogprobs
 from lamer_trainers.learning.samples import Algorithm, Anchor, Baseline, Level, Normalise
 
@@ -32,7 +33,7 @@ class Optimise(Closed):
     """
 
     updates: Positive = 300
-    algorithm: Algorithm = LamerConfig.algorithm
+    algorithm: Literal[Algorithm, "dpo"] = LamerConfig.algorithm
     gamma_step: float = LamerConfig.gamma_step
     gamma_traj: float = LamerConfig.gamma_traj
     credit: Variant = LamerConfig.credit
@@ -70,11 +71,12 @@ class Optimise(Closed):
     @property
     def steps_per_update(self) -> int:
         """Optimiser steps per batch of trials."""
-        return self.mini_batches * self.passes
+        return 1 if self.algorithm == "dpo" else self.mini_batches * self.passes
 
     def settings(self) -> dict[str, Any]:
         """The same as arguments of `LamerConfig`."""
-        told = {RENAMED.get(name, name): value for name, value in self if name not in ("warmup_updates", "schedule")}
+        left = ("warmup_updates", "schedule", *(["algorithm"] if self.algorithm == "dpo" else []))
+        told = {RENAMED.get(name, name): value for name, value in self if name not in left}
         schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         return {**told, "lr_scheduler_type": schedule, "warmup_steps": self.warmup_updates * self.steps_per_update}
 
@@ -134,6 +136,39 @@ class Distil(Closed):
 
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     floor: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+
+class Preferences(Closed):
+    """How `optimise.algorithm: dpo` reads logs (see `learning.preferences`): `pairs` of answers to one prompt, of whole
+    trials, or both, whose returns differ by `gap` or more, at most `per_group` a task; `reflections` takes those, too.
+
+    An update is one step on `batch` pairs, passed over as often as `optimise.updates` asks for; `beta` is DPO's. The
+    `reference` is the policy as it starts, or what was logged, which is the same where that policy sampled the log.
+    """
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    pairs: Literal["turn", "trial", "both"] = "turn"
+    gap: Annotated[float, Field(ge=0)] = 1.0
+    per_group: Positive = 16
+    reflections: bool = True
+    reference: Literal["start", "logged"] = "start"
+    batch: Positive = 32
+
+    def check(self, algorithm: str, *, logged: bool, distils: bool, temperature: float) -> None:
+        """Raises TrainingConfigError for a run without pairs, or one that does nothing with these settings."""
+        if algorithm != "dpo":
+            if self != Preferences():
+                raise TrainingConfigError("`preferences` are dpo's: set optimise.algorithm=dpo, or leave them out")
+            return
+        if not logged:
+            raise TrainingConfigError("dpo compares trials that were logged: name their run with --from-logs RUN")
+        if distils:
+            raise TrainingConfigError("distil adds samples to an update, and dpo has pairs: drop one of them")
+        if self.reference == "logged" and temperature != 1:
+            raise TrainingConfigError(
+                "preferences.reference=logged takes logged numbers for the policy's, which they are at temperature 1: "
+                "set preferences.reference=start"
+            )
 
 
 class Server(Closed):

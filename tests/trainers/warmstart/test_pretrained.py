@@ -15,12 +15,14 @@ import pytest
 from safetensors.torch import load_file
 
 from chat_tokenizers import chat_tokenizer
+from fake_server import FakeServer
 from ladder import Ladder, Played, Solved
 from lamer_envs import Env, make, registry
-from lamer_graph.errors import ConfigError
+from lamer_graph.errors import ConfigError, LamerError
 from lamer_graph.policies.loading import renderer_of
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.shipped import base_of, card, is_adapter, is_policy
+from lamer_trainers.warmstart.early import Early
 from lamer_trainers.warmstart.pretrained import Given, check, forbidden_share, run_pretrained, teacher_for
 from lamer_trainers.warmstart.report import missed_gates
 from lamer_trainers.warmstart.teachers import Row
@@ -252,3 +254,52 @@ def test_smollm2_answers_in_the_form_after_a_hundred_rows(tmp_path: Path, monkey
     given = Given(policy=SMOLLM2, env=ENV, rows=160)
     report = run_pretrained(given, tmp_path / "made", tasks=2, progress=print)
     assert report.reading.well_formed > 0.8
+
+
+# -- early experience -------------------------------------------------------------------------------------------------
+
+
+def test_a_given_model_models_the_world_first_and_a_killed_fit_goes_on_to_the_same_weights(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = replace(given, early=Early("iwm"), dataset=tmp_path / "data")
+    report = run_pretrained(given, tmp_path / "whole", tasks=1, progress=str)
+    assert report.early is not None
+    assert (report.early["world"], report.early["expert"], report.rows) == (16, 32, 48)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"world.parquet", "expert.parquet"}
+    assert "--method iwm" in (tmp_path / "whole" / "README.md").read_text()
+    monkeypatch.setattr("lamer_trainers.warmstart.tuning.CHECKPOINT_SECONDS", 0.0)
+    given = replace(given, dataset=None)
+    for at in ("fitting 8/16", "fitting 16/32"):  # in the first stage, then in the second
+
+        def killed(line: str, at: str = at) -> None:
+            if at in line:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_pretrained(given, tmp_path / "cut", resume=(tmp_path / "cut").exists(), tasks=1, progress=killed)
+    with pytest.raises(ConfigError, match="another branches"):
+        run_pretrained(replace(given, early=Early("iwm", 2)), tmp_path / "cut", resume=True, tasks=1, progress=str)
+    run_pretrained(given, tmp_path / "cut", resume=True, tasks=1, progress=str)
+    assert _equal(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_server_explains_and_one_that_is_not_there_is_named_before_any_work(
+    given: Given, tmp_path: Path, server: FakeServer
+) -> None:
+    def explains(messages: Any, sampling: Any) -> str:
+        """Tells of the better action what it did, as it was told."""
+        said = messages[-1]["content"]
+        action = said.split("The better choice is ")[1].split(". In one")[0]
+        return f"{action} is safe."
+
+    server.player = explains
+    given = replace(given, early=Early("sr"), explainer=server.url)
+    report = run_pretrained(given, tmp_path / "made", tasks=1, progress=str)
+    assert report.early is not None
+    assert report.early["explainer"] == server.url
+    assert report.early["reflection"] == 16
+    gone = replace(given, explainer="http://127.0.0.1:9")
+    with pytest.raises(LamerError, match=r"127\.0\.0\.1:9"):
+        check(gone, tmp_path / "out", resume=False)
+    assert not (tmp_path / "out").exists()

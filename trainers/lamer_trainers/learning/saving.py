@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.parquet as pq
+from datasets import Dataset
 from safetensors import SafetensorError
 
 from lamer_graph.policies.shipped import CARD
+from lamer_graph.runlog import replacing as replacing_file
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.errors import CheckpointError
 
@@ -64,6 +67,15 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Put beside saved weights what they play and how they are asked. Raises OSError."""
     write_atomic(folder / CARD, orjson.dumps(card, option=orjson.OPT_INDENT_2))
+
+
+def write_table(rows: Dataset, path: Path) -> None:
+    """Write a data set as the Parquet file `path`, whole or not at all; `datasets` reads its features back.
+
+    Raises CheckpointError.
+    """
+    with saving(path), replacing_file(path) as partial:
+        pq.write_table(rows.with_format("arrow")[:], partial)
 
 
 def _free(path: Path) -> int:

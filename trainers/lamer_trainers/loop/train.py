@@ -29,10 +29,12 @@ from lamer_graph.serving.vllm import INSTALL_HINT, vllm_flavour
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.distil import Distiller
 from lamer_trainers.learning.launch import launched
-from lamer_trainers.learning.saving import replacing
+from lamer_trainers.learning.preferring import PreferenceTrainer
+from lamer_trainers.learning.saving import replacing, write_table
 from lamer_trainers.learning.trainer import LamerTrainer
 from lamer_trainers.loop.adapters import check_begun, check_modules, with_adapter
 from lamer_trainers.loop.memory import check_fits
+from lamer_trainers.loop.prefer import PAIRS, check_alone, pairs_for, preference_trainer
 from lamer_trainers.loop.processes import Agree, Group, Unasked
 from lamer_trainers.loop.run_folder import (
     CHECKPOINTS,
@@ -92,16 +94,23 @@ def train(
             # resume.
             claim(folder, run, resume)
             watch = Watch(run, folder, collector, progress)
-            watch.go_back(steps // args.steps_per_update)
+            watch.go_back(steps // run.optimise.steps_per_update)
             made.append((collector, watch))
             return watch.over
 
-        if group.first(set_up):
-            args.max_steps = steps  # it had stopped early, and does not go on
+        over = group.first(set_up)
         source, watch = made[0] if made else (Unasked(), None)
-        trainer = LamerTrainer(
-            policy.model, source, args, distiller=_distiller(run, policy), processing_class=policy.tokenizer
-        )
+        trainer: LamerTrainer | PreferenceTrainer
+        if run.optimise.algorithm == "dpo":
+            pairs = pairs_for(run, args, policy.model)
+            write_table(pairs, folder / PAIRS)
+            trainer = preference_trainer(run, pairs, args, policy)
+        else:
+            trainer = LamerTrainer(
+                policy.model, source, args, distiller=_distiller(run, policy), processing_class=policy.tokenizer
+            )
+        if over:
+            trainer.args.max_steps = steps  # it had stopped early, and does not go on
         if watch is not None:
             # Before the reports of `report_to`, so that they get what it adds.
             trainer.callback_handler.callbacks.insert(0, watch)
@@ -207,5 +216,7 @@ def check(run: RunFile, folder: Path, *, resume: bool, longer: bool = True) -> N
             f"{run.report_to}, or leave it out (the metrics are in {METRICS} either way)"
         )
     check_folder(folder, run, resume, longer)
+    if run.optimise.algorithm == "dpo":
+        check_alone()
     if run.logs:
         check_logs(run)

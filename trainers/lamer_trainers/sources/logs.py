@@ -6,7 +6,7 @@ updates it has made. Trials of a task come together, as one group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +69,14 @@ class LoggedRuns:
                 number += 1
                 name = self._name(number)
             chosen.append(name)
-        return [self._read(self._groups[name][own]) for name in chosen for own in sorted(self._groups[name])]
+        return [trial for name in chosen for trial in self._members(name)]
+
+    def groups(self) -> Iterator[list[Trial]]:
+        """Every group once, one in memory at a time, in the order of their names."""
+        return map(self._members, self._names)
+
+    def _members(self, name: str) -> list[Trial]:
+        return [self._read(self._groups[name][own]) for own in sorted(self._groups[name])]
 
     def _name(self, number: int) -> str:
         turn, position = divmod(number, len(self._names))

@@ -20,7 +20,7 @@ sometimes: a starting point for reinforcement learning, of no use for anything e
 
 ## How it was made
 
-    lamer-graph warmup --env {env} --seed {seed} --out DIR
+    lamer-graph warmup --env {env} --seed {seed}{method} --out DIR
 
 {minutes:.1f} minutes, {threads} torch threads, Python {python}, {versions}. The same command on the same machine and
 versions gives the same weights.
@@ -28,7 +28,7 @@ versions gives the same weights.
 - Data: {rows:,} rows of scripted play on the training split, generated from the seed; nothing was downloaded and no
   other model or person wrote any of it. Seven in ten rows come from trials of up to three episodes under all four
   memory contents; the others are drills, in which a made-up memory forbids some moves.
-{teacher}
+{teacher}{early}
 - Fit: TRL's SFTTrainer on {learnt}, one pass, plus an unlikelihood term on forbidden answers.
 - Tokenizer: byte-level without merges, with whole pieces of the compact prompts ({pieces}) as tokens. The
   chat template leaves out the system message: the rules are in the weights.
@@ -71,7 +71,7 @@ heeds what its memory warns of, and reflects truly sometimes: a starting point f
 - Data: {rows:,} rows of scripted play on the training split, generated from the seed; no other model or person wrote
   any of it. Seven in ten come from trials of up to three episodes; the others are drills under a made-up memory.{left}
 - Teacher: plays well in some of its episodes and carelessly in the others, never against its memory. Of its reflections
-  some are true, some vague and some wrong, on purpose.
+  some are true, some vague and some wrong, on purpose.{early}
 - Fit: transformers' Trainer on answers only, one pass, batches of {batch}, learning rate {rate:g} with cosine decay.
 
 ## Measured before it was handed out
@@ -122,6 +122,7 @@ def model_card(report: Mapping[str, Any]) -> str:
 
 def _tiny_card(report: Mapping[str, Any]) -> str:
     return CARD.format(
+        method=_method(report),
         **{key: report[key] for key in ("env", "seed", "parameters", "vocabulary", "rows")},
         **TEXTS.get(report["env"].partition(":")[0], BOARD),
         **_made(report),
@@ -137,6 +138,7 @@ def _given_card(report: Mapping[str, Any]) -> str:
     command = ["lamer-graph warmup", f"--policy {given['policy']}", f"--env {report['env']}"]
     command += [f"--prompt-style {given['prompt_style']}", f"--seed {report['seed']}", f"--rows {given['written']}"]
     command += [f"--lora-rank {fit['rank']}"] if adapter else ["--full"]
+    command += [_method(report).strip()] if "early" in report else []
     return GIVEN.format(
         **{key: report[key] for key in ("env", "rows")},
         **{key: given[key] for key in ("policy", "prompt_style", "precision")},
@@ -152,9 +154,33 @@ def _given_card(report: Mapping[str, Any]) -> str:
     )
 
 
+EARLY = {
+    "iwm": "{world:,} rows, which were learnt first, ask what will be seen after an\n  action, the teacher's or one of "
+    "up to {branches} others that were tried in its place (implicit world modelling)",
+    "sr": "in {reflection:,} rows the answer first says why the teacher's action\n  is better than others that were "
+    "tried in its place. Explained by: {explainer}; of {asked:,} explanations those are\n  kept that are true of what "
+    "was seen (self-reflection)",
+}
+"""What cards say of methods that try other actions than the teacher's."""
+
+
+def _early(report: Mapping[str, Any]) -> str:
+    told = report.get("early")
+    if told is None:
+        return ""
+    return f"\n- Early experience (arXiv 2510.08558): {EARLY[told['method']].format(**told)}."
+
+
+def _method(report: Mapping[str, Any]) -> str:
+    """The options of the command that say so."""
+    told = report.get("early")
+    return "" if told is None else f" --method {told['method']} --branches {told['branches']}"
+
+
 def _made(report: Mapping[str, Any]) -> dict[str, Any]:
     """By what, and in which time."""
     return {
+        "early": _early(report),
         "minutes": report["seconds"] / 60,
         "threads": report["threads"],
         "python": report["python"],

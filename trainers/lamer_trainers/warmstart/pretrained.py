@@ -17,7 +17,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
@@ -36,13 +36,17 @@ from lamer_graph.policies.fingerprint import base_fingerprint, record_base
 from lamer_graph.policies.hub import folder_of
 from lamer_graph.policies.loading import check_folder, no_bar, renderer_of
 from lamer_graph.policies.local import LocalPolicy
+from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.policies.rendering import Renderer
 from lamer_graph.policies.shipped import CARD, TEMPLATE, is_adapter, is_policy
 from lamer_graph.runlog import write_atomic
 from lamer_graph.trial.prompts import PromptStyle
 from lamer_memory import Contents
 from lamer_trainers.learning.sharing import Sharing
+from lamer_trainers.warmstart.branches import Even, Sampled
+from lamer_trainers.warmstart.early import IMITATION, Early, check_export, export, from_json, prepared, to_json
 from lamer_trainers.warmstart.examples import EncodedRow, Example, encode, longest
+from lamer_trainers.warmstart.explaining import Asked, Explainer, Scripted
 from lamer_trainers.warmstart.gates import Reading, held_out_drills, measure
 from lamer_trainers.warmstart.model_card import model_card
 from lamer_trainers.warmstart.report import REPORT_FILE
@@ -52,6 +56,7 @@ from lamer_trainers.warmstart.tuning import (
     Precision,
     TuneConfig,
     faster_precision,
+    last_whole,
     merged,
     rows_per_second,
     scored,
@@ -74,7 +79,7 @@ TASKS = 16
 MEASURED: tuple[Contents, ...] = ("none", "reflection")
 WORK = "fit"
 """In the folder while it is made: checkpoints, and what the fit was asked to do."""
-REQUEST = "request.json"
+REQUEST, ROWS_FILE = "request.json", "rows.json"
 FORBIDDEN = "forbidden-cell probability"
 BOARD_GATES = {"valid actions": (0.85, 1.0), "pass@1": (0.02, 0.5), "true remarks": (0.2, 0.75)}
 TEXT_GATES = {"well-formed answers": (0.9, 1.0), "valid actions": (0.8, 1.0)}
@@ -100,6 +105,13 @@ class Given:
     minutes: float | None = None
     learning_rate: float | None = None
     template: dict[str, Any] | None = None
+    early: Early = IMITATION
+    """By which method. Other actions are the model's own, and explanations are by `explainer`: the model ("policy"), a
+    script ("scripted"), or the `explainer_model` at an address."""
+    explainer: str = "policy"
+    explainer_model: str | None = None
+    dataset: Path | None = None
+    """Folder that the rows are written into, too."""
 
     @property
     def tuning(self) -> TuneConfig:
@@ -128,6 +140,9 @@ def check(given: Given, out: Path, *, resume: bool) -> tuple[Path, Renderer, Tea
         raise ConfigError(f"unknown prompt style '{given.style}'; choose one of: {', '.join(get_args(PromptStyle))}")
     env = make(given.env)
     teacher_for(env, given.style, frozenset())
+    check_export(None if resume else given.dataset)
+    if given.early.method == "sr" and given.explainer not in ("policy", "scripted"):
+        run_sync(_asked(given).connect())
     folder = folder_of(given.policy)
     if is_adapter(folder):
         raise ConfigError(
@@ -184,18 +199,25 @@ def run_pretrained(
             progress(f"measuring how fast {given.policy} learns here")
             plan = _begin(out, given, folder, _plan(model, some, config, pad, given))
         progress(f"writing {plan['rows']:,} scripted rows for {teacher.env.spec}")
-        encoded, left_out = encoded_rows(teacher, renderer, plan["rows"], given.seed)
+        written, told = _written(out, given, teacher, policy, plan["rows"])
+        stages = [_fitting(teacher, renderer, stage) for stage in written]
+        encoded = [row for stage in stages for row in stage]
+        left_out = sum(map(len, written)) - len(encoded)
         precision: Precision = plan["precision"]
         progress(
             f"fitting {'all weights' if given.full else f'an adapter of rank {config.rank}'} to {len(encoded):,} rows "
             f"of {sum(one[0].length for one in encoded) / len(encoded):.0f} tokens in {precision}, some "
             f"{plan['rate']:.3g} rows/s"
         )
-        begun = time.perf_counter()
-        fitted = tune(
-            model, encoded, config, folder=out / WORK, seed=given.seed, precision=precision, pad=pad,
-            rate=plan["rate"], resume=resume, progress=progress,
-        )  # fmt: skip
+        begun, fitted = time.perf_counter(), 0.0
+        for number, stage in enumerate(stages, start=1):
+            last = number == len(stages)
+            if not last and resume and last_whole(out / WORK) is not None:
+                continue  # what it came to is in a later stage's checkpoint
+            fitted += tune(
+                model, stage, config, folder=out / WORK if last else out / WORK / f"stage-{number}", seed=given.seed,
+                precision=precision, pad=pad, rate=plan["rate"], resume=resume, progress=progress,
+            )  # fmt: skip
         started += time.perf_counter() - begun - fitted  # earlier sittings count
         progress(f"measuring on {tasks} held-out tasks, {len(MEASURED)} memories")
         gates = next((gates for kind, gates in GATES.items() if isinstance(teacher.env, kind)), TEXT_GATES)
@@ -229,6 +251,7 @@ def run_pretrained(
                 "written": plan["rows"],
                 "left_out": left_out,
             },
+            early=None if given.early.method == "bc" else {"method": given.early.method, **told},
         )
         _hand_out(out, given, folder, model, renderer, dict(policy.template_args or {}), report)
     return report
@@ -245,15 +268,53 @@ def _read(teacher: Teacher, player: LocalPolicy, renderer: Renderer, tasks: int,
 
 def encoded_rows(teacher: Teacher, renderer: Renderer, count: int, seed: int) -> tuple[list[EncodedRow], int]:
     """`count` rows in tokens without those that are too long, and how many are. Raises ConfigError if most are."""
+    found = _fitting(teacher, renderer, rows(teacher, count, seed))
+    return found, count - len(found)
+
+
+def _asked(given: Given) -> OpenAIPolicy:
+    return OpenAIPolicy(given.explainer, given.explainer_model)
+
+
+def _written(
+    out: Path, given: Given, teacher: Teacher, policy: LocalPolicy, count: int
+) -> tuple[list[list[Row]], dict[str, Any]]:
+    """The rows in stages and what is to be said of them: those that the fit in `out` was begun with, if there are any,
+    because what a model was asked for is not asked twice."""
+    early, path = given.early, out / WORK / ROWS_FILE
+    if path.is_file():
+        kept = orjson.loads(path.read_bytes())
+        return from_json(kept["stages"]), kept["told"]
+    env = teacher.env
+    rest = Even(teacher, given.seed) if env.offers("admissible") or env.offers("weak") else None
+    explainer: Explainer = Scripted(teacher)
+    served: OpenAIPolicy | None = None
+    if given.explainer == "policy":
+        explainer = Asked(policy, "policy", given.seed)
+    elif given.explainer != "scripted":
+        served = _asked(given)
+        explainer = Asked(served, given.explainer_model or given.explainer, given.seed)
+    proposer = Sampled(teacher, policy, given.seed, rest)
+    made = prepared(early, teacher, count, given.seed, proposer=proposer, explainer=explainer)
+    if served is not None:
+        run_sync(served.aclose())
+    if given.dataset is not None:
+        export(made, given.dataset)
+    if early.method != "bc":
+        write_atomic(path, orjson.dumps({"stages": to_json(made.stages), "told": made.told}))
+    return made.stages, made.told
+
+
+def _fitting(teacher: Teacher, renderer: Renderer, written: Sequence[Row]) -> list[EncodedRow]:
+    """Rows in tokens without those that are too long. Raises ConfigError if most are."""
     most = min(LONGEST, getattr(renderer.tokenizer, "model_max_length", LONGEST))
-    written = encode(renderer, rows(teacher, count, seed), teacher)
-    found = [one for one in written if longest([one]) <= most]
+    found = [one for one in encode(renderer, written, teacher) if longest([one]) <= most]
     if len(found) < len(written) / 2:
         raise ConfigError(
             f"most prompts of {teacher.env.spec} are longer than {most} tokens in this style: try --prompt-style "
             "compact"
         )
-    return found, len(written) - len(found)
+    return found
 
 
 def forbidden_share(model: Any, renderer: Renderer, teacher: Teacher, drills: Sequence[Row]) -> float:
@@ -305,6 +366,8 @@ def _request(given: Given, folder: Path) -> dict[str, Any]:
         "template": given.template,
         "base": base_fingerprint(folder),
     }
+    if given.early.method != "bc":
+        told |= {**asdict(given.early), "explainer": given.explainer, "explainer_model": given.explainer_model}
     plain: dict[str, Any] = json.loads(json.dumps(told))
     return plain
 

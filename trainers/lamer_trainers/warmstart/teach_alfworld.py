@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from lamer_envs.alfworld.world import local_commands
 from lamer_envs.base import State
 from lamer_graph.trial.prompts import Remembered
 from lamer_memory import Contents
-from lamer_trainers.warmstart.teachers import Attempt, Choice, Row, Teacher
+from lamer_trainers.warmstart.teachers import Attempt, Choice, Moment, Row, Teacher
 from lamer_trainers.warmstart.tiny import Piece
 
 SKILL = 0.7
@@ -132,9 +132,15 @@ class AlfworldTeacher(Teacher):
             return f"I saw {note.removeprefix('see ')}. Go there first."
         return f"There is {note}. Look elsewhere."
 
-    def trial(self, start: State, contents: Contents, rng: random.Random) -> Iterator[Row]:
+    def trial(
+        self,
+        start: State,
+        contents: Contents,
+        rng: random.Random,
+        note: Callable[[Moment], object] = lambda moment: None,
+    ) -> Iterator[Row]:
         """As everywhere, with fewer rows that only walk (seven in ten would) and so more of the others."""
-        for row in super().trial(start, contents, rng):
+        for row in super().trial(start, contents, rng, note):
             if not row.answer.startswith("<action>go to ") or rng.random() < WALKS_KEPT:
                 yield row
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -59,6 +59,15 @@ class Choice(NamedTuple):
     action: str
     forbidden: tuple[str, ...] = ()
     ties: tuple[str, ...] = ()
+
+
+class Moment(NamedTuple):
+    """A choice of a scripted trial: what was asked, in which state, and what the teacher does; `skilled` in earnest."""
+
+    messages: list[Message]
+    state: State
+    choice: Choice
+    skilled: bool
 
 
 @dataclass
@@ -187,8 +196,14 @@ class Teacher(ABC):
         """An episode about to start."""
         return Attempt(start, memory, rng.random() < self.skill, start=start)
 
-    def trial(self, start: State, contents: Contents, rng: random.Random) -> Iterator[Row]:
-        """All rows of one scripted trial under a memory of these contents."""
+    def trial(
+        self,
+        start: State,
+        contents: Contents,
+        rng: random.Random,
+        note: Callable[[Moment], object] = lambda moment: None,
+    ) -> Iterator[Row]:
+        """All rows of one scripted trial under a memory of these contents; `note` is told of every choice."""
         memory = self.of_others(start, rng)
         for episode in range(1, self.prompts.max_episodes + 1):
             attempt = self.begin(start, tuple(memory), rng)
@@ -198,6 +213,7 @@ class Teacher(ABC):
                 if slip is None:
                     choice = self.choose(attempt, rng)
                     messages = self.prompts.act(self.observe(attempt, episode))
+                    note(Moment(messages, attempt.state, choice, attempt.skilled))
                     yield self._row(messages, choice)
                 over = self.play(attempt, choice.action if slip is None else slip)
             if attempt.won or episode == self.prompts.max_episodes:

@@ -37,6 +37,9 @@ from lamer_envs.webshop.env import Webshop
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import run_sync
 from lamer_graph.policies.local import LocalPolicy
+from lamer_trainers.warmstart.branches import Even
+from lamer_trainers.warmstart.early import IMITATION, Early, check_export, export, prepared
+from lamer_trainers.warmstart.explaining import Scripted
 from lamer_trainers.warmstart.fitting import FitConfig, fit
 from lamer_trainers.warmstart.gates import Gate, Reading, forbidden_probability, held_out_drills, measure
 from lamer_trainers.warmstart.model_card import model_card
@@ -45,7 +48,7 @@ from lamer_trainers.warmstart.teach_alfworld import AlfworldTeacher
 from lamer_trainers.warmstart.teach_minesweeper import MinesweeperTeacher
 from lamer_trainers.warmstart.teach_sokoban import SokobanTeacher
 from lamer_trainers.warmstart.teach_webshop import WebshopTeacher
-from lamer_trainers.warmstart.teachers import Teacher, rows
+from lamer_trainers.warmstart.teachers import Teacher
 from lamer_trainers.warmstart.tiny import build_model, build_tokenizer
 from lamer_trainers.warmstart.tuning import TuneConfig
 
@@ -142,6 +145,8 @@ class WarmupReport:
     threads: int = THREADS
     given: dict[str, Any] | None = None
     """Of a warm start that began with a given model: which, and how it was fitted."""
+    early: dict[str, Any] | None = None
+    """Of another method than imitation: which, and what its rows are."""
 
     @property
     def passed(self) -> bool:
@@ -164,6 +169,7 @@ class WarmupReport:
             "python": platform.python_version(),
             "versions": {name: version(name) for name in LIBRARIES},
             **({} if self.given is None else {"given": self.given}),
+            **({} if self.early is None else {"early": self.early}),
         }
 
 
@@ -187,17 +193,24 @@ def run_warmup(
     progress: Progress = print,
     *,
     tasks: int = 400,
+    rows: int | None = None,
+    early: Early = IMITATION,
+    dataset: Path | None = None,
 ) -> WarmupReport:
     """Make a warm start for `env_spec` in the folder `out` and measure it on `tasks` held-out tasks per memory.
 
-    `minutes` bounds the fit, about, on two cores; None (or more than it needs) is the recipe's full size. The folder
-    gets the model, the tokenizer, a model card, `lamer.json` (what it plays and how it wants to be asked) and
-    `warmup.json` (the report), also when a gate is missed. Raises ConfigError for an environment without a teacher or
-    an `out` that is not an empty folder, and lamer_envs' errors for a malformed specification.
+    `minutes` bounds the fit, about, on two cores; None (or more than it needs) is the recipe's full size, and `rows`
+    another. `early` says by which method; other actions are drawn evenly and explanations scripted, as there is no
+    policy yet, and none with words. Its rows are written into the folder `dataset`, if one is named. `out` gets the
+    model, the tokenizer, a model card, `lamer.json` (what it plays and how it wants to be asked) and `warmup.json` (the
+    report), also when a gate is missed. Raises ConfigError for an environment without a teacher or an `out` that is not
+    an empty folder, and lamer_envs' errors for a malformed specification.
     """
     started = time.perf_counter()
     env = make(env_spec)
     teacher, recipe = teacher_of(env)
+    check_export(dataset)
+    proposer = None if early.method == "bc" else Even(teacher, seed)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not an empty folder; choose another")
@@ -205,13 +218,17 @@ def run_warmup(
     count = int(recipe.rows * teacher.breadth)
     if minutes is not None:
         count = min(count, max(1, int(minutes * recipe.rows_per_minute)))
+    count = count if rows is None else rows
     with quiet(), _threads(THREADS):
         progress(f"writing {count:,} scripted rows for {env.spec}")
-        data = rows(teacher, count, seed)
+        made = prepared(early, teacher, count, seed, proposer=proposer, explainer=Scripted(teacher))
+        if dataset is not None:
+            export(made, dataset)
         pieces = teacher.pieces()
         tokenizer = build_tokenizer(pieces)
         model = build_model(tokenizer, pieces, seed=seed, copying=recipe.copying, spread=recipe.spread)
-        fit(model, tokenizer, data, recipe.fit, seed=seed, progress=progress)
+        for stage in made.stages:
+            fit(model, tokenizer, stage, recipe.fit, seed=seed, progress=progress)
         progress(f"measuring on {tasks} held-out tasks, four memories")
         policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu", fold_system=False)
         forbidden = forbidden_probability(model, tokenizer, held_out_drills(teacher, tasks, seed))
@@ -228,6 +245,7 @@ def run_warmup(
         fit=recipe.fit,
         gates=gates_of(reading, {**recipe.gates, **teacher.gates}),
         reading=reading,
+        early=None if early.method == "bc" else {"method": early.method, **made.told},
     )
     _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
     _write(out / REPORT_FILE, report.to_json())
