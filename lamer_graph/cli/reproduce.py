@@ -177,14 +177,14 @@ def _run(ui: Ui, grid: Grid, jobs: int | None, resume: bool) -> Json:
     missing = [job for job in grid.chosen if not job.done]
     estimates = Estimates(None)
     seconds = {job.name: (estimates.of(job) or (0.0, 0.0))[0] for job in missing}
-    with claimed(grid):
+    with claimed(grid) as lock:
         ui.working()
         for one in grid.left_out:
             ui.remark(f"{one.target}: {one.what} is left out: {one.why}")
         workers = workers_of(grid, jobs)
         ui.print(f"{len(grid.chosen)} runs, {len(grid.chosen) - len(missing)} of them done before, {workers} at a time")
         with _view(ui) as show:
-            progress = run_jobs(grid, workers, seconds, show)
+            progress = run_jobs(grid, workers, seconds, show, lock)
         reports = _reports(ui, grid, progress.failed)
     named = {job.name: job for job in grid.chosen}
     for name, why in progress.failed.items():
@@ -236,13 +236,16 @@ def _reports(ui: Ui, grid: Grid, failed: dict[str, str]) -> list[Json]:
     for name in grid.targets:
         document = write_report(grid, name, failed)
         made.append(document)
+        known = [one for one in document["claims"] if one["value"] is not None]
         table = Table("claim", "where", "difference", "verdict", title=escape(document["title"]), title_justify="left")
-        for one in document["claims"]:
-            number = "" if one["value"] is None else f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
+        for one in known:
+            number = f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
             where = f"{one['column']} {one['level']}".strip()
             table.add_row(escape(one["says"]), where, escape(number), one["outcome"])
-        if document["claims"]:
+        if known:
             ui.print(table)
+        if len(known) < len(document["claims"]):
+            ui.print(f"{len(document['claims']) - len(known)} claims of {name} wait for runs that are not done")
         ui.print(escape(f"written: {', '.join(document['files'])}"), soft_wrap=True)
     return made
 

@@ -110,9 +110,12 @@ def _of_readings(table: Table, claim: Claim, measure: Measure, column: str, leve
         return Verdict(*common, " or ".join(claim.theirs), says, None, None, None, NOT_RUN, _missing(missing))
     best = max(there, key=lambda name: there[name].number(measure, k).value)
     found = above(ours, there[best], measure, k)
-    seeds = min(len(ours.readings), len(there[best].readings))
-    note = "; ".join(filter(None, (_missing(missing), "one seed" if seeds == 1 else "")))
-    return Verdict(*common, best, says, *found[:3], _outcome(found.low, found.high), note)
+    # The best of some is not the best of all.
+    outcome: Outcome = NOT_RUN if missing else _outcome(found.low, found.high)
+    seeds = [len(one.readings) for one in (ours, there[best]) if one.trained]
+    unread = sorted({seed for one in (ours, there[best]) for seed in one.missing})
+    notes = (_missing(missing), _unread(unread), "one seed" if 1 in seeds else "")
+    return Verdict(*common, best, says, *found[:3], outcome, "; ".join(filter(None, notes)))
 
 
 def _outcome(low: float, high: float) -> Outcome:
@@ -140,6 +143,10 @@ def _of_costs(table: Table, claim: Claim, measure: Measure, column: str, level: 
 def _updates(table: Table, column: str, arm: str, measure: Measure) -> Iterator[float]:
     for cell in table.trainings(column, arm):
         yield from costs(cell.job, measure)
+
+
+def _unread(seeds: list[int]) -> str:
+    return f"not run: seed {', '.join(map(str, seeds))}" if seeds else ""
 
 
 def _missing(names: list[str]) -> str:

@@ -146,6 +146,9 @@ def expand(wanted: Wanted) -> Grid:
     for name, target in targets.items():
         for cell in _Maker(grid, name, target, changes, reading).cells():
             grid.cells.append(cell)
+    if not grid.cells:
+        why = "; ".join(f"{one.what}: {one.why}" for one in grid.left_out)
+        raise ConfigError(f"{', '.join(targets)} has nothing to run at scale {wanted.scale} ({why})")
     names = {*(cell.arm for cell in grid.cells), *(cell.column for cell in grid.cells)}
     arms, columns = {cell.arm for cell in grid.cells}, {cell.column for cell in grid.cells}
     for name in wanted.only:

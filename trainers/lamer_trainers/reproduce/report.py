@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ import orjson
 
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.reproduce.claims import NOT_RUN, Table, Verdict, verdicts
+from lamer_trainers.reproduce.facts import facts_of
 from lamer_trainers.reproduce.grid import paper_number
-from lamer_trainers.reproduce.jobs import BUDGET, Grid
+from lamer_trainers.reproduce.jobs import BUDGET, Grid, Job
 from lamer_trainers.reproduce.picture import draw
 from lamer_trainers.reproduce.results import Number, costs, mean_cost
 
 Json = dict[str, Any]
+NOT_YET = "not run yet"
 POOLED = (
     "Intervals are 95 %, over the instances behind the tasks (boards that differ only in where they were opened are "
     "one). Seeds are pooled by task: a task's value is its mean over the seeds, so an interval says how sure the tasks "
@@ -50,8 +54,9 @@ def write_report(grid: Grid, name: str, failed: dict[str, str] | None = None) ->
         "rows": rows,
         "claims": [verdict.to_json() for verdict in found],
         "paper_says": table.target.statement,
+        "trainings": _facts(jobs.values()),
         "left_out": [one._asdict() for one in grid.left_out if one.target == name],
-        "not_done": {job.says: (failed or {}).get(job.name, "not run yet") for job in undone},
+        "not_done": {job.says: (failed or {}).get(job.name, NOT_YET) for job in undone},
         "commands": {job.says: shlex.join(["lamer-graph", job.kind, *job.words]) for job in jobs.values()},
     }
     plots = draw(table, rows, folder / name)
@@ -60,6 +65,13 @@ def write_report(grid: Grid, name: str, failed: dict[str, str] | None = None) ->
     write_atomic(folder / f"{name}.csv", _csv(rows).encode())
     write_atomic(folder / f"{name}.md", _markdown(table, document, rows, found, plots).encode())
     return document
+
+
+def _facts(jobs: Iterable[Job]) -> Json:
+    """What each finished training of these jobs, or under them, tells of itself."""
+    trainings = {job.name: job for each in jobs for job in (each, each.after) if job and job.kind == "train"}
+    told = {job.says: facts_of(job) for job in trainings.values()}
+    return {says: facts for says, facts in told.items() if facts is not None}
 
 
 def _rows(table: Table) -> list[Json]:
@@ -149,31 +161,56 @@ def _markdown(table: Table, document: Json, rows: list[Json], found: list[Verdic
     if not document["complete"]:
         parts.append(f"**Partial**: {len(document['not_done'])} runs of this target are not done, see the end.")
     if found:
-        parts += ["## Claims", _claims(found)]
+        parts += ["## Claims", *_claims(found)]
     if target.statement:
         parts.append(f"The paper: {target.statement}")
     parts += ["## Numbers", *(_tables(table, rows) or ["Nothing is read yet."]), POOLED]
     parts += [f"![{target.title}]({plot.name})" for plot in plots if plot.suffix == ".png"]
+    if document["trainings"]:
+        parts += ["## Trainings", _trainings(document["trainings"])]
     if document["left_out"]:
         parts += ["## Left out at this scale"]
         parts += ["\n".join(f"- {one['what']}: {one['why']}" for one in document["left_out"])]
     if document["not_done"]:
-        parts += ["## Not done", "\n".join(f"- {says}: {why}" for says, why in document["not_done"].items())]
+        parts += ["## Not done", *_undone(document["not_done"])]
     return "\n\n".join(parts) + "\n"
 
 
-def _claims(found: list[Verdict]) -> str:
+def _claims(found: list[Verdict]) -> list[str]:
+    """A line for each that something is known of, and where nothing is."""
     lines = ["| claim | where | compared | difference | verdict |", "|---|---|---|---|---|"]
     for one in found:
+        if one.value is None:
+            continue
         where = " ".join(filter(None, (one.column, one.level)))
-        number = "" if one.value is None else f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
-        if "ratio" in one.measure:
-            number = number.replace("+", "")
-        verdict = one.outcome if one.outcome == NOT_RUN else f"**{one.outcome}**"
+        form = "{:.3f} [{:.3f}, {:.3f}]" if "ratio" in one.measure else "{:+.3f} [{:+.3f}, {:+.3f}]"
         note = f" ({one.note})" if one.note else ""
         compared = f"{one.ours} to {one.theirs}, {one.measure}"
+        number = form.format(one.value, one.low, one.high)
+        verdict = "so far" if one.outcome == NOT_RUN else f"**{one.outcome}**"
         lines.append(f"| {one.says} | {where} | {compared} | {number} | {verdict}{note} |")
+    undecided = list(dict.fromkeys(f"{one.column} {one.level}".strip() for one in found if one.value is None))
+    parts = ["\n".join(lines)] if len(lines) > 2 else []
+    return [*parts, *([f"Claims that nothing is run for yet are in: {', '.join(undecided)}."] if undecided else [])]
+
+
+def _trainings(told: Json) -> str:
+    lines = ["| training | updates | minutes | episodes an update | kept | true reflections, first / last updates |"]
+    lines.append("|---|---|---|---|---|---|")
+    for says, facts in told.items():
+        first, last = (("" if share is None else f"{share:.2f}") for share in facts["true_reflections"])
+        kept = "last" if facts["best_update"] is None else f"update {facts['best_update']}"
+        numbers = f"{facts['updates']} | {facts['seconds'] / 60:.1f} | {facts['episodes'] or ''} | {kept}"
+        lines.append(f"| {says} | {numbers} | {f'{first} / {last}' if last else ''} |")
     return "\n".join(lines)
+
+
+def _undone(undone: dict[str, str]) -> list[str]:
+    failed = {says: why for says, why in undone.items() if why != NOT_YET}
+    parts = ["\n".join(f"- {says}: {why}" for says, why in failed.items())] if failed else []
+    waiting = Counter(says.split()[0] for says in undone if says not in failed)
+    by_column = ", ".join(f"{count} in {column}" for column, count in waiting.items())
+    return [*parts, *([f"Not run yet: {by_column}."] if waiting else [])]
 
 
 def _tables(table: Table, rows: list[Json]) -> list[str]:

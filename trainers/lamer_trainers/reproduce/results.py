@@ -93,6 +93,8 @@ class Cellful:
     readings: dict[int, Reading]
     missing: list[int]
     """Seeds that are not read yet."""
+    trained: bool = True
+    """Whether its seeds are trainings, and not one policy that all share."""
 
     @property
     def episodes(self) -> int:
@@ -150,7 +152,7 @@ def cellful(cells: Sequence[Cell]) -> Cellful:
             missing.append(cell.seed)
         else:
             readings[cell.seed] = reading
-    return Cellful(readings, missing)
+    return Cellful(readings, missing, any(cell.job.after is not None for cell in cells))
 
 
 # -- costs of trainings -----------------------------------------------------------------------------------------------

@@ -24,12 +24,15 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.serving.supervisor import PR_SET_PDEATHSIG, prctl
 from lamer_trainers.errors import CheckpointError
 from lamer_trainers.loop.run_folder import METRICS
-from lamer_trainers.reproduce.jobs import LOGS, Grid, Job
+from lamer_trainers.reproduce.jobs import BUDGET, LOGS, Grid, Job
 from lamer_trainers.reproduce.results import keep_reading
 
 POLL_S = 0.2
 GRACE_S = 10.0
 """Seconds that an interrupted job has to finish its log."""
+LOCK_S = 15.0
+"""Seconds that a folder is waited for: the jobs of a grid that was killed are ending."""
+PROGRAM = (sys.executable, "-m", "lamer_graph")
 NOTE = "reproduce.json"
 
 
@@ -117,27 +120,44 @@ def _told(grid: Grid) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def claimed(grid: Grid) -> Iterator[None]:
-    """The folder, for this process alone. Raises ConfigError where another one runs a grid in it, CheckpointError."""
+def claimed(grid: Grid) -> Iterator[int]:
+    """The folder, for this process and the jobs that get the lock's descriptor, which is yielded: what a killed grid
+    left behind ends before the next one begins. Raises ConfigError where another grid runs in it, CheckpointError."""
     check_out(grid)
     out = grid.wanted.out
     (out / LOGS).mkdir(parents=True, exist_ok=True)
     with (out / NOTE).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another `reproduce` runs in {out}: wait for it, or choose another --out") from None
+        until = time.monotonic() + LOCK_S
+        while not _locked(lock.fileno()):
+            if time.monotonic() > until:
+                raise ConfigError(f"another `reproduce` runs in {out}: wait for it, or choose another --out")
+            time.sleep(POLL_S)
         if not lock.tell():
             lock.write(orjson.dumps(_told(grid), option=orjson.OPT_INDENT_2) + b"\n")
             lock.flush()
-        yield
+        yield lock.fileno()
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def run_jobs(
-    grid: Grid, workers: int, estimates: dict[str, float], change: Callable[[Progress, Job | None], None]
+    grid: Grid,
+    workers: int,
+    estimates: dict[str, float],
+    change: Callable[[Progress, Job | None], None],
+    lock: int,
 ) -> Progress:
-    """Run what is missing, `workers` at a time. `change` is told of every job that begins or ends, and in between with
-    None. Raises KeyboardInterrupt once all jobs have ended, where it was interrupted."""
+    """Run what is missing, `workers` at a time; `lock` is what `claimed` yields. `change` is told of every job that
+    begins or ends, and in between with None.
+
+    Raises KeyboardInterrupt once all jobs have ended, where it was interrupted.
+    """
     progress = Progress(list(grid.chosen), workers, estimates)
     progress.cached = [job for job in grid.chosen if job.done]
     processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -153,7 +173,7 @@ def run_jobs(
                 break
             for job in _ready(progress)[: workers - len(processes)]:
                 progress.running[job.name] = time.monotonic()
-                processes[job.name] = _start(job, grid)
+                processes[job.name] = _start(job, grid, lock)
                 change(progress, job)
             if not processes:
                 break
@@ -173,19 +193,20 @@ def _ready(progress: Progress) -> list[Job]:
     return sorted(ready, key=lambda job: job.kind == "train")
 
 
-def _start(job: Job, grid: Grid) -> subprocess.Popen[bytes]:
+def _start(job: Job, grid: Grid, lock: int) -> subprocess.Popen[bytes]:
     log = log_of(job, grid.wanted.out)
     environment = {**os.environ}
     if grid.scale.threads is not None:
         environment |= {"OMP_NUM_THREADS": str(grid.scale.threads), "MKL_NUM_THREADS": str(grid.scale.threads)}
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "lamer_graph", *job.command],
+            [*PROGRAM, *job.command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
             preexec_fn=_die_with_parent,
+            pass_fds=(lock,),
         )
 
 
@@ -241,9 +262,9 @@ def _ends_with_us(processes: dict[str, subprocess.Popen[bytes]]) -> Iterator[Cal
 
 
 def workers_of(grid: Grid, jobs: int | None) -> int:
-    """How many jobs run at once: as asked, or one for each core where a job has threads of its own, else one."""
+    """How many jobs run at once: as asked, or one for each core; one where a job has all threads, or is timed."""
     if jobs is not None:
         return jobs
-    if grid.scale.threads is None:
+    if grid.scale.threads is None or any(target.measure in BUDGET for target in grid.targets.values()):
         return 1
     return max(1, (os.cpu_count() or 1) // grid.scale.threads)
