@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -148,10 +149,10 @@ def register(app: typer.Typer) -> None:
             out=out,
             settings=tuple(set_ or ()),
             preset=preset,
-            only=tuple(name for given in only or () for name in given.split(",")),
+            only=tuple(name for given in only or () for name in given.split(",") if name),
         )
         if dry_run:
-            shown = [wanted] if scale or preset else [Wanted(**{**vars(wanted), "scale": one}) for one in SCALES]
+            shown = [wanted] if scale or preset else [replace(wanted, scale=one) for one in SCALES]
             return {"scales": [_show_plan(ui, expand(one), jobs, device) for one in shown]}
         grid = expand(wanted)
         if report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lamer_graph.errors import ConfigError
 from lamer_graph.policies.shipped import is_adapter, is_policy
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.loop.train import check
@@ -18,7 +19,11 @@ def missing_policies(grid: Grid) -> dict[str, str]:
 
 
 def check_jobs(grid: Grid) -> None:
-    """Raises TrainingConfigError for a policy that is not there, and what `loop.train.check` raises."""
+    """Raises ConfigError where nothing is to be run at this scale, TrainingConfigError for a policy that is not there,
+    and what `loop.train.check` raises."""
+    if not grid.chosen:
+        why = "; ".join(f"{one.what}: {one.why}" for one in grid.left_out)
+        raise ConfigError(f"{', '.join(grid.targets)} has nothing to run at scale {grid.wanted.scale} ({why})")
     for policy, how in missing_policies(grid).items():
         raise TrainingConfigError(f"the policy '{policy}', which runs begin with, is not here; make it: {how}")
     for job in grid.chosen:

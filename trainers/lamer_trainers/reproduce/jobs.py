@@ -146,17 +146,17 @@ def expand(wanted: Wanted) -> Grid:
     for name, target in targets.items():
         for cell in _Maker(grid, name, target, changes, reading).cells():
             grid.cells.append(cell)
-    if not grid.cells:
-        why = "; ".join(f"{one.what}: {one.why}" for one in grid.left_out)
-        raise ConfigError(f"{', '.join(targets)} has nothing to run at scale {wanted.scale} ({why})")
-    names = {*(cell.arm for cell in grid.cells), *(cell.column for cell in grid.cells)}
-    arms, columns = {cell.arm for cell in grid.cells}, {cell.column for cell in grid.cells}
+    arms = dict.fromkeys(arm for target in targets.values() for arm in target.arms)
+    columns = dict.fromkeys((*(column for one in targets.values() for column in one.columns), wanted.preset or ""))
     for name in wanted.only:
-        if name not in names:
-            raise ConfigError(f"--only {name}: there is no such row or column that can be run{nearest(name, names)}")
-    rows = set(wanted.only) & arms or arms
-    of = set(wanted.only) & columns or columns
-    chosen = {cell.job.name: cell.job for cell in _by_seed(grid.cells) if cell.arm in rows and cell.column in of}
+        if name not in arms and name not in columns:
+            raise ConfigError(f"--only {name}: there is no such row or column{nearest(name, [*arms, *columns])}")
+    rows = [name for name in wanted.only if name in arms] or arms
+    of = [name for name in wanted.only if name in columns] or [*columns]
+    chosen: dict[str, Job] = {}
+    for cell in _by_seed(grid.cells):
+        if cell.arm in rows and cell.column in of:
+            chosen.setdefault(cell.job.name, cell.job)
     for job in list(chosen.values()):
         if job.after is not None:
             chosen.setdefault(job.after.name, job.after)
@@ -271,6 +271,10 @@ class _Maker:
         given.setdefault("env", collect.env)
         given.setdefault("max_tokens", collect.max_tokens)
         given.setdefault("max_turns", collect.max_turns)
+        if collect.history is not None:
+            given["history"] = collect.history
+        if collect.strategy != "lamer":
+            given.setdefault("strategy", collect.strategy)
         if given.pop("unseen_by_training", False):
             given["skip"] += run.optimise.updates * collect.tasks
         given["prompt_style"] = collect.prompt_style
