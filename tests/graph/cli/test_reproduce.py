@@ -133,23 +133,27 @@ def test_a_grid_runs_is_shared_and_is_reported(cli: Cli, tiny_model_dir: Path, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs end with a killed parent by prctl(2)")
 def test_a_grid_that_is_killed_in_a_training_and_in_a_reading_ends_as_if_it_was_not(
     cli: Cli, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    def kill_once(pattern: str, lines: int) -> None:
-        process = started(tmp_path, *small(tiny_model_dir, "killed", updates=4), start_new_session=True)
-        until = time.monotonic() + 200
-        while time.monotonic() < until and process.poll() is None:
-            if sum(path.read_bytes().count(b"\n") for path in tmp_path.glob(f"killed/{pattern}")) >= lines:
-                break
+    def lines(pattern: str) -> int:
+        return sum(path.read_bytes().count(b"\n") for path in tmp_path.glob(f"killed/{pattern}"))
+
+    def kill_once(pattern: str, least: int) -> None:
+        process = started(tmp_path, *small(tiny_model_dir, "killed", updates=4))
+        while process.poll() is None and lines(pattern) < least:
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
 
-    kill_once("trainings/*/metrics.jsonl", 2)
+    # The untrained policy is read first, eight trials of each task.
     kill_once("readings/*/trials.jsonl", 5)
+    assert lines("readings/*/trials.jsonl") < 8 * 30
+    kill_once("trainings/*/metrics.jsonl", 2)
+    assert lines("trainings/*/metrics.jsonl") < 4
     assert cli(*small(tiny_model_dir, "killed", updates=4), "--resume").code == 0
     assert cli(*small(tiny_model_dir, "whole", updates=4)).code == 0
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
