@@ -24,6 +24,7 @@ from lamer_graph.cli import (
     memory,
     play,
     quickstart,
+    reproduce,
     serve,
     serve_env,
     train,
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-PLAYING = (quickstart, play, collect, train, evaluate, compare)
+PLAYING = (quickstart, play, collect, train, evaluate, compare, reproduce)
 for module in (*PLAYING, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
     module.register(app)
 

@@ -23,6 +23,10 @@ ShuffleOption = Annotated[
     ),
 ]
 
+SkipOption = Annotated[
+    int, typer.Option("--skip", metavar="N", min=0, rich_help_panel=RUN, help="Tasks of the split to pass over first.")
+]
+
 
 def register(app: typer.Typer) -> None:
     @command(
@@ -48,6 +52,7 @@ def register(app: typer.Typer) -> None:
         task: TaskOption = None,
         warm: WarmOption = 0,
         measure: MeasureOption = 0,
+        skip: SkipOption = 0,
         shuffle_reflections: ShuffleOption = False,
         out: OutOption = None,
         resume: ResumeOption = False,
@@ -71,6 +76,7 @@ def register(app: typer.Typer) -> None:
             player,
             tasks=effort.tasks,
             trials=effort.trials,
+            skip=skip,
             shuffle_reflections=shuffle_reflections,
             **place.chosen(filled=warm > 0),
         )

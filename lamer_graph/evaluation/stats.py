@@ -153,11 +153,16 @@ def trajectory_diversity(trials: Iterable[Mapping[str, Any]], instances: Instanc
     the share of sequence j; between 0 (always the same) and ln M (never the same), so compare runs of equal M only.
     Paper: arXiv 2512.16848, figure 3. Actions that could not be read are one symbol. Raises ConfigError without trials.
     """
+    return _mean(task_entropy(trials), instances)
+
+
+def task_entropy(trials: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Per task, what `trajectory_diversity` is the mean of."""
     sequences: dict[str, Counter[object]] = defaultdict(Counter)
     for trial in trials:
         first = trial["episodes"][0]["turns"] if trial["episodes"] else ()
         sequences[trial["task"]["id"]][tuple(turn["action"] for turn in first)] += 1
-    return _mean({task: entropy(counts.values()) for task, counts in sequences.items()}, instances)
+    return {task: entropy(counts.values()) for task, counts in sequences.items()}
 
 
 def entropy(counts: Iterable[int]) -> float:

@@ -130,7 +130,9 @@ def batch_metrics(trials: Sequence[Trial], samples: Sequence[Sample], estimator:
     anchors = Counter(zip((turn.group for turn in turns), anchors_of(turns, estimator.anchor), strict=True))
     metrics = {
         "batch/trials": float(len(trials)),
+        "batch/episodes": float(sum(len(trial["episodes"]) for trial in trials)),
         "batch/calls": float(len(samples)),
+        "batch/prompt_tokens": float(sum(len(sample.prompt_token_ids) for sample in samples)),
         "batch/tokens": float(sum(len(sample.token_ids) for sample in samples)),
         "batch/reward": sum(e["reward"] for t in trials for e in t["episodes"]) / len(trials),
         "batch/invalid": sum(not sample.valid for sample in turns) / len(turns),
