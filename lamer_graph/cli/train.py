@@ -64,7 +64,7 @@ LogsOption = Annotated[
     ),
 ]
 AlgorithmOption = Annotated[
-    Literal["gigpo", "grpo", "rloo", "reinforce++", "ppo", "dpo"] | None,
+    Literal["gigpo", "grpo", "rloo", "reinforce++", "mr-search", "ppo", "dpo"] | None,
     typer.Option(
         "--algorithm",
         rich_help_panel=WHAT,

@@ -22,7 +22,8 @@ def sample(trial: str, prompt: list[int], answer: list[int], value: float, **fie
     told = {"kind": "turn", "episode": 0, "turn": 0, "group": "task", **fields}
     return Sample(
         trial=trial, anchor="o", text="", prompt_token_ids=prompt, token_ids=answer, logprobs=[-0.5] * len(answer),
-        policy_version="v", valid=True, reward=0.0, step_return=value, episode_return=value, discount=0.0, **told,
+        policy_version="v", valid=True, reward=0.0, step_return=value, episode_return=value,
+        episode_reward=0.0, discount=0.0, **told,
     )  # fmt: skip
 
 

@@ -95,7 +95,8 @@ def turn_pairs(samples: Sequence[Sample], rules: PairRules) -> list[Pair]:
 def trial_pairs(samples: Sequence[Sample], rules: PairRules) -> list[Pair]:
     """Pairs of whole trials, of the samples of one group in a fixed order, each trial's in time order.
 
-    A trial that lost its first call, as of an application, has no return of its own and is in no pair.
+    A trial without its first call, as of an application or begun from another's midst, has no return of its own and is
+    in no pair.
     """
     trials: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
