@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from langchain_core.runnables import Runnable
 from langgraph.pregel import Pregel
@@ -12,6 +12,7 @@ from langgraph.store.base import BaseStore
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
 from lamer_graph.trial.prompts import PromptStyle
+from lamer_graph.trial.strategies import Strategy, Thoughts
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryConfig, StoreMemory
 
@@ -37,6 +38,14 @@ def kept_in(store: BaseStore, memory: str | MemoryConfig) -> MemoryConfig:
 def taught_style(policy: Policy) -> PromptStyle:
     """The prompt style that the policy's card names, "standard" where there is none."""
     return "compact" if policy.taught.get("prompt_style") == "compact" else "standard"
+
+
+def taught_strategy(policy: Policy, style: PromptStyle) -> tuple[Strategy, Thoughts]:
+    """The strategy that the policy's card names, and whether it shows thoughts: "lamer" and "hidden" where it says
+    nothing of it, and in prompts of another style than it was taught in."""
+    taught = policy.taught if style == taught_style(policy) else {}
+    strategy: Strategy = taught["strategy"] if taught.get("strategy") in get_args(Strategy) else "lamer"
+    return strategy, "shown" if taught.get("thoughts") == "shown" else "hidden"
 
 
 def as_policy(model: Runnable[Any, Any] | Policy, sampling: Sampling | None) -> Policy:

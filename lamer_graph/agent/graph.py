@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 from lamer_envs import make
 from lamer_envs.base import Env
 from lamer_graph.agent import invocation
-from lamer_graph.agent.choosing import as_policy, kept_in, taught_style
+from lamer_graph.agent.choosing import as_policy, kept_in, taught_strategy, taught_style
 from lamer_graph.agent.invocation import LamerContext
 from lamer_graph.agent.node import Node
 from lamer_graph.agent.nodes import LOGGED, Nodes
@@ -36,8 +36,9 @@ from lamer_graph.trial import steps
 from lamer_graph.trial.driver import TRIAL_ERRORS
 from lamer_graph.trial.harness import Harness, Stop, make_harness
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
-from lamer_graph.trial.prompts import ActionLists, PromptStyle, Strategy, check_strategy
+from lamer_graph.trial.prompts import ActionLists, PromptStyle
 from lamer_graph.trial.states import EpisodeRecord, Json, TrialState
+from lamer_graph.trial.strategies import Strategy, Thoughts, check_style, memory_of
 from lamer_graph.trial.whose import as_namespace
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryConfig, StoreMemory
@@ -68,12 +69,13 @@ class LamerOutput(TypedDict):
 def create_lamer_agent(
     model: Runnable[Any, Any] | Policy,
     env: Env | str,
-    memory: str | MemoryConfig = "reflection",
+    memory: str | MemoryConfig | None = None,
     *,
     max_episodes: int = 3,
     max_turns: int | None = None,
     prompt_style: PromptStyle | None = None,
-    strategy: Strategy = "lamer",
+    strategy: Strategy | None = None,
+    thoughts: Thoughts | None = None,
     actions: ActionLists = "auto",
     texts: PromptTexts = STANDARD,
     sampling: Sampling | None = None,
@@ -90,8 +92,14 @@ def create_lamer_agent(
 
     `model` is a LangChain chat model, as it is or inside other runnables (`with_retry`, `bind`, `with_fallbacks`), or a
     Policy; `env` an environment or its spec; `memory` one of "none", "trajectory", "reflection", "both", or a
-    MemoryConfig. `max_turns` bounds an episode (the environment's default if None). `prompt_style` is by itself the one
-    that the policy's own card names, else "standard". `strategy="react"` asks for a short reasoning before each action.
+    MemoryConfig; by itself "reflection", or what the strategy implies. `max_turns` bounds an episode (the environment's
+    default if None). `prompt_style` is by itself the one that the policy's own card names, else "standard".
+
+    `strategy` is by itself the card's, else "lamer": act, reflect, remember all of it. "zero_shot" acts, and remembers
+    nothing; "react" asks for a short reasoning before each action; "reflexion" shows the last three reflections; "plan"
+    asks for a plan in each attempt's first answer, which later turns show and the next attempt revises (see
+    `trial.strategies`). `thoughts="shown"` tells turns with what was said before their actions, thoughts of thinking
+    models included; by itself ("hidden", unless the card says otherwise) they are logged and in no later prompt.
     `actions` says whether standard prompts list what can be done now ("auto": where the environment knows it and tells
     it nowhere else), `texts` replaces what they say. `sampling` is how answers are drawn, its `seed` the run's (without
     one every trial draws its own); a chat model keeps its own settings where there is none, and what it cannot take of
@@ -120,15 +128,18 @@ def create_lamer_agent(
     """
     policy = as_policy(model, sampling)
     prompt_style = taught_style(policy) if prompt_style is None else prompt_style
-    check_strategy(prompt_style, strategy)
+    taught = taught_strategy(policy, prompt_style)
+    strategy, thoughts = strategy or taught[0], thoughts or taught[1]
+    check_style(prompt_style, strategy, thoughts)
     harness = make_harness(
         policy,
         make(env) if isinstance(env, str) else env,
-        memory if store is None else kept_in(store, memory),
+        memory if store is None else kept_in(store, memory or memory_of(strategy, None).contents),
         max_episodes=max_episodes,
         max_turns=max_turns,
         prompt_style=prompt_style,
         strategy=strategy,
+        thoughts=thoughts,
         actions=actions,
         texts=texts,
         sampling=sampling,

@@ -136,7 +136,7 @@ class Nodes:
         update = steps.with_calls_apart(state, update)
         after = cast(TrialState, {**state, **update})
         if not self.h.remembers and not steps.is_over(self.h, after):
-            nothing = steps.recalled(after, steps.NOTHING)
+            nothing = steps.recalled(self.h, after, steps.NOTHING)
             update, after = {**update, **nothing}, cast(TrialState, {**after, **nothing})
         return update, after
 

@@ -166,11 +166,11 @@ async def _player(ui: Ui, player: Player, game: Game, place: Place, front: Front
 
     if game.split != Game.split or place.store is not None or place.live:
         raise ConfigError("--split, --store and --live are about runs: a request names its task, and memory is live")
-    place.check_kept(game.contents)
     chosen: dict[str, Any] = place.chosen(live=True)
     if chosen.get("backend") == "chroma":
         raise ConfigError("--backend chroma needs --memory-url here: a Chroma server, or a directory (./memory)")
     config = game.config(ui, player, **chosen)
+    place.check_kept(config.contents)
     if config.env.startswith("task:"):
         raise ConfigError("an application's tasks are served as its app: --app module:name of with_retries(..)")
     async with player.open(config.env, training=False) as policy:

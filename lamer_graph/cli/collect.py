@@ -60,11 +60,11 @@ def register(app: typer.Typer) -> None:
         A run is the split's first --tasks tasks, --trials times each; --resume plays exactly what is missing. A failed
         call ends its trial with a recorded error and never the run. Ctrl-C ends the run with its log whole.
         """
-        if not resume:
-            place.check_kept(game.contents)
         game = of_task(game, task)
         effort = as_many(effort, game)
         config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
+        if not resume:
+            place.check_kept(config.contents)
         note_fresh(ui, out, resume)
         job = Job(player=player, config=config, effort=effort, folder=out, resume=resume, training=True)
         config, summary = run_trials(ui, job)

@@ -110,8 +110,9 @@ def worded(run: RunFile, setting: Setting, planned: Mapping[str, CollectConfig])
     """The configurations with the prompts that the run trains on, as far as nothing else was asked for."""
     same = run.collect
     told: dict[str, Any] = {"texts": same.texts}
-    if setting.actions == "auto":
-        told["actions"] = same.actions
+    for key in ("actions", "strategy", "thoughts"):
+        if getattr(setting, key) == "auto":
+            told[key] = getattr(same, key)
     return {
         name: config.model_copy(update=told) if config.prompt_style == same.prompt_style else config
         for name, config in planned.items()

@@ -67,8 +67,6 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(MEASURE_WARM)
         if warm and not measure and place.select != "similar":
             raise ConfigError(f"--select {place.select} goes by values, and --warm measures none: use --measure N, too")
-        if not resume:
-            place.check_kept(game.contents)
         game = of_task(game, task)
         effort = as_many(effort, game)
         config = game.config(
@@ -80,6 +78,8 @@ def register(app: typer.Typer) -> None:
             shuffle_reflections=shuffle_reflections,
             **place.chosen(filled=warm > 0),
         )
+        if not resume:
+            place.check_kept(config.contents)
         if shuffle_reflections and effort.concurrency != Effort.concurrency:
             raise ConfigError("--concurrency and --shuffle-reflections exclude each other: all trials are open at once")
         folder = run_folder(out, "eval", resume)
@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
             return {"run": str(folder), "interrupted": True}
         _, summary = run_trials(ui, job)
         evaluation = report_of(folder, summary)
-        name = f"{game.contents}, shuffled" if shuffle_reflections else game.contents
+        name = f"{config.contents}, shuffled" if shuffle_reflections else config.contents
         ui.print(evaluations(f"run {folder}", {name: evaluation}), conditions(evaluation))
         report_loss(ui, folder, summary)
         return {"run": str(folder), **evaluation.to_json(), "collection": summary.to_json()}

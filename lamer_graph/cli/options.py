@@ -1,14 +1,11 @@
 """The options that `play`, `collect`, `eval` and `quickstart` share, and what they come to.
 
 What must stay true: an option means the same in every command that has it, and everything that can be wrong with it is
-found here, before any work. `Player.open` is the only place where the command line makes a policy.
+found here, before any work.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -17,14 +14,16 @@ import typer
 
 from lamer_graph.cli.frame import Ui, options
 from lamer_graph.cli.own import named, own
+from lamer_graph.cli.player import Player as Player
+from lamer_graph.cli.player import TemplateOption as TemplateOption
+from lamer_graph.cli.player import template_of as template_of
 from lamer_graph.errors import ConfigError
 from lamer_memory import Contents
 
 if TYPE_CHECKING:
     from lamer_graph.collection.config import CollectConfig
-    from lamer_graph.policies.base import Policy
 
-PLAYER, GAME, MEMORY, RUN = "Who plays", "What is played", "Memory", "The run"
+GAME, MEMORY, RUN = "What is played", "Memory", "The run"
 
 DEFAULT_ENV = "minesweeper:4x4-3"
 
@@ -32,16 +31,6 @@ EnvOption = Annotated[
     str,
     typer.Option(
         "--env", metavar="SPEC", rich_help_panel=GAME, help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1."
-    ),
-]
-TemplateOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--template",
-        metavar="KEY=VALUE",
-        rich_help_panel=PLAYER,
-        show_default=False,
-        help="Argument of the chat template, e.g. enable_thinking=false; may be repeated. Default: as the card says.",
     ),
 ]
 HostOption = Annotated[
@@ -74,161 +63,6 @@ TaskOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="S", rich_help_panel=GAME, help="Seeds the sampling of every policy call.")
 ]
-
-
-def template_of(given: list[str] | None) -> dict[str, Any] | None:
-    """Template arguments from KEY=VALUE texts, values as in JSON or else as text. Raises ConfigError."""
-    if not given:
-        return None
-    found: dict[str, Any] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"--template {text!r} must be KEY=VALUE, e.g. enable_thinking=false")
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            found[key] = value
-    return found
-
-
-@options
-@dataclass(frozen=True, kw_only=True)
-class Player:
-    """Where the answers come from: a folder (in process), or a server."""
-
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            rich_help_panel=PLAYER,
-            show_default=False,
-            help="A model or LoRA adapter folder, or a hub id; runs in this process. Default: what ships for --env.",
-        ),
-    ] = None
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            rich_help_panel=PLAYER,
-            show_default=False,
-            help="A running vLLM (or other OpenAI-compatible) server; its API key is read from LAMER_API_KEY.",
-        ),
-    ] = None
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel=PLAYER,
-            show_default=False,
-            help="Which of the server's models or adapters answers. Default: its only one.",
-        ),
-    ] = None
-    template: TemplateOption = None
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic",
-            rich_help_panel=PLAYER,
-            help="In this process only: the same run repeats bit for bit, at some cost in speed.",
-        ),
-    ] = False
-    dtype: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        typer.Option(
-            rich_help_panel=PLAYER,
-            show_default=False,
-            help="In this process only: type of the weights. Default: bfloat16 on a GPU, else float32; a CPU with AMX "
-            "or AVX-512 BF16 is faster in bfloat16.",
-        ),
-    ] = None
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            rich_help_panel=PLAYER,
-            show_default=False,
-            help="Of a server only: longest wait for one answer. Default: 60, and 0.1 for each token that it may have.",
-        ),
-    ] = None
-
-    def folder(self, env: str) -> Path | None:
-        """The folder of the in-process policy, None where a server answers. Raises ConfigError."""
-        from lamer_graph.policies.hub import folder_of
-        from lamer_graph.policies.shipped import is_adapter, is_policy, shipped_policy
-
-        if self.base_url is not None:
-            if self.policy is not None:
-                raise ConfigError("--policy and --base-url exclude each other: who plays, the folder or the server?")
-            if self.deterministic:
-                raise ConfigError("--deterministic is for a policy in this process; a server does not promise that")
-            if self.dtype is not None:
-                raise ConfigError("--dtype is for a policy in this process; a server was started with its own")
-            return None
-        if self.model is not None:
-            raise ConfigError("--model names a model of a server; give the server with --base-url")
-        if self.timeout is not None:
-            raise ConfigError("--timeout is for a server (--base-url): in this process an answer is waited for")
-        if self.policy is None:
-            folder = shipped_policy(env)
-            if folder is None:
-                raise ConfigError(f"no policy is shipped for {env}: say who plays, with --policy DIR or --base-url URL")
-            return folder
-        named = folder_of(self.policy)
-        if not named.is_dir():
-            raise ConfigError(
-                f"--policy {self.policy} is not a folder; it must hold a model in Hugging Face format, or be a hub id"
-            )
-        if not is_policy(named) and not is_adapter(named):
-            raise ConfigError(
-                f"--policy {self.policy} holds no model in Hugging Face format (config.json, tokenizer.json and "
-                "model.safetensors), and no adapter (adapter_config.json and adapter_model.safetensors)"
-            )
-        return named
-
-    def name_of(self, policy: Policy, env: str) -> str:
-        """Who plays, for the run's record: the folder's name, or the model that the server was asked for."""
-        folder = self.folder(env)
-        return folder.resolve().name if folder is not None else str(getattr(policy, "model", ""))
-
-    def folding(self) -> bool | None:
-        """Whether a server's prompts have the system's words in the user's message; None: as is found out there."""
-        return None
-
-    @asynccontextmanager
-    async def open(self, env: str, *, training: bool | None) -> AsyncIterator[Policy]:
-        """The policy, checked: a server has answered, a folder is loaded. Raises ConfigError and PolicyError.
-
-        `training` demands exact tokens and logprobs of a server; None asks those for them that are known to give them.
-        """
-        folder = self.folder(env)
-        policy: Policy
-        if folder is None:
-            from lamer_graph.policies.openai import OpenAIPolicy
-
-            assert self.base_url is not None
-            options: dict[str, Any] = {"timeout": self.timeout, "template_args": template_of(self.template)}
-            options["fold_system"] = self.folding()
-            served = OpenAIPolicy(self.base_url, self.model, training=bool(training), **options)
-            policy = await served.connect()
-            if training is None:
-                served.training = served.gives_tokens
-        else:
-            from lamer_graph.policies.fingerprint import check_adapter
-            from lamer_graph.policies.local import LocalPolicy
-            from lamer_graph.policies.shipped import base_of, is_adapter
-
-            base, adapter = (base_of(folder), folder) if is_adapter(folder) else (folder, None)
-            if adapter is not None:
-                check_adapter(adapter, base)
-            template = template_of(self.template)
-            how: dict[str, Any] = {"deterministic": self.deterministic, "dtype": self.dtype}
-            policy = LocalPolicy(base, adapter=adapter, template_args=template, **how)
-        try:
-            yield policy
-        finally:
-            await policy.aclose()
 
 
 @options
@@ -289,6 +123,22 @@ class Setting:
             help="standard: for instruction-tuned models; compact: for small policies; auto: as the policy was taught.",
         ),
     ] = "auto"
+    strategy: Annotated[
+        Literal["auto", "zero_shot", "react", "reflexion", "plan", "lamer"],
+        typer.Option(
+            rich_help_panel=GAME,
+            help="zero_shot: acts, remembers nothing; react: reasons before each action; reflexion: sees its last "
+            "three reflections; plan: plans each attempt first; lamer: sees all that --memory keeps; auto: as the "
+            "policy was taught, or lamer.",
+        ),
+    ] = "auto"
+    thoughts: Annotated[
+        Literal["auto", "hidden", "shown"],
+        typer.Option(
+            rich_help_panel=GAME,
+            help="Whether later turns show what was said before an action; auto: as the policy was taught, or hidden.",
+        ),
+    ] = "auto"
     actions: Annotated[
         Literal["auto", "always", "never"],
         typer.Option(
@@ -319,14 +169,17 @@ class Setting:
         Raises ConfigError, the environment's errors and pydantic's.
         """
         from lamer_graph.collection.config import CollectConfig
+        from lamer_graph.trial.strategies import check_style
 
         env = self.spec(ui, player)
         known = CollectConfig.model_fields
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name in known}
-        given |= CollectConfig.sampling_preset(self.sampling)
+        said = {key: value for key, value in given.items() if value not in (None, "auto")}
+        said |= CollectConfig.sampling_preset(self.sampling)
         style = self.style(player, env)
-        given |= {"env": env, "prompt_style": style, "tasks": 1, **self._wording(player, env, style)}
-        config = CollectConfig.model_validate({**given, **more})
+        said |= {"env": env, "prompt_style": style, "tasks": 1, **self._wording(player, env, style)}
+        config = CollectConfig.model_validate({**said, **more})
+        check_style(config.prompt_style, config.strategy, config.thoughts)
         config.prompts()
         return config
 
@@ -379,7 +232,7 @@ class Setting:
         if folder is None or style != taught_style(folder):
             return {}
         found = taught_wording(folder)
-        return {key: value for key, value in found.items() if key != "actions" or self.actions == "auto"}
+        return {key: value for key, value in found.items() if getattr(self, key, "auto") == "auto"}
 
 
 @options
@@ -388,9 +241,14 @@ class Game(Setting):
     """A setting with one memory."""
 
     contents: Annotated[
-        Contents,
-        typer.Option("--memory", rich_help_panel=MEMORY, help="What an episode sees of the ones before it."),
-    ] = "reflection"
+        Contents | None,
+        typer.Option(
+            "--memory",
+            rich_help_panel=MEMORY,
+            show_default=False,
+            help="What an episode sees of the ones before it. Default: reflection, or with --strategy zero_shot none.",
+        ),
+    ] = None
 
 
 @options

@@ -54,7 +54,8 @@ def opening(env: Env, config: CollectConfig, seed: int, sampling: Mapping[str, A
     about = (
         f"[bold]{env.spec}[/], task {seed} of split {config.split}, up to {config.max_episodes} episodes of "
         f"{config.max_turns or env.max_turns} turns\n"
-        f"policy {_said(config.policy)}, memory {config.contents}, prompt style {config.prompt_style}, "
+        f"policy {_said(config.policy)}, {strategy(config)}memory {config.contents}, prompt style "
+        f"{config.prompt_style}, "
         f"{sampled(sampling)}"
     )
     return Panel(about, title="trial", title_align="left")
@@ -90,7 +91,8 @@ def event(env: Env, happened: Mapping[str, Any]) -> RenderableType:
 
 def _turn(env: Env, turn: Mapping[str, Any]) -> RenderableType:
     said = f"[bold]turn {turn['turn'] + 1}[/]  {_said(turn['action'])}"
-    lines = [said, f"[dim]{_said(turn['outcome'])}, reward {turn['reward']:g}[/]"]
+    planned = [f"[magenta]plans:[/] {_said(turn['plan'])}"] if turn.get("plan") else []
+    lines = [*planned, said, f"[dim]{_said(turn['outcome'])}, reward {turn['reward']:g}[/]"]
     if not turn["valid"]:
         lines.append(f"[yellow]invalid:[/] [dim]{_said(turn['text'])}[/]")
     grid = Table.grid(padding=(0, 3))
@@ -147,7 +149,8 @@ def conditions(evaluation: Evaluation) -> str:
     diversity = ", diversity in nats" if found.trials > found.tasks else ""
     return (
         f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy "
-        f"{_said(config.policy)}; {sampled(evaluation.sampling)}; {escape(across_tasks(config))}95 % intervals over "
+        f"{_said(config.policy)}; {strategy(config)}{sampled(evaluation.sampling)}; {escape(across_tasks(config))}95 % "
+        f"intervals over "
         f"{found.instances} instances; turns per episode, invalid actions per turn{diversity}"
     )
 
@@ -161,6 +164,12 @@ def sampled(sampling: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def strategy(config: CollectConfig) -> str:
+    """What the policy was asked for besides its actions, with a comma; nothing where that was nothing."""
+    said = [] if config.strategy == "lamer" else [f"strategy {config.strategy}"]
+    return "".join(f"{one}, " for one in [*said, *([] if config.thoughts == "hidden" else ["thoughts shown"])])
 
 
 def across_tasks(config: CollectConfig) -> str:

@@ -121,6 +121,11 @@ async def collect(
     check_rerolls(config, shard.count)
     if through_graph and config.rerolls:
         raise ConfigError("re-rolls begin in the midst of a trial, which the graph plays from its start: leave one out")
+    if config.env.partition(":")[0] == TASKS and (config.strategy, config.thoughts) != ("lamer", "hidden"):
+        raise ConfigError(
+            f"strategy '{config.strategy}' with thoughts '{config.thoughts}' says how an environment is put to a "
+            "policy, and an application asks in its own words: leave both out"
+        )
     if through_graph and config.shuffle_reflections:
         raise ConfigError("shuffle_reflections works between trials, which the graph plays one by one: leave one out")
     # What can be refused is, before there is a folder; the memory itself lies in it.

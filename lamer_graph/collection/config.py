@@ -27,10 +27,12 @@ from lamer_envs.errors import EnvError
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import Policy
 from lamer_graph.runlog.lines import APPLICATION
+from lamer_graph.trial import strategies
 from lamer_graph.trial.harness import Harness, Stop, make_harness
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
-from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy, check_strategy
+from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle
 from lamer_graph.trial.states import Json
+from lamer_graph.trial.strategies import Strategy, Thoughts
 from lamer_graph.types import SAMPLING_PRESETS, Sampling
 from lamer_memory import Contents, MemoryBackend, MemoryConfig, Outcomes, Scope
 from lamer_memory.config import DEFAULT_K, Lessons, check_backend
@@ -70,7 +72,9 @@ class CollectConfig(BaseModel):
     that many times each, as trials of their own: same past, new future (see `rerolls`).
 
     `actions` says whether standard prompts list what can be done now, `texts` replaces what they say, by name:
-    `{"reflect": ".."}` (see `PromptBuilder` and `PromptTexts`).
+    `{"reflect": ".."}` (see `PromptBuilder` and `PromptTexts`). `strategy` is what the policy is asked for besides its
+    actions (see `trial.strategies`), of which "zero_shot" has no `contents` where nothing is said; `thoughts` says
+    whether later turns show what was said before an action.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -101,6 +105,7 @@ class CollectConfig(BaseModel):
     strategy: Strategy = "lamer"
     history: Positive | None = None
     actions: ActionLists = "auto"
+    thoughts: Thoughts = "hidden"
     texts: Texts = STANDARD
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -123,13 +128,21 @@ class CollectConfig(BaseModel):
         except EnvError:  # not imported here: whoever plays them says so
             return given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _implied_memory(cls, given: Any) -> Any:
+        """A strategy that remembers nothing has no contents, where nothing is said of them."""
+        if isinstance(given, dict) and given.get("strategy") == "zero_shot":
+            return {"contents": "none", **given}
+        return given
+
     @model_serializer(mode="wrap")
     def _plain(self, plain: SerializerFunctionWrapHandler) -> Json:
         # What says nothing is left out, so that a run of before these fields is still the same run.
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
             key
-            for key in ("tasks_of", *OF_OTHERS, "same_task", "embedder", "actions", "texts", "stop", *REROLLS)
+            for key in ("tasks_of", *OF_OTHERS, "same_task", "embedder", "actions", "thoughts", "texts", "stop", *REROLLS)
             if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}
@@ -160,6 +173,7 @@ class CollectConfig(BaseModel):
             strategy=self.strategy,
             history=self.history,
             actions=self.actions,
+            thoughts=self.thoughts,
             texts=self.texts,
         )
 
@@ -183,6 +197,7 @@ class CollectConfig(BaseModel):
             sampling=self.sampling,
             history=self.history,
             actions=self.actions,
+            thoughts=self.thoughts,
             texts=self.texts,
             stop=self.stop,
         )
@@ -195,6 +210,7 @@ def check_memory(config: CollectConfig, workers: int = 1) -> None:
     check_rerolls(config, workers)
     check_backend(config.backend)
     memory_config(config)
+    strategies.check_memory(config.strategy, config.contents, config.scope)
     name, _, place = config.backend.partition(":")
     address, compared_at = _address(place), _address(config.embedder)
     if config.scope == "tasks" and name == "in-context":
@@ -264,7 +280,7 @@ def check_idle(config: CollectConfig) -> None:
     """Refuse what a new run would be told for nothing; a run of before this check goes on. Raises ConfigError."""
     if config.scope == "trial" and config.k != DEFAULT_K:
         raise ConfigError(f"k {config.k} and scope 'trial' exclude each other: other tasks are not seen; use 'tasks'")
-    check_strategy(config.prompt_style, config.strategy)
+    strategies.check_style(config.prompt_style, config.strategy, config.thoughts)
 
 
 def memory_config(config: CollectConfig) -> MemoryConfig:

@@ -18,7 +18,7 @@ FOLDER = Path("examples") / "policies"
 CARD = "lamer.json"
 """What a policy plays, in which prompt style, with which template arguments, and whether it was trained beyond its warm
 start."""
-WORDING = ("actions", "texts")
+WORDING = ("actions", "texts", "strategy", "thoughts")
 """In the card, where they are not the defaults: how prompts are worded besides their style."""
 TEMPLATE = "template"
 """In the card: the chat template's arguments."""
@@ -79,7 +79,7 @@ def taught_style(folder: Path) -> Literal["standard", "compact"]:
 
 
 def taught_wording(folder: Path) -> dict[str, Any]:
-    """What else a policy's card says of its prompts: `actions` and `texts`, as in `CollectConfig`, where it does."""
+    """What else a policy's card says of its prompts: `WORDING`, as in `CollectConfig`, where it does."""
     return {key: value for key, value in card(folder).items() if key in WORDING}
 
 

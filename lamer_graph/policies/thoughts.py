@@ -57,3 +57,17 @@ def may_think(prompt: str, marked: bool) -> bool:
     """Whether the answer to a rendered `prompt` may hold thoughts: it begins inside of one, or it may open one, because
     the model knows marks of thoughts (`marked`) and the prompt does not end behind a closed one."""
     return OPEN_THOUGHT.search(prompt) is not None or (marked and _CLOSED.search(prompt) is None)
+
+
+def unmarked(thought: str) -> str:
+    """A thought without its marks."""
+    return _THOUGHT.sub("", thought)
+
+
+def as_thought(words: str) -> str:
+    """Words that a server or provider has told apart as thoughts, as a thought in an answer's text.
+
+    No mark in them may end it early: a backslash goes behind the first character of each.
+    """
+    broken = _THOUGHT.sub(lambda mark: f"{mark[0][0]}\\{mark[0][1:]}", words)
+    return f"<think>\n{broken.strip()}\n</think>\n\n"

@@ -45,9 +45,10 @@ FEATURES = Features(
         "finish_reason": Value("string"),
         "sampling_seed": Value("int64"),
         "dropped": Value("int64"),
-        "observation": Value("string"),  # `Env.observe` before the turn; null for a reflection, like the three below
+        "observation": Value("string"),  # `Env.observe` before the turn; null for a reflection, like the four below
         "action": Value("string"),
         "valid": Value("bool"),
+        "plan": Value("string"),  # of an episode's first turn, with strategy "plan"
         "reward": Value("float64"),
         "episode_success": Value("bool"),
         "trial_success": Value("bool"),
@@ -66,10 +67,11 @@ def call_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
             for position, turn in enumerate(episode["turns"]):
                 if turn["call"] is not None:
                     answer = {name: turn[name] for name in ("text", "observation", "action", "valid", "reward")}
-                    yield {**_row(trial, number, turn["call"]), "kind": "action", "turn": position, **answer}
+                    told = {"turn": position, **answer, "plan": turn.get("plan")}
+                    yield {**_row(trial, number, turn["call"]), "kind": "action", **told}
             reflection = reflections.get(number)
             if reflection is not None and reflection["call"] is not None:
-                blank = dict.fromkeys(("turn", "observation", "action", "valid", "reward"))
+                blank = dict.fromkeys(("turn", "observation", "action", "valid", "plan", "reward"))
                 row = _row(trial, number, reflection["call"])
                 yield {**row, "kind": "reflection", "text": reflection["text"], **blank}
 

@@ -53,7 +53,8 @@ class Turn(_Closed):
     """What `Env.observe` showed of the state before it, the action played, and what the environment answered.
 
     `action` is in the environment's own form; one that it could not read is what stood between the tags, "" without
-    any, and not `valid`. `text` is the whole answer (the first `steps.MAX_TEXT_CHARS`), `reward` the environment's.
+    any, and not `valid`. `text` is the whole answer (the first `steps.MAX_TEXT_CHARS`), `reward` the environment's,
+    `plan` what the first turn of an episode planned, where its strategy asks for that.
     """
 
     observation: str
@@ -62,6 +63,7 @@ class Turn(_Closed):
     valid: bool
     text: str
     call: Call | None
+    plan: str | None = None
 
 
 class Episode(_Closed):

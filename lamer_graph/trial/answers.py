@@ -10,12 +10,17 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from lamer_graph.policies.thoughts import thoughts
+from lamer_graph.policies.thoughts import thoughts, unmarked
 
 ACTION_TAG = "action"
 REMARK_TAG = "remark"
+PLAN_TAG = "plan"
 MAX_REMARK_CHARS = 2_000
 """Longest reflection."""
+MAX_PLAN_CHARS = 2_000
+"""Longest plan."""
+MAX_THOUGHT_CHARS = 1_000
+"""Longest reasoning of a turn that later prompts show."""
 
 ParseFailure = Literal["no_tag", "unclosed", "empty"]
 
@@ -28,7 +33,11 @@ class Tagged(NamedTuple):
 
 
 _SPACE = r"\s{0,8}"
-_TAGS = {tag: re.compile(rf"<{_SPACE}(/?){_SPACE}{tag}{_SPACE}>", re.IGNORECASE) for tag in (ACTION_TAG, REMARK_TAG)}
+_TAGS = {
+    tag: re.compile(rf"<{_SPACE}(/?){_SPACE}{tag}{_SPACE}>", re.IGNORECASE)
+    for tag in (ACTION_TAG, REMARK_TAG, PLAN_TAG)
+}
+_PLAN = re.compile(rf"<{_SPACE}{PLAN_TAG}{_SPACE}>.*?(?:<{_SPACE}/{_SPACE}{PLAN_TAG}{_SPACE}>|\Z)", re.I | re.S)
 
 
 def conclusion(answer: str) -> str:
@@ -83,3 +92,33 @@ def extract_remark(answer: str) -> tuple[str, ParseFailure | None]:
     elif failure == "no_tag":
         text = said.strip()
     return (text or "")[:MAX_REMARK_CHARS], failure
+
+
+def extract_plan(answer: str) -> str:
+    """The plan in an answer, bounded; "" where there is none.
+
+    Thoughts are no plan. A plan that was never closed ends where the action begins, so that it is not lost.
+    """
+    said = conclusion(answer)
+    (text, failure), begin = _first(said, PLAN_TAG)
+    if failure == "unclosed":
+        text = _before_action(said[begin:])
+    return (text or "")[:MAX_PLAN_CHARS]
+
+
+def reasoning(answer: str) -> str:
+    """What was said before the action, thoughts included, their marks and the plan left out; of a long one the end,
+    which led to the action."""
+    spans = thoughts(answer)
+    inside = [answer[start:stop] for start, stop in spans]
+    said = _PLAN.sub(" ", _before_action(_without(answer, spans)))
+    text = "\n".join(part for part in (*(unmarked(thought).strip() for thought in inside), said.strip()) if part)
+    if len(text) <= MAX_THOUGHT_CHARS:
+        return text
+    return f"({len(text) - MAX_THOUGHT_CHARS} characters left out)\n{text[-MAX_THOUGHT_CHARS:]}"
+
+
+def _before_action(said: str) -> str:
+    """What of a conclusion stands before the tag behind which its action begins."""
+    begin = _first(said, ACTION_TAG)[1]
+    return (said if begin < 0 else said[: said.rindex("<", 0, begin)]).strip()

@@ -115,12 +115,12 @@ async def _trim(policy: Policy, ask: Ask, budget: int) -> tuple[int, list[Messag
 
 def recall(h: Harness, s: TrialState) -> Json:
     """The update with what the coming episode sees: similar records of other tasks, then this trial's own."""
-    return recalled(s, keeping.recall(h, _asking(h, s)))
+    return recalled(h, s, keeping.recall(h, _asking(h, s)))
 
 
 async def arecall(h: Harness, s: TrialState, own: Sequence[MemoryRecord] | None = None) -> Json:
     """`recall`, async. `own` is what the trial has written so far, where the caller knows: it is then not read."""
-    return recalled(s, await keeping.arecall(h, _asking(h, s), own))
+    return recalled(h, s, await keeping.arecall(h, _asking(h, s), own))
 
 
 def _asking(h: Harness, s: TrialState) -> keeping.Asking:

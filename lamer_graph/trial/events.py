@@ -12,6 +12,7 @@ from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json
 def turn_event(before: EpisodeState, update: EpisodeState) -> Json:
     """What a watcher is told of a turn: its record without tokens."""
     turn = update["turns"][-1]
+    planned = {"plan": turn["plan"]} if "plan" in turn else {}
     return {
         "event": "turn",
         "episode": before["episode"],
@@ -21,6 +22,7 @@ def turn_event(before: EpisodeState, update: EpisodeState) -> Json:
         "reward": turn["reward"],
         "valid": turn["valid"],
         "text": turn["text"],
+        **planned,
         "outcome": update["outcomes"][-1],
         "done": update["done"],
         "success": update["success"],

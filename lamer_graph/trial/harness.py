@@ -15,7 +15,8 @@ from lamer_graph.policies.stopping import check_stop
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG
 from lamer_graph.trial.keeping import Keeper
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
-from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle, Strategy
+from lamer_graph.trial.prompts import ActionLists, PromptBuilder, PromptStyle
+from lamer_graph.trial.strategies import Strategy, Thoughts, memory_of
 from lamer_graph.types import Sampling
 from lamer_memory import MemoryConfig
 
@@ -57,7 +58,7 @@ class Harness(Keeper):
 def make_harness(
     policy: Policy,
     env: Env,
-    memory: str | MemoryConfig = "reflection",
+    memory: str | MemoryConfig | None = None,
     *,
     max_episodes: int = 3,
     max_turns: int | None = None,
@@ -66,11 +67,13 @@ def make_harness(
     sampling: Sampling | None = None,
     history: int | None = None,
     actions: ActionLists = "auto",
+    thoughts: Thoughts = "hidden",
     texts: PromptTexts = STANDARD,
     stop: Stop = "auto",
 ) -> Harness:
-    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None); `actions`
-    and `texts` as in `PromptBuilder`.
+    """A checked Harness; `history` bounds the turns of the current episode that a prompt shows (all if None);
+    `actions`, `thoughts` and `texts` as in `PromptBuilder`. `memory` is by itself the strategy's: none for "zero_shot",
+    else reflections.
 
     Raises ConfigError (or MemoryConfigError) for what cannot be played.
     """
@@ -85,7 +88,6 @@ def make_harness(
         raise ConfigError(policy.why_unheeded(sampling))
     if stop not in get_args(Stop):
         raise ConfigError(f"unknown stop '{stop}'; choose one of: {', '.join(get_args(Stop))}")
-    config = MemoryConfig.of(memory)
     turns = env.max_turns if max_turns is None else max_turns
     prompts = PromptBuilder(
         env,
@@ -95,9 +97,11 @@ def make_harness(
         strategy=strategy,
         history=history,
         actions=actions,
+        thoughts=thoughts,
         texts=texts,
         control=policy.control_tokens,
     )
+    config = memory_of(strategy, memory)
     return Harness(
         env=env,
         policy=policy,

@@ -19,7 +19,7 @@ from rapidfuzz import fuzz, process
 
 from lamer_graph.errors import ConfigError
 from lamer_graph.text import plain
-from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG
+from lamer_graph.trial.answers import ACTION_TAG, PLAN_TAG, REMARK_TAG
 from lamer_graph.trial.quoting import BREAKS
 
 SYSTEM = """\
@@ -61,6 +61,20 @@ there, too, what worked and why, and what to do again. Be specific and brief; on
 them between tags: <remark>your reflection</remark>. What follows the closing tag, and what is inside a thought, will \
 not be read."""
 
+PLAN = """\
+First write a plan
+This is the first turn of this attempt. Before the action write a brief plan for the whole attempt: which steps to \
+take, in which order, and what to do if one of them fails. You will see it in every later turn. Put it between tags: \
+<plan>your plan</plan>. Then answer with the first action."""
+
+REPLAN = """\
+First revise your plan
+This is the first turn of this attempt. Your plan in the last one, which failed, was:
+{plan}
+Before the action write it anew, changed by what that attempt has taught you: which steps to take, in which order, \
+and what to do if one of them fails. You will see it in every later turn. Put it between tags: \
+<plan>your plan</plan>. Then answer with the first action."""
+
 
 class _Fields(NamedTuple):
     """What a template knows: fields that it needs, and others."""
@@ -84,11 +98,15 @@ FIELDS: dict[str, _Fields] = {
     "played": _Fields(("action", "outcome"), ("turn",)),
     "ended": _Fields(("observation",)),
     "actions": _Fields(("actions",)),
+    "plan": _Fields((), ("episode", "episodes")),
+    "replan": _Fields(("plan",), ("episode", "episodes")),
+    "planned": _Fields(("plan",)),
+    "thought": _Fields(("thought",), ("turn",)),
     "act": _Fields((), ("episode", "episodes", "turn", "turns")),
     "reflect": _Fields((), ("episode", "episodes")),
     "reflect_won": _Fields((), ("episode", "episodes")),
 }
-QUOTED = frozenset({"observation", "text", "actions"})
+QUOTED = frozenset({"observation", "text", "actions", "plan", "thought"})
 """Fields whose every line is marked as a quotation."""
 ONE_LINE = frozenset({"action", "outcome"})
 """Fields that are on one line, which must be one of ours."""
@@ -103,9 +121,11 @@ class PromptTexts:
     The system message is `system`, which holds `attempts_many` or `attempts_one`, `quoted_many` or `quoted_one` (the
     latter where there is but one attempt), and `thinking` (strategy "react" only). The user message has these pieces in
     this order: the memory (`memory_trajectory`, `memory_reflection`, and `memory_other` of another task), the turns so
-    far (`observed`, `played`), what is seen now (`observed`, or `ended` in a reflection), the possible `actions`, and
-    the question (`act`, `reflect`, or `reflect_won` after a trial that was won); `left_out` stands where memories or
-    turns were left out. Raises ConfigError.
+    far (`observed`, `thought` where thoughts are shown, `played`), what is seen now (`observed`, or `ended` in a
+    reflection), the possible `actions`, and the question (`act`, `reflect`, or `reflect_won` after a trial that was
+    won); `left_out` stands where memories or turns were left out. With strategy "plan" the first turn's question is
+    followed by `plan`, or `replan` where there was one in the last attempt, and the plan (`planned`) stands in the
+    first turn of later prompts. Raises ConfigError.
     """
 
     system: str = SYSTEM
@@ -122,6 +142,10 @@ class PromptTexts:
     played: str = "Turn {turn}. You played: {action} -> {outcome}"
     ended: str = "At the end you see:\n{observation}"
     actions: str = "Possible actions include:\n{actions}"
+    plan: str = PLAN
+    replan: str = REPLAN
+    planned: str = "Your plan for this attempt:\n{plan}"
+    thought: str = "Turn {turn}. You thought:\n{thought}"
     act: str = "Attempt {episode} of {episodes}, turn {turn} of {turns}. Which action do you take?"
     reflect: str = REFLECT
     reflect_won: str = REFLECT_WON
@@ -132,7 +156,13 @@ class PromptTexts:
             if not isinstance(text, str):
                 raise ConfigError(f"texts.{one.name} must be a text, not {text!r:.60}")
             _check(f"texts.{one.name}", plain(text), FIELDS[one.name])
-        for tag, name in ((ACTION_TAG, "act"), (REMARK_TAG, "reflect"), (REMARK_TAG, "reflect_won")):
+        for tag, name in (
+            (ACTION_TAG, "act"),
+            (REMARK_TAG, "reflect"),
+            (REMARK_TAG, "reflect_won"),
+            (PLAN_TAG, "plan"),
+            (PLAN_TAG, "replan"),
+        ):
             if f"<{tag}>" not in self.system + getattr(self, name):
                 raise ConfigError(
                     f"texts.{name} does not say how to answer, nor does texts.system: one of them must name the tag "

@@ -15,7 +15,8 @@ episode's turns, to which each turn adds, then what is asked now. So the prompt 
 up to the end of that one's turns (of its observation, where turns show theirs), and the reflection's with that of the
 last turn. In tokens too: all pieces begin with the same characters after a blank line, so whatever piece follows, a
 tokenizer that cuts texts by a pattern first (all byte-level ones) cuts what lies before it alike. A bounded `history`,
-or a prompt that is trimmed to its window, gives this up.
+or a prompt that is trimmed to its window, gives this up. A plan (strategy "plan") therefore stands where it was made:
+in the first turn, behind what was seen there; only where that turn is left out does it come before the turns.
 
 Where one observation tells all that matters (`Env.markov`) past turns are told by action and outcome, else by
 observation, action and outcome.
@@ -33,10 +34,10 @@ from lamer_graph.text import plain
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG
 from lamer_graph.trial.prompt_texts import STANDARD, PromptTexts
 from lamer_graph.trial.quoting import marked, neutral, one_line, quote
+from lamer_graph.trial.strategies import Strategy, Thoughts, check_style
 from lamer_graph.types import Message
 
 PromptStyle = Literal["standard", "compact"]
-Strategy = Literal["lamer", "react"]
 ActionLists = Literal["auto", "always", "never"]
 
 MAX_OBSERVATION_CHARS = 8_000
@@ -57,11 +58,13 @@ LEFT_OUT_COMPACT = "(+{count})"
 
 
 class Turn(NamedTuple):
-    """What a prompt needs of a turn that has been played."""
+    """What a prompt needs of a turn that has been played; `thought` is what was said before the action, where that is
+    shown."""
 
     observation: str
     action: str
     outcome: str
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,16 @@ class Remembered:
 @dataclass(frozen=True, slots=True)
 class View:
     """All that the policy may see at one call. `episode` is 1-based; `observation` is of the current state, and
-    `actions` are what can be done there, where the prompt is to list them (`PromptBuilder.actions_now`)."""
+    `actions` are what can be done there, where the prompt is to list them (`PromptBuilder.actions_now`). `plan` is the
+    episode's own, once it is made, `last_plan` that of the one before, where it is to be revised."""
 
     episode: int
     observation: str
     turns: Sequence[Turn] = ()
     memory: Sequence[Remembered] = ()
     actions: Sequence[str] = ()
+    plan: str = ""
+    last_plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,9 @@ class PromptBuilder:
 
     `history` is how many of the current episode's turns are shown before the current observation (all if None).
     `actions` says whether standard prompts list what can be done now, a bounded number: "auto" where the environment
-    knows it (`Env.admissible`) and does not tell it elsewhere (`Env.tells_actions`). `texts` replaces texts of standard
-    prompts. `control` are the policy's control tokens (`Policy.control_tokens`), which no message will hold.
+    knows it (`Env.admissible`) and does not tell it elsewhere (`Env.tells_actions`). `thoughts` says whether turns are
+    told with what was said before their actions. `texts` replaces texts of standard prompts. `control` are the policy's
+    control tokens (`Policy.control_tokens`), which no message will hold.
 
     Raises ConfigError for what contradicts itself or would do nothing.
     """
@@ -106,6 +113,7 @@ class PromptBuilder:
     strategy: Strategy = "lamer"
     history: int | None = None
     actions: ActionLists = "auto"
+    thoughts: Thoughts = "hidden"
     texts: PromptTexts = STANDARD
     control: frozenset[str] = field(default=frozenset(), repr=False)
     system: Message = field(init=False, repr=False, compare=False)
@@ -116,6 +124,7 @@ class PromptBuilder:
             (self.style, get_args(PromptStyle), "prompt style"),
             (self.strategy, get_args(Strategy), "strategy"),
             (self.actions, get_args(ActionLists), "value of actions"),
+            (self.thoughts, get_args(Thoughts), "value of thoughts"),
         ):
             if value not in options:
                 raise ConfigError(f"unknown {what} '{value}'; choose one of: {', '.join(options)}")
@@ -127,6 +136,8 @@ class PromptBuilder:
 
     def _check_effects(self) -> None:
         """Raises ConfigError for what would do nothing."""
+        # Runs of before have had `react` in compact prompts, where it asked for nothing.
+        check_style(self.style, "lamer" if self.strategy == "react" else self.strategy, self.thoughts)
         if self.style == "compact" and self.actions != "auto":
             raise ConfigError(
                 f"actions '{self.actions}' and prompt style 'compact' exclude each other: compact prompts have the "
@@ -172,9 +183,11 @@ class PromptBuilder:
         if view.actions:
             listed = dropped < self.droppable(view)
             pieces.append(self._listed(view.actions, MAX_ACTIONS if listed else 0))
-        pieces.append(
-            self.texts.act.format(episode=view.episode, episodes=self.max_episodes, turn=number, turns=self.turns)
-        )
+        place = {"episode": view.episode, "episodes": self.max_episodes}
+        pieces.append(self.texts.act.format(**place, turn=number, turns=self.turns))
+        if self.strategy == "plan" and not view.turns:
+            asked = self.texts.replan if view.last_plan else self.texts.plan
+            pieces.append(asked.format(**place, plan=quote(view.last_plan)))
         return self._messages(_joined(pieces))
 
     def reflect(self, view: View, dropped: int = 0, *, won: bool = False) -> list[Message]:
@@ -271,10 +284,11 @@ class PromptBuilder:
         pieces = [left_out(count=lost_memory, what="memories")] if lost_memory else []
         pieces += [self._recalled(record) for record in memory if not record.own]
         pieces += [self._recalled(record) for record in memory if record.own]
+        planned = [self.texts.planned.format(plan=quote(view.plan))] if view.plan else []
         if lost_turns:
-            pieces.append(left_out(count=lost_turns, what="turns"))
+            pieces += [left_out(count=lost_turns, what="turns"), *planned]
         for number, turn in enumerate(turns, start=len(view.turns) - len(turns) + 1):
-            pieces += self._turn(number, turn)
+            pieces += self._turn(number, turn, planned if number == 1 else ())
         return pieces
 
     def _recalled(self, record: Remembered) -> str:
@@ -284,12 +298,15 @@ class PromptBuilder:
         known = self.texts.memory_trajectory if record.kind == "trajectory" else self.texts.memory_reflection
         return known.format(episode=record.episode, text=text)
 
-    def _turn(self, number: int, turn: Turn) -> list[str]:
-        """A turn that has been played; what was seen only where the current observation does not tell it all."""
+    def _turn(self, number: int, turn: Turn, planned: Sequence[str] = ()) -> list[str]:
+        """A turn that has been played, with what was `planned` in it; what was seen only where the current observation
+        does not tell it all."""
         action = one_line(turn.action)
         outcome = _told(turn).removeprefix(f"{action}: ")  # many an outcome begins with what was played
         played = self.texts.played.format(turn=number, action=action, outcome=outcome)
-        return [played] if self.env.markov else [self._observed(number, turn.observation), played]
+        thought = self.texts.thought.format(turn=number, thought=quote(turn.thought)) if turn.thought else None
+        seen = [] if self.env.markov else [self._observed(number, turn.observation)]
+        return [*seen, *([thought] if thought else []), *planned, played]
 
     def _observed(self, number: int, observation: str) -> str:
         return self.texts.observed.format(turn=number, observation=quote(_bounded(observation)))
@@ -333,14 +350,6 @@ class PromptBuilder:
             lines.append(marked(_bounded(view.observation)))
         lines.append(ask)
         return self._messages("\n".join(lines))
-
-
-def check_strategy(style: PromptStyle, strategy: Strategy) -> None:
-    """Raises ConfigError where the prompts of `style` would not ask for what `strategy` wants."""
-    if style == "compact" and strategy == "react":
-        raise ConfigError(
-            "strategy 'react' and prompt style 'compact' exclude each other: compact prompts ask for no reasoning"
-        )
 
 
 def _joined(pieces: Sequence[str]) -> str:

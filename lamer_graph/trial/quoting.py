@@ -14,7 +14,7 @@ from functools import lru_cache
 
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 """All that `str.splitlines` takes for the end of a line."""
-OURS = frozenset({"<action>", "</action>", "<remark>", "</remark>"})
+OURS = frozenset({"<action>", "</action>", "<remark>", "</remark>", "<plan>", "</plan>"})
 """The tags that prompts speak of: ours, though a tokenizer may hold them as special."""
 
 _BREAK = re.compile(f"[{BREAKS}]")

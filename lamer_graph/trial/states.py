@@ -17,13 +17,15 @@ Json = dict[str, Any]
 
 class TurnRecord(TypedDict, total=False):
     """One turn as states, results and logs hold it. `observation` is `Env.observe` of the state before it, whatever the
-    prompt showed of that (style "compact": `Env.compact`); `action` is what was played, as it stood if unreadable."""
+    prompt showed of that (style "compact": `Env.compact`); `action` is what was played, as it stood if unreadable;
+    `plan` is what the first turn of an episode planned, where its strategy asks for that."""
 
     observation: str
     action: str
     reward: float
     valid: bool
     text: str
+    plan: str
     call: Json
 
 
@@ -80,7 +82,7 @@ class TrialState(TypedDict, total=False):
 
 
 class EpisodeState(TypedDict, total=False):
-    """The state of the episode being played; JSON-plain throughout."""
+    """The state of the episode being played; JSON-plain throughout. `last_plan` is that of the episode before."""
 
     task_id: str
     trial: int
@@ -91,6 +93,7 @@ class EpisodeState(TypedDict, total=False):
     start: State
     env_state: State
     seen: str
+    last_plan: str
     turns: list[TurnRecord]
     outcomes: list[str]
     done: bool

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, cast
 from lamer_envs.base import MAX_ACTION_CHARS, State
 from lamer_graph.errors import ConfigError
 from lamer_graph.text import plain, plain_json
-from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract, extract_remark
+from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract, extract_plan, extract_remark, reasoning
 from lamer_graph.trial.harness import Harness
 from lamer_graph.trial.keeping import Recalled
 from lamer_graph.trial.prompts import Remembered, Turn, View
 from lamer_graph.trial.states import EpisodeRecord, EpisodeState, Json, TrialState, TurnRecord
+from lamer_graph.trial.strategies import window_of
 from lamer_graph.trial.tasks import checked, start_of, task_id_of, trial_id_of
 from lamer_graph.trial.whose import owner
 from lamer_graph.types import Completion, Message, Sampling, stable_seed
@@ -98,8 +99,10 @@ def progress_of(h: Harness, state: State) -> list[float]:
 # -- recall -----------------------------------------------------------------------------------------------------------
 
 
-def recalled(s: TrialState, found: Recalled) -> Json:
-    """The update that makes what was `found` what the coming episode sees."""
+def recalled(h: Harness, s: TrialState, found: Recalled) -> Json:
+    """The update that makes what was `found` what the coming episode sees, or the newest of it as the strategy says."""
+    if (window := window_of(h.prompts.strategy)) is not None:
+        found = found._replace(records=found.records[-window:])
     read = found.to_json(len(s["episodes"]))
     return {"memory": [plain_json(record.to_json()) for record in found.records], "reads": [*s["reads"], read]}
 
@@ -139,6 +142,7 @@ def begin(s: TrialState) -> EpisodeState:
         memory=s["memory"],
         start=s["start"],
         env_state=s["start"],
+        last_plan=_plan(s["episodes"][-1]["turns"]) if s["episodes"] else "",
         turns=[],
         outcomes=[],
         done=False,
@@ -181,8 +185,17 @@ class Reply(NamedTuple):
         }
 
 
-def _played(turns: Sequence[TurnRecord], outcomes: Sequence[str]) -> list[Turn]:
-    return [Turn(t["observation"], t["action"], o) for t, o in zip(turns, outcomes, strict=True)]
+def _played(h: Harness, turns: Sequence[TurnRecord], outcomes: Sequence[str]) -> list[Turn]:
+    said = h.prompts.thoughts == "shown"
+    return [
+        Turn(t["observation"], t["action"], o, reasoning(t["text"]) if said else "")
+        for t, o in zip(turns, outcomes, strict=True)
+    ]
+
+
+def _plan(turns: Sequence[TurnRecord]) -> str:
+    """The plan of an episode, which its first turn made."""
+    return turns[0].get("plan", "") if turns else ""
 
 
 def _remembered(memory: Sequence[Json], trial_id: str) -> list[Remembered]:
@@ -205,9 +218,11 @@ def ask_action(h: Harness, s: EpisodeState) -> Ask:
     view = View(
         episode=s["episode"] + 1,
         observation=h.env.compact(env_state) if compact else _seen(h, s),
-        turns=_played(s["turns"], s["outcomes"]) if h.prompts.shows_turns else (),
+        turns=_played(h, s["turns"], s["outcomes"]) if h.prompts.shows_turns else (),
         memory=_remembered(s["memory"], s["trial_id"]),
         actions=h.prompts.actions_now(env_state),
+        plan=_plan(s["turns"]),
+        last_plan=s.get("last_plan", "") if h.reflects else "",
     )
     seed = stable_seed(s["seed"], s["task_id"], s["trial"], s["episode"], len(s["turns"]))
     return Ask(lambda dropped: h.prompts.act(view, dropped), h.prompts.droppable(view), h.sampling_of(seed, ACTION_TAG))
@@ -228,6 +243,8 @@ def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeSta
         valid=step.valid,
         text=text[:MAX_TEXT_CHARS],
     )
+    if h.prompts.strategy == "plan" and not s["turns"] and (plan := extract_plan(text)):
+        turn["plan"] = plan
     if record:
         turn["call"] = reply.to_json()
     turns = [*s["turns"], turn]
@@ -303,8 +320,9 @@ def ask_reflection(h: Harness, s: TrialState) -> Ask:
     view = View(
         episode=episode + 1,
         observation=s["last_observation"],
-        turns=_played(s["episodes"][-1]["turns"], s["outcomes"]),
+        turns=_played(h, s["episodes"][-1]["turns"], s["outcomes"]),
         memory=_remembered(s["memory"], s["trial_id"]),
+        plan=_plan(s["episodes"][-1]["turns"]),
     )
     seed = stable_seed(s["seed"], s["task_id"], s["trial"], episode, "reflection")
     droppable = h.prompts.droppable(view, whole=True)
@@ -373,7 +391,7 @@ def _text_of(h: Harness, s: TrialState, kind: Kind) -> str:
     """What the last episode leaves, in words."""
     if kind == "reflection":
         return s.get("reflection") or ""
-    turns = _played(s["episodes"][-1]["turns"], s["outcomes"])
+    turns = _played(h, s["episodes"][-1]["turns"], s["outcomes"])
     return h.prompts.trajectory(turns, s["last_observation"], h.memory.max_chars)
 
 

@@ -31,6 +31,7 @@ from lamer_graph.policies.shipped import (
     taught_wording,
 )
 from lamer_graph.serving.vllm import vllm_flavour
+from lamer_graph.trial.strategies import check_memory
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.charges import APPLICATIONS
 from lamer_trainers.learning.config import LamerConfig
@@ -114,12 +115,13 @@ class RunFile(Closed):
     def card(self) -> dict[str, Any]:
         """What is written beside weights of this run (`lamer.json`): what they play, and how they are asked."""
         collect = self.collect
+        said = collect.model_dump(mode="json", exclude_defaults=True)
         return {
             "env": collect.env,
             "prompt_style": collect.prompt_style,
             "trained": True,
             TEMPLATE: self.template_args,
-            **{key: value for key, value in collect.model_dump(mode="json").items() if key in WORDING},
+            **{key: said[key] for key in WORDING if key in said},
         }
 
     @property
@@ -161,6 +163,11 @@ class RunFile(Closed):
             raise TrainingConfigError(
                 "the logprobs of other sampling are not the policy's: set collect.temperature above 0, collect.top_p=1 "
                 "and collect.top_k=0"
+            )
+        if collect.strategy == "reflexion":
+            raise TrainingConfigError(
+                "collect.strategy 'reflexion' is the untrained baseline: set collect.strategy=lamer, which shows all "
+                "reflections"
             )
         if not self.logs and (collect.skip or collect.shuffle_reflections):
             raise TrainingConfigError(
@@ -217,7 +224,8 @@ class RunFile(Closed):
             )
 
     def _check_memory_side(self) -> None:
-        """Raises TrainingConfigError for a memory that training cannot have."""
+        """Raises TrainingConfigError for a memory that training cannot have, ConfigError for another strategy's."""
+        check_memory(self.collect.strategy, self.collect.contents, self.collect.scope)
         if self.collect.scope == "tasks" and self.collect.visible == "live":
             raise TrainingConfigError(
                 "collect.visible 'live' would show the trials of a group each other's answers: leave it frozen"
@@ -288,8 +296,8 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
 
 
 def _choose_style(data: dict[str, Any]) -> None:
-    """`collect.prompt_style` where nothing is said, or `auto`: as the policy was taught. In that style `actions` and
-    `texts`, too, where nothing is said."""
+    """`collect.prompt_style` where nothing is said, or `auto`: as the policy was taught. In that style `WORDING`, too,
+    where nothing is said."""
     collect, policy = data.setdefault("collect", {}), data.get("policy")
     if not isinstance(collect, dict) or not isinstance(policy, str):
         return

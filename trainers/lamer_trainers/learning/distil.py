@@ -19,6 +19,7 @@ from typing import Any
 from lamer_envs.base import Env
 from lamer_graph.errors import LamerError
 from lamer_graph.text import plain
+from lamer_graph.trial.answers import reasoning
 from lamer_graph.trial.prompts import PromptBuilder, Turn
 from lamer_graph.trial.tasks import start_of
 from lamer_graph.types import Message
@@ -80,12 +81,14 @@ class Distiller:
             state, played = start_of(env, trial["task"]), list[Turn]()
             for turn in turns:
                 shown = played if self.prompts.shows_turns else ()
-                yield self.render(self.prompts.act(self.prompts.view(state, 1, shown)))
+                plan = turns[0].get("plan", "") if played else ""
+                yield self.render(self.prompts.act(replace(self.prompts.view(state, 1, shown), plan=plan)))
                 step = env.step(state, turn["action"])
                 if step.reward != turn["reward"]:
                     raise TrainingDataError(f"its action {turn['action']!r} now earns {step.reward:g}")
                 outcome = plain(env.outcome(state, turn["action"], step))
-                played.append(Turn(turn["observation"], turn["action"], outcome))
+                thought = reasoning(turn["text"]) if self.prompts.thoughts == "shown" else ""
+                played.append(Turn(turn["observation"], turn["action"], outcome, thought))
                 state = step.state
         except (LamerError, KeyError, TypeError) as error:
             raise TrainingDataError(

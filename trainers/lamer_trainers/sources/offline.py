@@ -30,7 +30,7 @@ from lamer_trainers.runfile import RunFile
 from lamer_trainers.sources.batches import Batches, Collected
 from lamer_trainers.sources.logs import LoggedRuns
 
-MUST_FIT = ("env", "prompt_style", "strategy", "actions", "texts", "temperature", "top_p", "top_k")
+MUST_FIT = ("env", "prompt_style", "strategy", "thoughts", "actions", "texts", "temperature", "top_p", "top_k")
 """Fields of `collect` that a log must share: what is played, how it is put to the policy, how answers are drawn."""
 
 
