@@ -66,7 +66,8 @@ class Completion:
 
     `token_ids` include the stop token if one was sampled; `logprobs[i]` is the log-probability (nats) of
     `token_ids[i]` under the sampling distribution. A policy that cannot give tokens leaves the three sequences empty:
-    the call is then logged as not trainable.
+    the call is then logged as not trainable. `thoughts` are words that a server's reasoning parser, or a provider, told
+    apart from the text; "" where the text has them, or there are none. They are part of the tokens.
     """
 
     text: str
@@ -75,6 +76,7 @@ class Completion:
     logprobs: Sequence[float]
     policy_version: str
     finish_reason: str
+    thoughts: str = ""
 
     @property
     def trainable(self) -> bool:

@@ -15,7 +15,7 @@ import orjson
 from lamer_graph.errors import RunLogError
 from lamer_graph.policies.base import Policy
 from lamer_graph.policies.identity import called, contradiction
-from lamer_graph.policies.rendering import Rendered, difference
+from lamer_graph.policies.rendering import Rendered, difference, shown
 from lamer_graph.runlog import RUN_FILE, TRIALS_FILE, write_atomic
 
 SAMPLED_BY = "sampled_by"
@@ -52,6 +52,11 @@ def check_sampler(folder: Path, policy: Policy) -> bool:
         noted, before, played = sampled_by(folder), rendered(folder), _played(folder)
     except (OSError, ValueError, AttributeError):  # no run yet, or a damaged one, which opening it says better
         return True
+    if played and before is not None and policy.rendering is None and before["template"]:
+        raise RunLogError(
+            f"the trials in {folder} were rendered with {shown(before['template'])}, and what the policy here renders "
+            "with is not known: say the same (--template, template_args), or name another folder"
+        )
     if played and before is not None and policy.rendering is not None and before != policy.rendering:
         raise RunLogError(
             f"the trials in {folder} were {difference(before, policy.rendering)}: go on as it was begun, or name "

@@ -25,13 +25,15 @@ _NO_WORDS = re.compile(r"<[^<>\s]*>|\N{REPLACEMENT CHARACTER}")
 
 
 class Answer(NamedTuple):
-    """Text, tokens and why it ended. `exact` says whether there is a finite logprob for every token."""
+    """Text, tokens and why it ended; `thoughts` are what a parser took out of the text. `exact` says whether there is a
+    finite logprob for every token."""
 
     text: str
     prompt_token_ids: list[int]
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: str
+    thoughts: str = ""
 
     @property
     def exact(self) -> bool:
@@ -69,8 +71,8 @@ def read_answer(data: dict[str, Any], address: str, opening: str = "", stops: Se
     if not isinstance(answer.text, str):
         raise PolicyResponseError(f"{address} gave a malformed completion (text is {type(answer.text).__name__})")
     answer = answer._replace(text=_with_stop(answer, choice, stops))
-    parsed = any(isinstance(message.get(field), str) for field in REASONING_FIELDS)
-    return answer if parsed else answer._replace(text=opening + answer.text)
+    thoughts = next((words for field in REASONING_FIELDS if isinstance(words := message.get(field), str)), None)
+    return answer._replace(text=opening + answer.text) if thoughts is None else answer._replace(thoughts=thoughts)
 
 
 def _with_stop(answer: Answer, choice: dict[str, Any], stops: Sequence[str]) -> str:

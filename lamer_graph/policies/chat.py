@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -113,7 +113,8 @@ class ChatModelPolicy(Policy):
                 f"chat model {self._answerer} answered with a {type(answer).__name__} and not with a message"
             )
         metadata = answer.response_metadata
-        return Completion(_text_of(answer), [], [], [], _answered(metadata) or self._answerer, _finish_of(metadata))
+        who, thoughts = _answered(metadata) or self._answerer, _thoughts_of(answer)
+        return Completion(_text_of(answer), [], [], [], who, _finish_of(metadata), thoughts)
 
     def as_sent(self, sampling: Sampling) -> dict[str, Any]:
         """What of `sampling` the chat model is told; the rest are its own settings, unknown here."""
@@ -181,6 +182,18 @@ def _text_of(answer: AIMessage) -> str:
         return answer.content
     blocks = [b if isinstance(b, str) else str(b.get("text", "")) for b in answer.content]
     return "".join(blocks)
+
+
+def _thoughts_of(answer: AIMessage) -> str:
+    """The words of blocks that are thoughts, in LangChain's standard form or Anthropic's; what is hidden has none."""
+    found: list[str] = []
+    for block in cast(list[dict[str, Any]], answer.content_blocks):
+        if block["type"] == "non_standard":
+            found.append(str(block["value"].get("thinking") or ""))
+        elif block["type"] == "reasoning":
+            told = [str(part.get("text") or "") for part in block.get("summary", ()) if isinstance(part, Mapping)]
+            found += [str(block.get("reasoning") or ""), *told]
+    return "\n".join(filter(None, found))
 
 
 def _finish_of(metadata: Mapping[str, Any]) -> str:

@@ -403,16 +403,16 @@ class OpenAIPolicy(Policy):
         answer = read_answer(data, self.address, self.opening or "", stops if told else ())
         version = answered if isinstance(answered, str) and answered else str(self.model)
         if answer.exact:
-            return Completion(
-                answer.text, answer.prompt_token_ids, answer.token_ids, answer.logprobs, version, answer.finish_reason
-            )
+            tokens = answer.prompt_token_ids, answer.token_ids, answer.logprobs
+            return Completion(answer.text, *tokens, version, answer.finish_reason, answer.thoughts)
         if self.training:
             raise PolicyResponseError(
                 f"{self.address} gave {len(answer.prompt_token_ids)} prompt ids, {len(answer.token_ids)} token ids and "
                 f"{len(answer.logprobs)} logprobs: training needs vLLM with return_token_ids and finite logprobs for "
                 "every token"
             )
-        return Completion(ended(answer.text, stops), [], [], [], version, answer.finish_reason)
+        text = ended(answer.text, stops)
+        return Completion(text, [], [], [], version, answer.finish_reason, answer.thoughts)
 
     async def _room(self, messages: Sequence[Message], overflow: ContextOverflow, asked: int) -> int:
         """How many tokens, less than `asked`, the context has left for the answer.

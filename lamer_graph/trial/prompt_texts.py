@@ -69,9 +69,9 @@ take, in which order, and what to do if one of them fails. You will see it in ev
 
 REPLAN = """\
 First revise your plan
-This is the first turn of this attempt. Your plan in the last one, which failed, was:
+This is the first turn of this attempt. Your plan until now, which failed, was:
 {plan}
-Before the action write it anew, changed by what that attempt has taught you: which steps to take, in which order, \
+Before the action write it anew, changed by what the last attempt has taught you: which steps to take, in which order, \
 and what to do if one of them fails. You will see it in every later turn. Put it between tags: \
 <plan>your plan</plan>. Then answer with the first action."""
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from lamer_envs.base import MAX_ACTION_CHARS, State
 from lamer_graph.errors import ConfigError
+from lamer_graph.policies.thoughts import as_thought
 from lamer_graph.text import plain, plain_json
 from lamer_graph.trial.answers import ACTION_TAG, REMARK_TAG, extract, extract_plan, extract_remark, reasoning
 from lamer_graph.trial.harness import Harness
@@ -142,7 +143,7 @@ def begin(s: TrialState) -> EpisodeState:
         memory=s["memory"],
         start=s["start"],
         env_state=s["start"],
-        last_plan=_plan(s["episodes"][-1]["turns"]) if s["episodes"] else "",
+        last_plan=next((plan for e in reversed(s["episodes"]) if (plan := _plan(e["turns"]))), ""),
         turns=[],
         outcomes=[],
         done=False,
@@ -228,10 +229,15 @@ def ask_action(h: Harness, s: EpisodeState) -> Ask:
     return Ask(lambda dropped: h.prompts.act(view, dropped), h.prompts.droppable(view), h.sampling_of(seed, ACTION_TAG))
 
 
+def said_of(done: Completion) -> str:
+    """An answer as it is read and logged: its thoughts in marks before it, where they came apart from it."""
+    return plain(as_thought(done.thoughts) + done.text if done.thoughts else done.text)
+
+
 def acted(h: Harness, s: EpisodeState, reply: Reply, record: bool) -> EpisodeState:
     """The update of one turn: the answer is read, played, and the episode ended if it is over."""
     before = s["env_state"]
-    text = plain(reply.completion.text)
+    text = said_of(reply.completion)
     inside = extract(text, ACTION_TAG).text
     answer = "" if inside is None else inside[:MAX_ACTION_CHARS]
     action = h.env.parse(answer) if answer else None
