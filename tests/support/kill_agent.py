@@ -1,7 +1,8 @@
 """Plays a checkpointed trial and kills itself with SIGKILL at a given point; run as a child process by the tests.
 
-    python kill_agent.py DATABASE POINT     POINT: "act:N" (before the N-th action's answer), "reflect:N",
-                                            "remember:N" (after reflecting, before the record is written), or "none"
+    python kill_agent.py DATABASE POINT STRATEGY    POINT: "act:N" (before the N-th action's answer), "reflect:N",
+                                                    "remember:N" (after reflecting, before the record is written), or
+                                                    "none"
 Resumes if the thread already has a checkpoint. Prints the result, and what was logged of it, as JSON.
 """
 
@@ -13,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 
@@ -22,12 +24,12 @@ from lamer_graph.runlog import RunLog, read_trials
 from lamer_graph.runlog.recording import TrialRecorder
 from lamer_graph.types import Message, Sampling
 from lamer_memory import InContextMemory, MemoryConfig, MemoryRecord
-from scripted import DICE, ScriptedPolicy, is_reflection, random_player
+from scripted import DICE, ScriptedPolicy, is_reflection, planner, random_player
 
 CONFIG = {"configurable": {"thread_id": "t"}}
 
 
-def main(database: str, point: str) -> None:
+def main(database: str, point: str, strategy: Any) -> None:
     where, _, number = point.partition(":")
     countdown = int(number or 0)
 
@@ -40,7 +42,7 @@ def main(database: str, point: str) -> None:
 
     def answer(messages: Sequence[Message], sampling: Sampling) -> str:
         tick("reflect" if is_reflection(messages) else "act")
-        return random_player(messages, sampling)
+        return (planner if strategy == "plan" else random_player)(messages, sampling)
 
     class Memory(InContextMemory):
         def put(self, namespace: tuple[str, ...], records: Sequence[MemoryRecord]) -> None:
@@ -53,6 +55,8 @@ def main(database: str, point: str) -> None:
             ScriptedPolicy(answer),
             make("minesweeper", size=4, mines=3),
             MemoryConfig("both", backend=Memory()),
+            strategy=strategy,
+            thoughts="shown" if strategy == "plan" else "hidden",
             sampling=DICE,
             checkpointer=saver,
         )
@@ -68,4 +72,4 @@ def main(database: str, point: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

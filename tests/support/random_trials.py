@@ -36,7 +36,7 @@ def random_calls(
     spec: str, seed: int, contents: str = "both", odd: Sequence[str] = ("nonsense",), **options: Any
 ) -> Iterator[Call]:
     """The calls of one trial in which a turn in ten is an odd answer and any other admissible; `options` are those of
-    `make_harness`."""
+    `make_harness`. With thoughts shown, or a plan asked for, answers say something before their actions."""
     env = make(spec)
     h = make_harness(ScriptedPolicy(random_player), env, contents, **options)
     rng = random.Random(seed)
@@ -52,7 +52,12 @@ def random_calls(
             messages = steps.ask_action(h, e).build(0)
             yield Call(s_episode(s), len(e["turns"]) + 1, messages)
             action = rng.choice(odd) if rng.random() < 0.1 else rng.choice(env.admissible(e["env_state"]))
-            e.update(steps.acted(h, e, reply(messages, f"<action>{action}</action>"), False))
+            said = ""
+            if h.prompts.thoughts == "shown":
+                said += f"<think>Is it {rng.choice(odd)}?</think> It may be {rng.choice(odd)}. "
+            if h.prompts.strategy == "plan" and not e["turns"]:
+                said += f"<plan>{rng.choice(odd)}, then {rng.randint(1, 99)}</plan>"
+            e.update(steps.acted(h, e, reply(messages, f"{said}<action>{action}</action>"), False))
         s.update(cast(Any, steps.ended(h, s, e)))
         if steps.is_over(h, s):
             return

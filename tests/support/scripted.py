@@ -50,6 +50,13 @@ def random_player(messages: Sequence[Message], sampling: Sampling) -> str:
     return f"<action>({rng.randint(1, 4)}, {rng.randint(1, 4)})</action>"
 
 
+def planner(messages: Sequence[Message], sampling: Sampling) -> str:
+    """`random_player` that thinks aloud, and plans where it is asked to, with a number from the call's own seed."""
+    asked = "<plan>your plan</plan>" in messages[-1]["content"]
+    plan = f"<plan>plan {random.Random(sampling.seed).randrange(10**6)}</plan>" if asked else ""
+    return f"<think>Is it <action>(9, 9)</action>?</think>I will see. {plan}{random_player(messages, sampling)}"
+
+
 def cautious_player(messages: Sequence[Message], sampling: Sampling) -> str:
     """`random_player` that opens closed cells only, of a standard prompt's board: it solves some tasks."""
     if is_reflection(messages):

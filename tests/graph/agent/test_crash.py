@@ -17,10 +17,9 @@ from places import SUPPORT
 SCRIPT = SUPPORT / "kill_agent.py"
 
 
-def play(database: Path, point: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), str(database), point], capture_output=True, text=True, timeout=60, check=False
-    )
+def play(database: Path, point: str, strategy: str = "lamer") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), str(database), point, strategy]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +41,22 @@ def test_a_killed_trial_resumes_in_a_new_process_to_the_uninterrupted_result(
     resumed = play(database, "none")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout == uninterrupted
+
+
+def test_a_killed_trial_goes_on_with_its_plan(tmp_path: Path) -> None:
+    def database(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        return tmp_path / name / "checkpoints.sqlite"
+
+    whole = play(database("whole"), "none", "plan")
+    assert whole.returncode == 0, whole.stderr
+    assert '"plan": "plan ' in whole.stdout
+    for point in ("act:2", "act:8", "remember:1"):
+        kept = database(point.replace(":", "-"))
+        assert play(kept, point, "plan").returncode == -signal.SIGKILL
+        resumed = play(kept, "none", "plan")
+        assert resumed.returncode == 0, resumed.stderr
+        assert resumed.stdout == whole.stdout
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from lamer_graph.trial.harness import make_harness
 from lamer_graph.trial.tasks import start_of
 from lamer_graph.types import Message
 from lamer_memory import MemoryConfigError
-from scripted import DICE, ScriptedPolicy, is_reflection, memory_lines, random_player
+from scripted import DICE, ScriptedPolicy, is_reflection, memory_lines, planner, random_player
 
 LOSING = 1
 """A seed whose three episodes random_player all loses."""
@@ -132,15 +132,32 @@ def test_turns_beyond_the_budget_are_not_played_and_the_episode_is_marked_trunca
     assert not any(turn["valid"] for turn in episode["turns"])
 
 
-def test_sync_async_and_bulk_driver_agree(env: Any) -> None:
-    agent = create_lamer_agent(ScriptedPolicy(random_player), env, sampling=DICE, memory="both")
+@pytest.mark.parametrize(
+    ("strategy", "memory", "thoughts"),
+    [
+        ("lamer", "both", "hidden"),
+        ("zero_shot", None, "hidden"),
+        ("react", "reflection", "shown"),
+        ("reflexion", None, "hidden"),
+        ("plan", "both", "shown"),
+    ],
+)
+def test_sync_async_and_bulk_driver_agree(env: Any, strategy: Any, memory: Any, thoughts: Any) -> None:
+    policies = [ScriptedPolicy(planner if strategy == "plan" else random_player) for _ in range(2)]
+    asked: Any = {"strategy": strategy, "thoughts": thoughts, "max_episodes": 5}
+    agent = create_lamer_agent(policies[0], env, memory, sampling=DICE, **asked)
+    harness = make_harness(policies[1], env, memory, sampling=DICE, **asked)
     for seed in range(5):
         task = {"task": {"seed": seed}}
         result = agent.invoke(task)
-        assert asyncio.run(agent.ainvoke(task)) == result
-        harness = make_harness(ScriptedPolicy(random_player), env, "both")
         played = asyncio.run(play_trial(harness, {"seed": seed}, record=False))
         assert {key: played.state[key] for key in result} == result  # type: ignore[literal-required]
+        assert policies[0].seen == policies[1].seen
+        assert policies[0].samplings == policies[1].samplings
+        assert asyncio.run(agent.ainvoke(task)) == result
+        for policy in policies:
+            policy.seen.clear()
+            policy.samplings.clear()
 
 
 def test_calls_are_seeded_by_run_task_trial_episode_and_turn(env: Any) -> None:

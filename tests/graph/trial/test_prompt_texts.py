@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,11 +50,14 @@ def test_every_text_can_be_replaced_and_stands_where_it_belongs() -> None:
     texts = PromptTexts(**{name: marked(name) for name in FIELDS})
     assert texts.to_json() == {name: marked(name) for name in FIELDS}
     other = Remembered("trajectory", "elsewhere", 1, own=False)
-    view = View(2, "board", VIEW.turns, [other, Remembered("trajectory", "tried", 1), *VIEW.memory], ["(1, 2)"])
-    builder = PromptBuilder(make("alfworld"), texts=texts, strategy="react", actions="always")
+    told = [VIEW.turns[0]._replace(thought="perhaps")]
+    view = View(2, "board", told, [other, Remembered("trajectory", "tried", 1), *VIEW.memory], ["(1, 2)"], "do this")
+    builder = PromptBuilder(make("alfworld"), texts=texts, strategy="react", actions="always", thoughts="shown")
     seen = str(builder.act(view)) + str(builder.act(view, 1)) + str(builder.reflect(view))
     seen += str(builder.reflect(view, won=True))
     seen += str(PromptBuilder(ENV, texts=texts, max_episodes=1).system)
+    planner = PromptBuilder(ENV, texts=texts, strategy="plan")
+    seen += str(planner.act(View(1, "board"))) + str(planner.act(View(2, "board", last_plan="do that")))
     for name in FIELDS:
         assert f"{name}! " in seen, name
 
@@ -101,6 +105,9 @@ def test_a_doubled_brace_is_text() -> None:
         ("played", "{action} did {outcome}", "words must stand before it on its line"),
         ("played", "You: {action}\r{outcome}", "words must stand before it on its line"),
         ("reflect", "What have you learned?", "must name the tag <remark>"),
+        ("plan", "What will you do?", "texts.plan does not say how to answer, nor does texts.system"),
+        ("replan", "Change your plan: <plan>..</plan>", "texts.replan lacks {plan}"),
+        ("replan", "Change {plan}: <plan>..</plan>", "must have a line to itself"),
         ("reflect", 7, "texts.reflect must be a text, not 7"),
     ],
 )
@@ -124,9 +131,12 @@ def test_what_is_accepted_can_be_filled(name: str, text: str) -> None:
         texts = PromptTexts.of({name: text})
     except ConfigError:
         return
-    view = View(2, "## Z\n## Z", VIEW.turns, [*VIEW.memory, Remembered("reflection", "## Z", 1, own=False)], ["## Z"])
-    builder = PromptBuilder(make("alfworld"), texts=texts, actions="always")
-    for messages in (builder.act(view), builder.act(view, 2), builder.reflect(view)):
+    turns = [VIEW.turns[0]._replace(thought="## Z")]
+    memory = [*VIEW.memory, Remembered("reflection", "## Z", 1, own=False)]
+    view = View(2, "## Z\n## Z", turns, memory, ["## Z"], "x\n## Z")
+    builder = PromptBuilder(make("alfworld"), texts=texts, actions="always", strategy="plan")
+    first = replace(view, turns=(), plan="", last_plan="## Z\n## Z")
+    for messages in (builder.act(view), builder.act(view, 2), builder.reflect(view), builder.act(first)):
         assert "## Z" not in messages[1]["content"].splitlines()
 
 

@@ -65,12 +65,15 @@ def ids(tokenizer: Any, text: str) -> list[int]:
     seed=st.integers(0, 10_000),
     contents=st.sampled_from(["none", "reflection", "both"]),
     model=st.sampled_from(sorted(CUTTING)),
+    strategy=st.sampled_from(["lamer", "react", "plan"]),
+    thoughts=st.sampled_from(["hidden", "shown"]),
 )
 def test_a_prompt_begins_with_the_one_before_it_in_characters_and_in_tokens(
-    spec: str, seed: int, contents: str, model: str
+    spec: str, seed: int, contents: str, model: str, strategy: str, thoughts: str
 ) -> None:
     tokenizer = tokenizer_of(model)
-    calls = list(random_calls(spec, seed, contents, ODD, max_episodes=2, max_turns=6))
+    asked = {"strategy": strategy, "thoughts": thoughts}
+    calls = list(random_calls(spec, seed, contents, ODD, max_episodes=2, max_turns=6, **asked))
     prompts = [ids(tokenizer, rendered(tokenizer, call)) for call in calls]
     for (before, first), (after, second) in pairwise(zip(calls, prompts, strict=True)):
         if before.episode != after.episode:
