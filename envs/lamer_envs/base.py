@@ -16,7 +16,7 @@ import itertools
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -219,6 +219,27 @@ class Env(ABC):
                     f"none of the first {EMPTY_SPLIT_DRAWS} tasks of {self.spec} belongs to split '{split}': it has "
                     "too few different instances to hold some out"
                 )
+
+    # -- reflections --------------------------------------------------------------------------------------------------
+
+    def judge(self, start: State, actions: Sequence[str], text: str) -> bool | None:
+        """Whether `text`, written after a failed episode of these actions from `start`, states a fact of this task that
+        is true, and none that is false; None where the episode showed nothing that could be stated.
+
+        It may look at what players do not see. What states nothing is not true. Optional: raises NotOfferedError by
+        default.
+        """
+        raise NotOfferedError(
+            f"{self.name} does not judge reflections; write `judge(self, start, actions, text) -> bool | None`"
+        )
+
+    def replay(self, start: State, actions: Sequence[str]) -> list[tuple[State, str, Step]]:
+        """What each of the actions did, played from `start`: the state before it, the action, the step."""
+        played: list[tuple[State, str, Step]] = []
+        for action in actions:
+            before = played[-1][2].state if played else start
+            played.append((before, action, self.step(before, action)))
+        return played
 
     # -- scripted players and pictures ------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ _GIVES: dict[str, tuple[type, ...]] = {
     "compact": (str,), "about": (str,), "outcome": (str,), "render": (str,), "instance": (str,), "split_of": (str,),
     "progress": (float, int, type(None)), "invalid_is_cheap": (bool,),
     "weak": (str,), "parse": (str, type(None)), "solve": (list, type(None)), "admissible": (list,),
+    "judge": (bool, type(None)),
 }  # fmt: skip
 """What the members of an environment give."""
 
@@ -112,6 +113,8 @@ def check_env(
         _check_play(watched, seed, actions)
         _check_expert(watched, seed)
         _check_strange_texts(watched, seed)
+        if watched.offers("judge"):
+            _check_judge(watched, seed)
     _check_charge(watched)
     _check_splits(watched, per_split)
     _check_load(env)
@@ -310,6 +313,17 @@ def _check_strange_texts(env: _Watched, seed: int) -> None:
             _require(not step.valid, env, f"`parse` refuses {text[:60]!r}, but `step` takes it as valid")
         else:
             _require(env.parse(parsed) == parsed, env, f"`parse` is not stable on {text[:60]!r}")
+
+
+def _check_judge(env: _Watched, seed: int) -> None:
+    """A text without a word is never true, and judging depends on nothing else and changes nothing."""
+    start = env.reset(seed)
+    actions = (env.admissible(start) if env.offers("admissible") else (env.solve(start) or []))[:1]
+    for text in STRANGE_TEXTS:
+        first = env.judge(start, actions, text)
+        _require(first == env.judge(start, actions, text), env, f"`judge` judges {text[:60]!r} in two ways")
+        _require(bool(text.strip()) or not first, env, "`judge` takes a text without a word for a true one")
+    _require(start == env.reset(seed), env, "`judge` mutated the state that it was given")
 
 
 def _check_splits(env: _Watched, per_split: int) -> None:

@@ -16,6 +16,7 @@ from lamer_graph.cli import (
     agent,
     collect,
     compare,
+    curve,
     doctor,
     evaluate,
     gateway,
@@ -41,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-PLAYING = (quickstart, play, collect, train, evaluate, compare, reproduce)
+PLAYING = (quickstart, play, collect, train, evaluate, compare, curve, reproduce)
 for module in (*PLAYING, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
     module.register(app)
 

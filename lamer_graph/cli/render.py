@@ -19,11 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lamer_graph.cli.shown import shown
+from lamer_graph.policies.rendering import shown as given
 
 if TYPE_CHECKING:
     from lamer_envs import Env
     from lamer_graph.collection.config import CollectConfig
     from lamer_graph.evaluation.evaluate import Evaluation
+    from lamer_graph.evaluation.reflections import Truth
     from lamer_graph.evaluation.stats import Estimate
 
 
@@ -116,11 +118,36 @@ def _said(text: str) -> str:
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 
+WIDEST = 4
+"""Attempts that a table of 80 columns has a column each for."""
+
+
 def evaluations(title: str, rows: Mapping[str, Evaluation]) -> Table:
-    """One line per evaluation: pass@1..k and what else is measured, each with its 95 % interval."""
+    """One line per evaluation: pass@1..k and what else is measured, each with its 95 % interval; of more attempts than
+    `WIDEST` one column per evaluation."""
+    attempts = max(len(row.summary.pass_at) for row in rows.values())
+    return _across(title, rows, attempts) if attempts <= WIDEST else _down(title, rows, attempts)
+
+
+def _down(title: str, rows: Mapping[str, Evaluation], attempts: int) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("memory")
+    for name in rows:
+        table.add_column(escape(name), justify="right")
+    found = [row.summary for row in rows.values()]
+    for k in range(attempts):
+        reached = [interval(one.pass_at[k], " ") if k < len(one.pass_at) else "" for one in found]
+        table.add_row(f"pass@{k + 1}", *reached)
+    table.add_row("turns", *(f"{one.turns_per_episode.value:.2f}" for one in found))
+    table.add_row("invalid", *(f"{one.invalid_rate.value:.1%}" for one in found))
+    if any(one.trials > one.tasks for one in found):
+        table.add_row("diversity", *(interval(one.diversity, " ") for one in found))
+    return table
+
+
+def _across(title: str, rows: Mapping[str, Evaluation], attempts: int) -> Table:
     table = Table(title=escape(title), title_justify="left", show_lines=True)
     table.add_column("memory")
-    attempts = max(len(row.summary.pass_at) for row in rows.values())
     for k in range(1, attempts + 1):
         table.add_column(f"pass@{k}", justify="right")
     diverse = any(row.summary.trials > row.summary.tasks for row in rows.values())
@@ -137,21 +164,23 @@ def evaluations(title: str, rows: Mapping[str, Evaluation]) -> Table:
     return table
 
 
-def interval(estimate: Estimate) -> str:
-    """A value with its interval below it: narrow enough for a table in 80 columns."""
+def interval(estimate: Estimate | Truth, between: str = "\n") -> str:
+    """A value with its interval, by itself below it: narrow enough for a table in 80 columns."""
     value, low, high = (f"{number:.3f}".removeprefix("0") for number in estimate[:3])
-    return f"{value}\n[dim]{low}-{high}[/]"
+    return f"{value}{between}[dim]{low}-{high}[/]"
 
 
 def conditions(evaluation: Evaluation) -> str:
     """Under what an evaluation was made, in one line of markup."""
     config, found = evaluation.config, evaluation.summary
     diversity = ", diversity in nats" if found.trials > found.tasks else ""
+    true = "" if evaluation.truth is None else f"reflections true {told_truth(evaluation.truth)}; "
+    rendered = f" ({_said(given(evaluation.template))})" if evaluation.template else ""
     return (
-        f"{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy "
-        f"{_said(config.policy)}; {strategy(config)}{sampled(evaluation.sampling)}; {escape(across_tasks(config))}95 % "
-        f"intervals over "
-        f"{found.instances} instances; turns per episode, invalid actions per turn{diversity}"
+        f"{true}{config.env}, split {config.split}, {found.tasks} tasks x {config.trials} trials; policy "
+        f"{_said(config.policy)}{rendered}; {strategy(config)}{sampled(evaluation.sampling)}; "
+        f"{escape(across_tasks(config))}95 % intervals over {found.instances} instances; turns per episode, invalid "
+        f"actions per turn{diversity}"
     )
 
 
@@ -164,6 +193,12 @@ def sampled(sampling: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def told_truth(truth: Truth) -> str:
+    """A share of true reflections, as .41 of 220, with its interval."""
+    value, low, high = (f"{number:.2f}".removeprefix("0") for number in truth[:3])
+    return f"{value} ({low}-{high}) of {truth.judged}"
 
 
 def strategy(config: CollectConfig) -> str:

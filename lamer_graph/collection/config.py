@@ -142,7 +142,17 @@ class CollectConfig(BaseModel):
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
         unsaid |= {
             key
-            for key in ("tasks_of", *OF_OTHERS, "same_task", "embedder", "actions", "thoughts", "texts", "stop", *REROLLS)
+            for key in (
+                "tasks_of",
+                *OF_OTHERS,
+                *REROLLS,
+                "same_task",
+                "embedder",
+                "actions",
+                "thoughts",
+                "texts",
+                "stop",
+            )
             if getattr(self, key) == type(self).model_fields[key].default
         }
         return {key: value for key, value in plain(self).items() if key not in unsaid}

@@ -16,7 +16,9 @@ from lamer_envs import Env, make
 from lamer_graph.collection.collect import CollectSummary, collect
 from lamer_graph.collection.config import SAMPLING_FIELDS, CollectConfig
 from lamer_graph.collection.run_memory import Heritage
+from lamer_graph.collection.sampled_by import rendered
 from lamer_graph.errors import ConfigError, RunLogError
+from lamer_graph.evaluation.reflections import Judge, Truth
 from lamer_graph.evaluation.stats import Instances, Summary, summarise
 from lamer_graph.policies.base import Policy
 from lamer_graph.runlog import read_config, read_trials, well_formed
@@ -32,12 +34,18 @@ class Evaluation(NamedTuple):
     instances: Instances
     sampling: Json
     """What reached the model: None for a number that did not, so that the model's own, unknown here, was used."""
+    truth: Truth | None = None
+    """How many reflections were true; None where the environment judges none, or there was none to be judged."""
+    template: Json | None = None
+    """Arguments of the chat template that prompts were rendered with; None where that is not known."""
 
     def to_json(self) -> Json:
         return {
             "config": self.config.model_dump(mode="json"),
             "sampling": self.sampling,
+            "template": self.template,
             **self.summary.to_json(),
+            "reflections_true": None if self.truth is None else self.truth._asdict(),
         }
 
 
@@ -73,12 +81,14 @@ def report(folder: str | Path) -> Evaluation:
         raise RunLogError(f"{folder} is no run of `collect` or `eval`: {error.errors()[0]['msg']}") from None
     env = make(config.env)
     instances: dict[str, str] = {}
+    judge, drawn = Judge(env), rendered(folder)
     sampling: Json = {name: getattr(config, name) for name in SAMPLING_FIELDS}
 
     def noted() -> Iterator[Json]:
         for trial in (one for one in read_trials(folder) if one.get("branch") is None):
             note_instance(env, trial["task"], instances)
             sampling.update({name: None for name, value in trial["sampling"].items() if value is None})
+            judge.add(trial)
             yield trial
 
     try:
@@ -86,7 +96,8 @@ def report(folder: str | Path) -> Evaluation:
             summary = summarise(noted(), config.max_episodes, instances)
     except ConfigError as error:
         raise RunLogError(f"{folder}: {error}") from None
-    return Evaluation(config, summary, instances, sampling)
+    template = None if drawn is None else drawn["template"]
+    return Evaluation(config, summary, instances, sampling, judge.truth(instances), template)
 
 
 def note_instance(env: Env, task: Json, instances: dict[str, str]) -> None:

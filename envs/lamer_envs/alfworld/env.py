@@ -33,6 +33,7 @@ from lamer_envs.alfworld.experts import plan, weak
 from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household, pick
 from lamer_envs.alfworld.house import KINDS, House, house
 from lamer_envs.alfworld.households import MOST_HOUSEHOLDS, chores, household, rooms_for
+from lamer_envs.alfworld.judge import Known, is_true
 from lamer_envs.alfworld.progress import sub_goals
 from lamer_envs.alfworld.world import admissible, canonical, play
 from lamer_envs.base import Env, State, Step
@@ -298,6 +299,13 @@ class Alfworld(Env):
         return super().seeds(split)
 
     # -- scripted players and pictures ------------------------------------------------------------------------------
+
+    def judge(self, start: State, actions: Sequence[str], text: str) -> bool | None:
+        """Whether what the text says of where the wanted thing is, and where it is not, was so at the start; None where
+        the episode saw neither. It is read in the words of outcomes, and of a few plain sentences."""
+        h = house(start["house"])
+        seen = Known(h.thing).read(self.outcome(*turn) for turn in self.replay(start, actions))
+        return is_true(h, start, text) if seen.at or seen.without else None
 
     def solve(self, state: State) -> list[str] | None:
         """The shortest straightforward plan, given all there is to know. experts.Explorer plays without.

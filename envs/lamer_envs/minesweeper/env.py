@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -23,6 +23,7 @@ from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.instances import read_instance
 from lamer_envs.minesweeper import families
 from lamer_envs.minesweeper.board import Board, Cell, Grid, board, grid, posterior
+from lamer_envs.minesweeper.judge import is_true
 from lamer_envs.parameters import check_whole, generator
 
 WIN, SEVERAL, ONE, MINE, INVALID = 10.0, 2.0, 0.5, -0.1, -1.0
@@ -291,6 +292,13 @@ class Minesweeper(Env):
     def mine_cells(self, state: State) -> list[Cell]:
         """The mines' (row, column), 1-based, in reading order. Full knowledge: not for players."""
         return [cell for cell, mine in zip(grid(state["size"]).coords, state["mines"], strict=True) if mine == "1"]
+
+    def judge(self, start: State, actions: Sequence[str], text: str) -> bool | None:
+        """Whether what the text says of mines and safe cells is so; None where no mine was hit."""
+        played = self.replay(start, actions)
+        if not played or played[-1][2].state["hit"] is None:
+            return None
+        return is_true(text, set(self.mine_cells(start)), start["size"])
 
     def solve(self, state: State) -> list[str] | None:
         """The fewest clicks that win, None after a mine was opened."""

@@ -30,6 +30,7 @@ from lamer_envs.base import MAX_ACTION_CHARS, Env, State, Step
 from lamer_envs.errors import EnvParameterError, InstanceError
 from lamer_envs.instances import read_instance, read_instance_text
 from lamer_envs.parameters import check_whole, generator
+from lamer_envs.sokoban.judge import STUCK_AT, claimed
 from lamer_envs.sokoban.levels import MAX_SIDE, Level, canonical, draw_level, draw_pits, level, level_text
 from lamer_envs.sokoban.room import DIRECTIONS, Room, bits
 from lamer_envs.sokoban.search import shortest
@@ -276,6 +277,15 @@ class Sokoban(Env):
     def split_of(self, state: State) -> str:
         """The split of the level: it is held out with whatever pits."""
         return super().split_of({key: value for key, value in state.items() if key != "pits"})
+
+    def judge(self, start: State, actions: Sequence[str], text: str) -> bool | None:
+        """Whether the text names cells where the last turn got a box stuck, or that are pits, and no others; None where
+        it got none stuck."""
+        played = self.replay(start, actions)
+        stuck = set(STUCK_AT.findall(self.outcome(*played[-1]))) if played else set()
+        pits = {level(start["level"]).cell(cell) for cell in start.get("pits", ())}
+        said = claimed(text)
+        return bool(said) and said <= stuck | pits if stuck else None
 
     def solve(self, state: State) -> list[str] | None:
         """A shortest solution in moves, as turns of up to three moves; None if there is none.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from lamer_envs.instances import read_instance
 from lamer_envs.parameters import check_whole
 from lamer_envs.webshop.catalogue import Catalogue, GeneratedCatalogue
 from lamer_envs.webshop.goals import Goal, canonical, read_goal
+from lamer_envs.webshop.judge import is_true
 from lamer_envs.webshop.official import load_folder, load_mapping
 from lamer_envs.webshop.pages import (
     BACK,
@@ -350,6 +351,14 @@ class Webshop(Env):
         return count
 
     # -- scripted players and pictures ------------------------------------------------------------------------------
+
+    def judge(self, start: State, actions: Sequence[str], text: str) -> bool | None:
+        """Whether the text says truly that what was bought was wrong, or with which options it was right; None where
+        nothing was bought."""
+        last = self.replay(start, actions)[-1][2].state if actions else start
+        catalogue = self.shop.catalogue
+        at = catalogue.find(last["product"]) if last["page"] == "done" else None
+        return None if at is None else is_true(text, catalogue.product(at), self.goal(start), catalogue.nouns)
 
     def solve(self, state: State) -> list[str] | None:
         shop = self.shop

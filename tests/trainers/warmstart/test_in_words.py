@@ -143,6 +143,7 @@ def test_a_reflection_that_calls_a_mine_safe_is_not_true() -> None:
     start = env.reset(0)
     mines = sorted(f"({row}, {column})" for row, column in env.mine_cells(start))
     attempt = sweeper.begin(start, (), random.Random(0))
+    sweeper.play(attempt, mines[0])
     good = f"There is a mine at {mines[0]}. Do not open it again."
     assert sweeper.true_remark(attempt, good)
     assert not sweeper.true_remark(attempt, f"{good} It is safe to open {mines[1]}.")

@@ -8,14 +8,12 @@ or history saw the wanted thing is gone to first, and one that was seen without 
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from lamer_envs.alfworld.catalogue import LAMP_PLACES, LAMPS, PLACES, THINGS, fits
 from lamer_envs.alfworld.env import Alfworld
 from lamer_envs.alfworld.house import KINDS, House, house
+from lamer_envs.alfworld.judge import Known
 from lamer_envs.alfworld.world import local_commands
 from lamer_envs.base import State
 from lamer_graph.trial.prompts import Remembered
@@ -67,40 +65,6 @@ BETWEEN = (
 )
 """What stands between names."""
 TREATMENTS = {"heat": ("h", "hot"), "cool": ("c", "cool"), "clean": ("w", "clean")}
-SEEN = re.compile(r"(?:go to|open|examine) ([a-z]+ [0-9]+)(?:: | -> )(closed|has ([a-z0-9 ()]+))")
-SEE = re.compile(r"s(?:ee|aw) ([a-z]+) ([0-9]+) in ([a-z]+ [0-9]+)")
-NONE_IN = re.compile(r"no ([a-z]+) in ([a-z]+ [0-9]+(?: and [a-z]+ [0-9]+)*)")
-
-
-@dataclass
-class Known:
-    """What texts tell: places by things seen there, and places seen without the thing that is wanted."""
-
-    wanted: str
-    at: dict[str, str] = field(default_factory=dict)
-    """Things of the wanted type, with the place."""
-    without: list[str] = field(default_factory=list)
-
-    def read(self, texts: Iterable[str]) -> Known:
-        """Take in outcomes, trajectories and notes, oldest first."""
-        for text in texts:
-            for place, _, listed in SEEN.findall(text):
-                names = [name for name in listed.split(" and ") if name]
-                own = [name for name in names if name.split(" ")[0] == self.wanted]
-                self.at |= dict.fromkeys(own, place)
-                if names and not own:
-                    self._empty(place)
-            for thing, number, place in SEE.findall(text):
-                if thing == self.wanted:
-                    self.at[f"{thing} {number}"] = place
-            for thing, places in NONE_IN.findall(text):
-                for place in places.split(" and ") if thing == self.wanted else ():
-                    self._empty(place)
-        return self
-
-    def _empty(self, place: str) -> None:
-        if place not in self.without:
-            self.without.append(place)
 
 
 class AlfworldTeacher(Teacher):
@@ -265,16 +229,6 @@ class AlfworldTeacher(Teacher):
         known = Known(h.thing).read(turn.outcome for turn in attempt.turns)
         return bool(known.at or known.without)
 
-    def true_remark(self, attempt: Attempt, text: str) -> bool:
-        h = house(attempt.start["house"])
-        known = Known(h.thing).read([text])
-        lying = {receptacle.name: _inside(h, attempt.start, r) for r, receptacle in enumerate(h.receptacles)}
-        right = all(name in lying.get(place, ()) for name, place in known.at.items())
-        empty = all(
-            place in lying and all(name.split(" ")[0] != h.thing for name in lying[place]) for place in known.without
-        )
-        return bool(known.at or known.without) and right and empty
-
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """Places seen with or without the wanted thing, in notes or as trajectories, over one or two episodes."""
         h = house(state["house"])
@@ -299,11 +253,6 @@ class AlfworldTeacher(Teacher):
             elif vain:
                 memory.append(Remembered("reflection", f"no {h.thing} in {' and '.join(vain)}", episode))
         return memory, episodes + 1
-
-
-def _inside(h: House, state: dict[str, Any], r: int) -> set[str]:
-    """Names of what lies in a receptacle, be it open or closed."""
-    return {thing.name for o, thing in enumerate(h.objects) if r in state["in"][o]}
 
 
 def _likely(place: str, wanted: str) -> bool:

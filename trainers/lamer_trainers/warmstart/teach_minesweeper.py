@@ -133,10 +133,6 @@ class MinesweeperTeacher(Teacher):
     def instructive(self, attempt: Attempt) -> bool:
         return attempt.state["hit"] is not None
 
-    def true_remark(self, attempt: Attempt, text: str) -> bool:
-        named, mines = set(MINE_AT.findall(text)), self._mines(attempt.state)
-        return bool(named) and named <= mines and not mines & safe_cells(text)
-
     def of_others(self, start: State, rng: random.Random) -> list[Remembered]:
         if "family" not in start or rng.random() >= WITH_OTHERS:
             return []

@@ -15,6 +15,7 @@ from itertools import product
 
 from lamer_envs.base import State
 from lamer_envs.sokoban.env import MOVES_PER_TURN, Sokoban
+from lamer_envs.sokoban.judge import STUCK_AT
 from lamer_envs.sokoban.room import DIRECTIONS
 from lamer_graph.trial.prompts import Remembered
 from lamer_trainers.warmstart.teachers import Attempt, Choice, Teacher
@@ -30,7 +31,6 @@ VAGUE_REMARKS = {
     "try another way": "I should try another way.",
 }
 """Notes of no use, and how they are told."""
-STUCK_AT = re.compile(r"box to (\([0-9]+, [0-9]+\))(?: on goal)?(?:, bumped [0-9]+)?, stuck")
 NO_BOX_AT = re.compile(r"(?:no|not push a) box to (\([0-9]+, [0-9]+\))")
 ALL_TURNS = [", ".join(moves) for n in range(1, MOVES_PER_TURN + 1) for moves in product(DIRECTIONS, repeat=n)]
 MOST_NAMED = 4
@@ -96,10 +96,6 @@ class SokobanTeacher(Teacher):
 
     def instructive(self, attempt: Attempt) -> bool:
         return bool(STUCK_AT.findall(attempt.turns[-1].outcome))
-
-    def true_remark(self, attempt: Attempt, text: str) -> bool:
-        named = set(NO_BOX_AT.findall(text))
-        return bool(named) and named <= set(STUCK_AT.findall(attempt.turns[-1].outcome))
 
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """One to four cells where boxes got stuck, in notes or as ends of trajectories, over one or two episodes."""

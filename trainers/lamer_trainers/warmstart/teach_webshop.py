@@ -15,10 +15,10 @@ from lamer_envs.base import State
 from lamer_envs.webshop.catalogue import Product
 from lamer_envs.webshop.env import Webshop
 from lamer_envs.webshop.goals import Goal
+from lamer_envs.webshop.judge import NOT, TAKE, could_win
 from lamer_envs.webshop.lexicon import CHOICES, KINDS, QUALITIES
 from lamer_envs.webshop.pages import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, listed_slice
 from lamer_envs.webshop.players import click, right_options
-from lamer_envs.webshop.reward import score
 from lamer_envs.webshop.search import HITS
 from lamer_graph.trial.prompts import Remembered
 from lamer_trainers.warmstart.teachers import Attempt, Choice, Teacher
@@ -53,8 +53,6 @@ WORDS = ("]", "Goal ", "\nSearch page", "\nResults", "\nItem ", ": ", "Bought ",
          "at the search page", "other kind", "too dear", "..", "nothing", " not ", " take ")  # fmt: skip
 """Fixed parts of pages, outcomes, actions and remarks. Names of things have no separator in their tokens, so that each
 is the same token wherever it stands."""
-NOT = re.compile(r"not (?:buy )?(B[0-9A-Z]{9})")
-TAKE = re.compile(r"[Tt]ake (B[0-9A-Z]{9}) with ([^;\n]*)")
 BOUGHT = re.compile(r"bought (B[0-9A-Z]{9})[^;\n]*: score (0\.[0-9]+)")
 
 
@@ -174,19 +172,8 @@ class WebshopTeacher(Teacher):
     def instructive(self, attempt: Attempt) -> bool:
         return bool(attempt.state["page"] == "done")
 
-    def true_remark(self, attempt: Attempt, text: str) -> bool:
-        bought = attempt.state["product"]
-        wrong, right = NOT.findall(text), TAKE.findall(text)
-        if right:
-            goal = self.env.goal(attempt.state)
-            asin, values = right[0]
-            wanted = set(right_options(self._product(bought), goal).values())
-            return asin == bought and self._could_win(attempt, asin) and set(values.rstrip(".").split(", ")) == wanted
-        return wrong == [bought] and not self._could_win(attempt, bought)
-
     def _could_win(self, attempt: Attempt, asin: str) -> bool:
-        item, goal = self._product(asin), self.env.goal(attempt.state)
-        return score(item, goal, right_options(item, goal), self.env.shop.catalogue.nouns).total == 1.0
+        return could_win(self._product(asin), self.env.goal(attempt.state), self.env.shop.catalogue.nouns)
 
     def drill(self, state: State, rng: random.Random) -> tuple[list[Remembered], int]:
         """One to three products named as wrong, most of them on this page, in notes or as bought in vain."""

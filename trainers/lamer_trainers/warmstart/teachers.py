@@ -140,9 +140,9 @@ class Teacher(ABC):
     def instructive(self, attempt: Attempt) -> bool:
         """Whether a failed episode shows anything that a reflection could truly state."""
 
-    @abstractmethod
     def true_remark(self, attempt: Attempt, text: str) -> bool:
-        """Whether a reflection states something about this task that is true and useful."""
+        """Whether a reflection states something about this task that is true and useful, as its environment judges."""
+        return bool(self.env.judge(attempt.start, attempt.actions, text))
 
     def of_others(self, start: State, rng: random.Random) -> list[Remembered]:
         """What a memory of other tasks may show of tasks that have something in common with this one; none by default.
