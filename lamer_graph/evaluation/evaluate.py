@@ -88,7 +88,8 @@ def report(folder: str | Path) -> Evaluation:
         for trial in (one for one in read_trials(folder) if one.get("branch") is None):
             note_instance(env, trial["task"], instances)
             sampling.update({name: None for name, value in trial["sampling"].items() if value is None})
-            judge.add(trial)
+            if not config.shuffle_reflections:
+                judge.add(trial)
             yield trial
 
     try:
