@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from lamer_graph.errors import ConfigError
 from lamer_graph.policies.shipped import shipped_policy, taught_wording
 from lamer_graph.trial.prompt_texts import PromptTexts
 from lamer_trainers import runfile
@@ -79,6 +80,8 @@ def test_changes_reach_into_sections_and_are_typed():
         ("collect.temperature=0", "are not the policy's"),
         ("collect.skip=3", "collect.skip and collect.shuffle_reflections are not for training"),
         ("collect.shuffle_reflections=true", "not for training"),
+        ("collect.strategy=reflexion", "'reflexion' is the untrained baseline: set collect.strategy=lamer"),
+        ("collect.strategy=reflection", "collect.strategy: .*'reflexion'"),
         ("env=sokoban", "unknown key 'env': it belongs at collect.env$"),
         ("optimise.policy=x", "unknown key 'optimise.policy': it belongs at policy"),
         ("policy.model=DIR", "'policy.model=DIR' takes 'policy' for a section, .* write policy=VALUE"),
@@ -97,7 +100,7 @@ def test_what_is_wrong_in_a_run_is_one_clear_line(change, message):
 
 def test_a_run_file_words_the_prompts(tmp_path):
     run = {**PRESETS["minesweeper-cpu"], "policy": "x"}
-    run["collect"] = {**run["collect"], "prompt_style": "standard", "actions": "never"}
+    run["collect"] = {**run["collect"], "prompt_style": "standard", "actions": "never", "strategy": "plan"}
     run["collect"]["texts"] = {"reflect": "What now? <remark>..</remark>"}
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(run))
@@ -105,7 +108,18 @@ def test_a_run_file_words_the_prompts(tmp_path):
     assert loaded.collect.texts == PromptTexts(reflect="What now? <remark>..</remark>", act="Move {turn}?")
     assert RunFile.model_validate(loaded.model_dump(mode="json")) == loaded
     finish(tmp_path, loaded, SimpleNamespace(save_pretrained=lambda folder: None))
-    assert taught_wording(tmp_path) == {"actions": "never", "texts": loaded.collect.texts.to_json()}
+    taught = {"actions": "never", "texts": loaded.collect.texts.to_json(), "strategy": "plan"}
+    assert taught_wording(tmp_path) == taught
+
+
+def test_a_run_that_remembers_nothing_is_trained_and_one_that_says_both_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    run = {**PRESETS["minesweeper-cpu"], "policy": "x"}
+    run["collect"] = {key: value for key, value in run["collect"].items() if key != "contents"}
+    path.write_text(json.dumps(run))
+    assert load_run(path, changes=["collect.strategy=zero_shot"]).collect.contents == "none"
+    with pytest.raises(ConfigError, match="strategy 'zero_shot' and memory 'both' exclude each other"):
+        load_run(path, changes=["collect.strategy=zero_shot", "collect.contents=both"])
 
 
 def test_a_run_is_worded_as_its_policy_was_taught_unless_it_says_otherwise(tmp_path):

@@ -73,6 +73,19 @@ def test_a_server_without_a_system_role_is_played_and_noted_so(cli: Cli, server:
     assert cli(*command, "--resume").code == 0
 
 
+def test_a_run_of_known_template_arguments_does_not_go_on_with_unknown_ones(
+    cli: Cli, server: FakeServer, tmp_path: Path
+) -> None:
+    told = ("--template", "enable_thinking=false")
+    assert collected(cli, server, *told).code == 0
+    assert json.loads((tmp_path / "r/run.json").read_text())["rendered"]["template"] == {"enable_thinking": False}
+    outcome = collected(cli, server, "--resume")
+    assert outcome.code == 2
+    assert "were rendered with enable_thinking=false, and what the policy here renders" in outcome.error_line
+    assert "there" in collected(cli, server, "--resume", "--template", "enable_thinking=true").error_line
+    assert collected(cli, server, "--resume", *told).code == 0
+
+
 def test_workers_play_the_same_trials_as_one_process(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
     assert collected(cli, server).code == 0
     (tmp_path / "r").rename(tmp_path / "alone")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from command_line import Cli
-from lamer_graph import CollectConfig, PromptTexts, collect, create_lamer_agent
+from lamer_graph import CollectConfig, PromptTexts, Sampling, collect, create_lamer_agent
 from lamer_graph.errors import ConfigError
+from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.runlog import read_config, read_trials
 from lamer_graph.runlog.lines import config_hash
 from scripted import ScriptedPolicy, is_reflection, random_player
@@ -25,7 +26,7 @@ def plain(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_is_not_said_leaves_a_run_the_run_that_it_was() -> None:
-    assert {"actions", "texts"}.isdisjoint(plain())
+    assert {"actions", "texts", "thoughts"}.isdisjoint(plain())
     assert plain(texts={}, actions="auto") == plain()
     assert plain(texts=TEXTS)["texts"] == TEXTS
     hashes = {config_hash(each) for each in (plain(), plain(texts=TEXTS), plain(actions="never"))}
@@ -102,6 +103,50 @@ def test_a_policy_is_asked_as_its_card_says_unless_something_else_is_asked_for(
     outcome = cli("collect", *small, "--out", "d")
     assert outcome.code == 2
     assert "texts.act has no field {x}" in outcome.error_line
+
+
+def test_a_policy_is_asked_by_the_strategy_of_its_card_unless_something_else_is_asked_for(
+    cli: Cli, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "taught")
+    card = {"env": ENV, "prompt_style": "standard", "strategy": "plan", "thoughts": "shown"}
+    (folder / "lamer.json").write_text(json.dumps(card))
+    small = ("--policy", folder, "--env", ENV, "--tasks", 1, "--max-turns", 2, "--max-tokens", 2, "--episodes", 2)
+
+    def asked(out: str, *more: object) -> tuple[object, ...]:
+        config = cli("eval", *small, "--out", out, "--json", *more).document["config"]
+        return config["strategy"], config.get("thoughts", "hidden"), config["contents"]
+
+    assert asked("a") == ("plan", "shown", "reflection")
+    assert any("First write a plan" in text for trial in read_trials(tmp_path / "a") for text in trial["texts"])
+    assert asked("b", "--strategy", "zero_shot", "--thoughts", "hidden") == ("zero_shot", "hidden", "none")
+    assert asked("c", "--strategy", "reflexion") == ("reflexion", "shown", "reflection")
+    assert asked("d", "--prompt-style", "compact") == ("lamer", "hidden", "reflection")
+    agent = create_lamer_agent(LocalPolicy(folder), ENV, max_turns=1, max_episodes=1, sampling=Sampling(max_tokens=2))
+    assert "plan" not in agent.invoke({"task": {"seed": 1}})["episodes"][0]["turns"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--strategy", "zero_shot", "--memory", "both"), "strategy 'zero_shot' and memory 'both' exclude each other"),
+        (("--strategy", "reflexion", "--memory", "none"), "strategy 'reflexion' and memory 'none' exclude each other"),
+        (("--strategy", "plan"), "strategy 'plan' and prompt style 'compact' exclude each other"),
+        (("--strategy", "react"), "strategy 'react' and prompt style 'compact' exclude each other"),
+        (("--thoughts", "shown"), "thoughts 'shown' and prompt style 'compact' exclude each other"),
+        (("--strategy", "zero_shot", "--backend", "chroma"), "--memory none and --backend chroma exclude each other"),
+    ],
+)
+@pytest.mark.parametrize("command", ["eval", "collect"])
+def test_a_strategy_that_contradicts_the_rest_is_one_line_before_there_is_a_folder(
+    cli: Cli, tmp_path: Path, command: str, options: tuple[str, ...], says: str
+) -> None:
+    outcome = cli(command, "--out", "r", "--tasks", 1, *options)
+    assert outcome.code == 2
+    assert says in outcome.error_line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_listing_actions_in_compact_prompts_is_refused_in_one_line(cli: Cli, tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lamer_graph.errors import PolicyResponseError
 from lamer_graph.policies.answers import Answer, read_answer
-from lamer_graph.trial.answers import extract
+from lamer_graph.policies.thoughts import as_thought
+from lamer_graph.trial.answers import conclusion, extract
 
 
 def answer_of(message: dict[str, Any], finish: str = "stop", said: tuple[str, ...] = (), opening: str = "") -> Answer:
@@ -37,8 +40,22 @@ def test_a_thought_that_ran_out_of_tokens_is_the_thought_as_without_a_parser() -
     assert answer.exact
 
 
-def test_thoughts_beside_an_answer_are_left_out() -> None:
-    assert answer_of({"content": "(1, 2)", "reasoning": "Maybe (3, 4)"}).text == "(1, 2)"
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_thoughts_beside_an_answer_are_left_out_of_its_text_and_kept(field: str) -> None:
+    answer = answer_of({"content": "(1, 2)", field: "Maybe (3, 4)"})
+    assert answer.text == "(1, 2)"
+    assert answer.thoughts == "Maybe (3, 4)"
+    assert answer_of({"content": "(1, 2)", field: None}).thoughts == ""
+
+
+MARKED = st.lists(st.sampled_from(["<think>", "</think>", "[/THINK]", "a", "<action>b</action>"])).map("".join)
+
+
+@given(st.one_of(st.text(max_size=60), MARKED))
+def test_whatever_a_thought_says_it_stays_one_in_the_text_of_a_log(words: str) -> None:
+    logged = f"{as_thought(words)}<action>(1, 2)</action>"
+    assert extract(logged, "action").text == "(1, 2)"
+    assert conclusion(logged).strip() == "<action>(1, 2)</action>"
 
 
 @pytest.mark.parametrize("finish", ["length", "stop"])

@@ -15,12 +15,16 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
+from lamer_envs import make
 from lamer_graph import ChatModelPolicy, Sampling, create_lamer_agent
 from lamer_graph.cli.render import conditions
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import PolicyConnectionError, PolicyError
 from lamer_graph.evaluation.evaluate import evaluate
+from lamer_graph.trial import steps
+from lamer_graph.trial.harness import make_harness
 from lamer_graph.types import Message
+from scripted import ScriptedPolicy
 
 MESSAGES: list[Message] = [{"role": "system", "content": "rules"}, {"role": "user", "content": "board"}]
 
@@ -72,10 +76,36 @@ async def test_a_report_says_unknown_for_what_a_chat_model_was_not_told(tmp_path
         assert f"temperature {'1' if sample else 'unknown'}, top-p unknown, " in conditions(evaluation)
 
 
-def test_content_blocks_are_joined_and_other_blocks_left_out() -> None:
-    content: Any = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "<action>"}, "(1, 1)</action>"]
-    model = GenericFakeChatModel(messages=iter([AIMessage(content=content)]))
-    assert ChatModelPolicy(model).generate_sync(MESSAGES, Sampling()).text == "<action>(1, 1)</action>"
+@pytest.mark.parametrize(
+    ("block", "beside"),
+    [
+        ({"type": "thinking", "thinking": "hm"}, {}),
+        ({"type": "reasoning", "reasoning": "hm"}, {}),
+        ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}, {}),
+        ({"type": "text", "text": ""}, {"reasoning_content": "hm"}),
+    ],
+)
+def test_content_blocks_are_joined_and_thoughts_told_apart(block: Any, beside: Any) -> None:
+    content: Any = [block, {"type": "text", "text": "<action>"}, "(1, 1)</action>"]
+    model = GenericFakeChatModel(messages=iter([AIMessage(content=content, additional_kwargs=beside)]))
+    done = ChatModelPolicy(model).generate_sync(MESSAGES, Sampling())
+    assert done.text == "<action>(1, 1)</action>"
+    assert done.thoughts == "hm"
+
+
+def test_a_chat_models_thoughts_are_logged_and_in_no_later_prompt_unless_asked() -> None:
+    def play(**asked: Any) -> Any:
+        content: Any = [{"type": "thinking", "thinking": "I wonder"}, "<action>(9, 9)</action>"]
+        model = GenericFakeChatModel(messages=iter([AIMessage(content=content)] * 3))
+        agent = create_lamer_agent(model, "minesweeper:4x4-3", "trajectory", max_turns=3, max_episodes=1, **asked)
+        return agent.invoke({"task": {"seed": 1}})["episodes"][0]["turns"]
+
+    for turn in play():
+        assert turn["text"] == "<think>\nI wonder\n</think>\n\n<action>(9, 9)</action>"
+        assert turn["action"] == "(9, 9)"
+    h = make_harness(ScriptedPolicy(lambda m, s: ""), make("minesweeper:4x4-3"), thoughts="shown")
+    state = {**steps.begin(steps.open_trial(h, {"seed": 1})), "turns": play(), "outcomes": ["invalid"] * 3}
+    assert "You thought:\n> I wonder\n" in steps.ask_action(h, state).build(0)[1]["content"]  # type: ignore[arg-type]
 
 
 def test_a_failing_model_is_a_policy_error_in_one_line() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.runlog import read_trials
+from lamer_graph.types import Message, Sampling
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
 from lamer_trainers.learning.distil import Distiller, taught_episodes
 from lamer_trainers.learning.samples import Sample, advantages_of, samples_of
@@ -41,12 +42,20 @@ def letters(messages: Sequence[Any]) -> list[int]:
     return [ord(letter) for message in messages for letter in f"{message['role']}\n{message['content']}\n"]
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[CollectConfig, list[Any]]:
-    """Trials of which some are won at the second or third attempt, with reflections in their prompts."""
-    settings = CollectConfig(env="minesweeper:4x4-2", tasks=30, trials=2)
+def aloud(messages: Sequence[Message], sampling: Sampling) -> str:
+    """`cautious_player` that says something first, and plans where it is asked to."""
+    plan = "<plan>open all</plan>" if "<plan>your plan</plan>" in messages[-1]["content"] else ""
+    return f"Let me see. {plan}{cautious_player(messages, sampling)}"
+
+
+@pytest.fixture(scope="module", params=["lamer", "plan"])
+def played(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[CollectConfig, list[Any]]:
+    """Trials of which some are won at the second or third attempt, with reflections in their prompts; with a plan their
+    turns also tell what was thought."""
+    thoughts: Any = "shown" if request.param == "plan" else "hidden"
+    settings = CollectConfig(env="minesweeper:4x4-2", tasks=30, trials=2, strategy=request.param, thoughts=thoughts)
     folder = tmp_path_factory.mktemp("played") / "run"
-    run(settings, folder, ScriptedPolicy(cautious_player))
+    run(settings, folder, ScriptedPolicy(aloud if request.param == "plan" else cautious_player))
     return settings, sorted(read_trials(folder), key=lambda trial: trial["trial_id"])
 
 

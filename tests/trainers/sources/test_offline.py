@@ -153,6 +153,12 @@ def test_a_log_of_other_wording_is_refused() -> None:
         check_config(CollectConfig(**ours), {**logged, "texts": {"act": "What now?"}}, "log")
     with pytest.raises(TrainingDataError, match=r"log has actions 'auto', the run 'never': set collect\.actions=auto"):
         check_config(CollectConfig(**ours, actions="never"), logged, "log")
+    with pytest.raises(TrainingDataError, match=r"log has thoughts 'hidden', the run 'shown'"):
+        check_config(CollectConfig(**ours, thoughts="shown"), logged, "log")
+    with pytest.raises(
+        TrainingDataError, match=r"has strategy 'plan', the run 'lamer': set collect\.strategy=plan"
+    ):
+        check_config(CollectConfig(**ours), {**logged, "strategy": "plan"}, "log")
 
 
 def no_tokens(trial: Trial) -> None:
