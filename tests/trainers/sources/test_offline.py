@@ -155,9 +155,7 @@ def test_a_log_of_other_wording_is_refused() -> None:
         check_config(CollectConfig(**ours, actions="never"), logged, "log")
     with pytest.raises(TrainingDataError, match=r"log has thoughts 'hidden', the run 'shown'"):
         check_config(CollectConfig(**ours, thoughts="shown"), logged, "log")
-    with pytest.raises(
-        TrainingDataError, match=r"has strategy 'plan', the run 'lamer': set collect\.strategy=plan"
-    ):
+    with pytest.raises(TrainingDataError, match=r"has strategy 'plan', the run 'lamer': set collect\.strategy=plan"):
         check_config(CollectConfig(**ours), {**logged, "strategy": "plan"}, "log")
 
 
