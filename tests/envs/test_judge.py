@@ -113,6 +113,20 @@ def test_sokoban_judges_where_a_box_got_stuck() -> None:
     assert judged > 5
 
 
+def test_sokoban_judges_what_is_said_of_pits() -> None:
+    env = make("sokoban:6x6-1-pits=3")
+    judged = 0
+    for start, actions, _ in lost(env, range(40)):
+        pits = [f"({cell // 6 + 1}, {cell % 6 + 1})" for cell in start["pits"]]
+        if env.judge(start, actions, "") is None:
+            continue
+        judged += 1
+        assert env.judge(start, actions, f"{pits[0]} is a pit.") is True
+        assert env.judge(start, actions, f"There are pits at {' and '.join(pits)}") is True
+        assert env.judge(start, actions, f"{pits[0]} and (1, 1) are pits") is False
+    assert judged > 3
+
+
 def test_alfworld_judges_by_where_things_lay_at_the_start() -> None:
     env = make("alfworld")
     judged = 0
