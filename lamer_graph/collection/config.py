@@ -140,21 +140,8 @@ class CollectConfig(BaseModel):
     def _plain(self, plain: SerializerFunctionWrapHandler) -> Json:
         # What says nothing is left out, so that a run of before these fields is still the same run.
         unsaid = {"store", "visible"} if self.scope == "trial" else set()
-        unsaid |= {
-            key
-            for key in (
-                "tasks_of",
-                *OF_OTHERS,
-                *REROLLS,
-                "same_task",
-                "embedder",
-                "actions",
-                "thoughts",
-                "texts",
-                "stop",
-            )
-            if getattr(self, key) == type(self).model_fields[key].default
-        }
+        silent = ("tasks_of", *OF_OTHERS, *REROLLS, "same_task", "embedder", "actions", "thoughts", "texts", "stop")
+        unsaid |= {key for key in silent if getattr(self, key) == type(self).model_fields[key].default}
         return {key: value for key, value in plain(self).items() if key not in unsaid}
 
     @classmethod

@@ -251,7 +251,11 @@ def measure(run: RunFile, encode: Encode) -> Played:
             turns: list[Turn] = []
             state, over = start, False
             while not over:
-                messages = prompts.act(prompts.view(state, episode, tuple(turns), memory))
+                view = prompts.view(state, episode, tuple(turns), memory)
+                if collect.strategy == "plan":
+                    told = "x" * min(200, collect.max_tokens)
+                    view = replace(view, plan=told) if turns else replace(view, last_plan=told if episode > 1 else "")
+                messages = prompts.act(view)
                 asked.append(encode(messages))
                 action = _some_action(env, state, rng)
                 said = Message(role="user", content=prompts.action_answer(action))
