@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
         folder = run_folder(out, "curve")
         check_new(folder)
         found = curves(named(runs), reference, trained)
-        ui.print(*_shown(found), *map(escape, notes(found)))
+        ui.print(*_shown(found), escape("\n".join(notes(found))))
         files = [*_write(found, folder), *_drawn(ui, found, folder)]
         ui.print(escape(f"also as {', '.join(path.name for path in files)} in {folder}"))
         return {"run": str(folder), **found.to_json(), "files": [str(path) for path in files]}
