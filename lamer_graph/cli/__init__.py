@@ -24,6 +24,7 @@ from lamer_graph.cli import (
     memory,
     play,
     quickstart,
+    report,
     reproduce,
     serve,
     serve_env,
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 
 PLAYING = (quickstart, play, collect, train, evaluate, compare, reproduce)
-for module in (*PLAYING, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
+for module in (*PLAYING, report, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
     module.register(app)
 
 

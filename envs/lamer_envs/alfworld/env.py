@@ -33,6 +33,7 @@ from lamer_envs.alfworld.experts import plan, weak
 from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household, pick
 from lamer_envs.alfworld.house import KINDS, House, house
 from lamer_envs.alfworld.households import MOST_HOUSEHOLDS, chores, household, rooms_for
+from lamer_envs.alfworld.picture import room_html
 from lamer_envs.alfworld.progress import sub_goals
 from lamer_envs.alfworld.world import admissible, canonical, play
 from lamer_envs.base import Env, State, Step
@@ -312,6 +313,10 @@ class Alfworld(Env):
 
     def render(self, state: State) -> str:
         return texts.picture(house(state["house"]), state)
+
+    def render_html(self, state: State) -> str:
+        """The household as a room; it shows everything, what is shut away too."""
+        return room_html(house(state["house"]), state)
 
 
 def _types(given: object) -> tuple[str, ...]:
