@@ -5,11 +5,12 @@ import { brief, h, percent, plain } from "./dom.js";
 
 export const SERIES = 6;
 
+const narrow = () => innerWidth < 640;
 const scale = (low, high, from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
 
 /** pass@k of several runs: points with their 95 % intervals, a group for every k. */
 export function passes(runs) {
-  const width = 640, height = 250, left = 40, bottom = 28, top = 10, right = 12;
+  const width = narrow() ? 350 : 640, height = narrow() ? 210 : 250, left = 40, bottom = 28, top = 10, right = 12;
   const most = Math.max(...runs.map((run) => run.pass_at.length));
   const y = scale(0, 1, height - bottom, top);
   const step = (width - left - right) / most;
@@ -71,7 +72,7 @@ export function running(values, window = 9) {
 
 /** Lines over updates. `series`: [{name, values, points}], of which `points` are drawn as dots alone. */
 export function lines({ updates, series, shares, label, last, small }) {
-  const width = small ? 300 : 640, height = small ? 130 : 260, left = 44, bottom = 24, top = 8, right = small ? 8 : 12;
+  const width = small ? 300 : narrow() ? 350 : 640, height = small ? 130 : narrow() ? 220 : 260, left = 44, bottom = 24, top = 8, right = small ? 8 : 12;
   const values = series.flatMap((one) => one.values).filter((value) => value !== null);
   if (!values.length) return h("p", { class: "empty" }, "nothing was measured yet");
   let low = shares ? 0 : Math.min(...values), high = shares ? 1 : Math.max(...values);
@@ -84,7 +85,7 @@ export function lines({ updates, series, shares, label, last, small }) {
     parts.push(h("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
     parts.push(h("text", { class: "tick", x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, shares ? percent(tick) : brief(tick)));
   }
-  for (const tick of small ? [1, end] : [1, Math.round(end / 4), Math.round(end / 2), Math.round((3 * end) / 4), end]) {
+  for (const tick of small || narrow() ? [1, end] : [1, Math.round(end / 4), Math.round(end / 2), Math.round((3 * end) / 4), end]) {
     parts.push(h("text", { class: "tick", x: x(tick), y: height - 6, "text-anchor": tick === 1 ? "start" : tick === end ? "end" : "middle" }, String(tick)));
   }
   series.forEach((one, number) => {

@@ -72,7 +72,7 @@ export function brief(value) {
   const size = Math.abs(value);
   if (size >= 10000) return count(Math.round(value));
   if (size !== 0 && size < 0.001) return value.toExponential(1);
-  return String(Number(value.toFixed(size >= 100 ? 0 : size >= 1 ? 2 : 3)));
+  return String(Number(value.toFixed(size >= 100 ? 0 : size >= 1 ? 2 : 3))).replace("-", "−");
 }
 export const signed = (value) => (value === null || value === undefined ? "–" : (value > 0 ? "+" : value < 0 ? "−" : "") + brief(Math.abs(value)));
 export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;

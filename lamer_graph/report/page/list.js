@@ -61,7 +61,7 @@ export function list(query, go) {
   const change = (name, value) => go({ ...query, [name]: value || undefined });
   const select = (name, label, choices) => choices.length < 2 && !query[name] ? null : h("label", {}, h("span", {}, label),
     h("select", { "data-filter": name, onchange: (event) => change(name, event.target.value) },
-      h("option", { value: "" }, "all"), choices.map(([value, word]) => h("option", { value, selected: String(query[name] || "") === String(value) }, plain(String(word))))));
+      name === "sort" ? null : h("option", { value: "" }, "all"), choices.map(([value, word]) => h("option", { value, selected: String(query[name] || "") === String(value) }, plain(String(word))))));
   const most = Math.max(0, ...store.rows.map((rows) => (rows ? rows.outcome.reduce((high, one) => (one > high ? one : high), 0) : 0)));
   const outcomes = [["solved", "solved"], ...Array.from({ length: most }, (_, k) => [String(k + 1), `solved in episode ${k + 1}`]), ["lost", "not solved"], ["error", "ended by an error"]];
   const pairs = (name) => values(name).slice(0, 500).map((value) => [value, value]);
@@ -83,9 +83,11 @@ export function list(query, go) {
   box.append(h("p", { class: "found", role: "status" }, count(kept.length), kept.length === total ? "" : ` of ${count(total)}`, kept.length === 1 ? " trial" : " trials", loaded < total ? `, ${count(total - loaded)} are still being read` : "",
     any ? [" · ", h("a", { href: "#/trials" }, "clear filters")] : null));
   if (!kept.length) box.append(h("p", { class: "empty" }, total ? "No trial is like that." : "No trial has ended yet."));
-  else box.append(windowed(kept, query));
+  else box.append(head(), windowed(kept, query));
   return box;
 }
+
+const head = () => h("div", { class: "row head", "aria-hidden": "true" }, ["outcome", "task", "run", "policy", "turns", "invalid", "reward"].map((name) => h("span", { class: "c-" + name.replace("policy", "version") }, name)));
 
 /** A scrolling box that holds the lines in sight. */
 function windowed(kept, query) {
@@ -125,8 +127,8 @@ function line(run, row, top, several) {
     h("span", { class: "c-task" }, h("span", { dir: "ltr" }, rows.task[row]), rows.index[row] ? h("small", {}, `#${rows.index[row]}`) : null),
     h("span", { class: "c-run" }, [several ? store.overview.runs[run].name : null, part].filter(Boolean).join(" · ")),
     h("span", { class: "c-version" }, rows.error[row] ? h("b", { class: "bad" }, rows.error[row]) : rows.version[row]),
-    h("span", { class: "c-turns" }, `${rows.turns[row]} turns`),
-    h("span", { class: "c-invalid" }, rows.invalid[row] ? h("b", { class: "warn" }, `${rows.invalid[row]} invalid`) : ""),
+    h("span", { class: "c-turns" }, h("span", { class: "narrow" }, "turns "), String(rows.turns[row])),
+    h("span", { class: "c-invalid" }, rows.invalid[row] ? h("b", { class: "warn" }, String(rows.invalid[row]), h("span", { class: "narrow" }, " invalid")) : ""),
     h("span", { class: "c-reward" }, brief(rows.reward[row])),
   ];
   return h("a", { class: "row", role: "listitem", href: link("trial", run, row), style: { transform: `translateY(${top}px)` }, "data-held": has(run, row) ? "yes" : "no" },

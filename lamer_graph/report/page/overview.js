@@ -37,18 +37,18 @@ function success(runs) {
     h("p", { class: "under" }, "The share of tasks that are solved in the first k episodes of a trial. Lines are 95 % intervals over different instances."),
     runs.length <= SERIES ? h("div", { class: "figure" }, passes(runs), legend(runs)) : null,
     h("div", { class: "scroll" }, h("table", { class: "numbers" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "run"), h("th", { scope: "col" }, "memory"),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "run"), h("th", { scope: "col", class: "left" }, "memory"),
         keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)), h("th", { scope: "col" }, "turns"), h("th", { scope: "col" }, "invalid"),
         diverse ? h("th", { scope: "col", title: "entropy in nats of the first episodes' action sequences" }, "diversity") : null, h("th", { scope: "col" }, "tasks"))),
       h("tbody", {}, runs.map((run, number) => h("tr", { class: `series s${number % SERIES}` },
-        h("th", { scope: "row" }, runs.length <= SERIES ? h("i", { class: "key" }) : null, h("a", { href: "#/trials?run=" + run.number }, run.name)), h("td", {}, run.memory || "–"),
+        h("th", { scope: "row" }, runs.length <= SERIES ? h("i", { class: "key" }) : null, h("a", { href: "#/trials?run=" + run.number }, run.name)), h("td", { class: "left" }, run.memory || "–"),
         keys.map((k) => h("td", {}, run.pass_at[k] ? [h("b", {}, percent(run.pass_at[k].value)), h("small", {}, `${percent(run.pass_at[k].low)} – ${percent(run.pass_at[k].high)}`), span(run.pass_at[k])] : "")),
         h("td", {}, brief(run.summary.turns_per_episode.value)), h("td", {}, percent(run.summary.invalid_rate.value)),
         diverse ? h("td", {}, brief(run.summary.diversity.value)) : null,
         h("td", {}, count(run.summary.tasks), run.summary.failed_trials ? h("small", {}, `${count(run.summary.failed_trials)} ended by errors`) : null)))))));
 }
 
-export const legend = (runs) => h("ul", { class: "legend" }, runs.map((run, number) => h("li", { class: `series s${number % SERIES}` }, h("i", { class: "key" }), run.name)));
+export const legend = (runs) => h("ul", { class: "legend" }, runs.map((run, number) => h("li", { class: `series s${number % SERIES}` }, h("i", { class: "key" }), h("span", {}, run.name, run.memory ? h("small", {}, run.memory === "none" ? "no memory" : run.memory) : null))));
 
 function trained(run) {
   const { updates, pass_at: passAt, validation, planned } = run.curves;

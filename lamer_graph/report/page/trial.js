@@ -69,13 +69,13 @@ function column(trial, number, at, active, worth, go) {
   const turn = episode.turns[at];
   return h("article", { class: `episode${active ? " active" : ""}`, "aria-label": `episode ${number + 1}`, "data-episode": number },
     h("header", {}, h("h3", {}, h("button", { type: "button", class: "plain", onclick: () => go(number, at) }, `Episode ${number + 1}`)), h("span", { class: `badge ${episode.success ? "won" : "lost"}` }, ending(episode)), h("span", { class: "reward" }, `reward ${brief(episode.reward)}`)),
-    memories(episode, number),
     pictureAt(trial, episode, at),
     h("p", { class: "caption" }, turn
       ? [h("b", {}, `turn ${at + 1} `), turn.action === null ? "no action" : said(clipped(turn.action)), h("span", { class: turn.valid ? "reward" : "reward warn" }, turn.valid ? ` ${signed(turn.reward)}` : ` invalid, ${signed(turn.reward)}`)]
       : h("b", {}, `after ${plural(episode.turns.length, "turn")}`)),
     chips(trial, number, active ? at : null, worth, go),
-    episode.reflection ? h("div", { class: "reflection" }, h("h4", {}, "reflects", episode.reflection.valid ? null : h("span", { class: "warn" }, " (no remark could be read)")), said(clipped(episode.reflection.text, 600), { class: "said quoted" })) : null);
+    memories(episode, number),
+    !episode.reflection ? h("div", {}) : h("div", { class: "reflection" }, h("h4", {}, "reflects", episode.reflection.valid ? null : h("span", { class: "warn" }, " (no remark could be read)")), said(clipped(episode.reflection.text, 600), { class: "said quoted" })));
 }
 
 function clipped(text, most = 160) {
@@ -130,10 +130,10 @@ function detail(trial, number, at, worth) {
   const made = turn || episode.reflection;
   if (!made) return h("section", { class: "detail" }, h("p", { class: "empty" }, `Episode ${number + 1} was ${ending(episode)}${episode.success ? "" : "; no reflection followed"}.`));
   const call = made.call;
-  const told = [["reward", turn ? brief(turn.reward) : null], ["policy", call && call.version], ["ended by", call && call.finish], ["prompt", call && call.prompt_tokens ? plural(call.prompt_tokens, "token") : null], ["took", call ? `${brief(call.seconds)} s` : null], ["seed", call && call.seed]];
+  const told = [["reward", turn ? brief(turn.reward) : null], ["policy", call && call.version], ["ended by", call && call.finish], ["prompt", call && call.prompt_tokens ? plural(call.prompt_tokens, "token") : null], ["took", call ? `${brief(call.seconds)} s` : null], ["seed", call && call.seed ? h("small", {}, call.seed) : null]];
   return h("section", { class: "detail", "aria-live": "polite" },
     h("div", { class: "card" }, h("h3", {}, turn ? `Episode ${number + 1}, turn ${at + 1}: what the policy wrote` : `After episode ${number + 1}: the reflection it wrote`), written(call, made.text),
-      h("dl", { class: "facts" }, scaleOf(made, worth), told.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, plain(String(value))))))),
+      h("dl", { class: "facts" }, scaleOf(made, worth), told.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value)))))),
     h("div", { class: "card" }, h("h3", {}, "What it read"), call ? prompt(trial, call) : h("p", { class: "empty" }, "nothing: no policy was called"),
       turn ? h("details", {}, h("summary", {}, "observation"), h("pre", {}, said(turn.observation))) : null));
 }
@@ -149,7 +149,7 @@ function heading(trial, run, row, around) {
   const same = [];
   store.rows.forEach((other, number) => { if (other) for (let at = 0; at < other.length; at += 1) if (other.task[at] === rows.task[row] && !(number === run && at === row)) same.push([number, at]); });
   const [number, index] = [store.overview.runs[run].name, trial.trial ? ` #${trial.trial}` : ""];
-  const beside = same.find(([other]) => other !== run) || same[0];
+  const beside = same.find(([other, at]) => other !== run && store.rows[other].index[at] === rows.index[row]) || same.find(([other]) => other !== run) || same[0];
   return h("header", { class: "headline" },
     h("p", { class: "crumbs" }, h("a", { href: "#/trials?run=" + run }, number), rows.update[row] === null ? null : [" · ", h("a", { href: `#/trials?run=${run}&update=${rows.update[row]}` }, `${rows.part[row]} at update ${rows.update[row]}`)], " · ", trial.started.slice(0, 16).replace("T", " ")),
     h("h1", {}, said(trial.task.id, { class: "said name" }), index),
@@ -180,7 +180,7 @@ export function trialView(box, place, around, moved) {
     fill(stage, trial.episodes.map((_, number) => column(trial, number, last[number], number === at.episode, worth, go)));
     fill(below, detail(trial, at.episode, at.step, worth));
     const active = stage.children[at.episode];
-    if (active && stage.scrollWidth > stage.clientWidth) stage.scrollTo({ left: active.offsetLeft - stage.offsetLeft - 12 });
+    if (active && stage.scrollWidth > stage.clientWidth) stage.scrollLeft = active.offsetLeft - stage.offsetLeft - (stage.clientWidth - active.clientWidth) / 2;
     if (!quiet) moved(at.episode, at.step);
   };
   loaded(place.run, place.row).then((found) => {
@@ -188,7 +188,7 @@ export function trialView(box, place, around, moved) {
     worth = worthOf(trial);
     trial.episodes.forEach((episode, number) => { last[number] = steps(episode); });
     if (!trial.episodes.length) { fill(box, heading(trial, place.run, place.row, around), h("p", { class: "empty" }, "No episode was played.")); return; }
-    fill(box, heading(trial, place.run, place.row, around), worthKey(worth), stage, below, about(trial));
+    fill(box, heading(trial, place.run, place.row, around), worthKey(worth), h("div", { class: trial.episodes.length === 1 ? "trial one" : "trial" }, stage, below), about(trial));
     const begin = place.episode === null ? 0 : place.episode;
     go(begin, place.step === null ? 0 : place.step === "end" ? 1e9 : place.step, true);
     box.dataset.ready = "yes";
