@@ -74,8 +74,7 @@ function column(trial, number, at, active, worth, go) {
       ? [h("b", {}, `turn ${at + 1} `), turn.action === null ? "no action" : said(clipped(turn.action)), h("span", { class: turn.valid ? "reward" : "reward warn" }, turn.valid ? ` ${signed(turn.reward)}` : ` invalid, ${signed(turn.reward)}`)]
       : h("b", {}, `after ${plural(episode.turns.length, "turn")}`)),
     chips(trial, number, active ? at : null, worth, go),
-    memories(episode, number),
-    !episode.reflection ? h("div", {}) : h("div", { class: "reflection" }, h("h4", {}, "reflects", episode.reflection.valid ? null : h("span", { class: "warn" }, " (no remark could be read)")), said(clipped(episode.reflection.text, 600), { class: "said quoted" })));
+    h("div", { class: "words" }, memories(episode, number), !episode.reflection ? null : h("div", { class: "reflection" }, h("h4", {}, "reflects", episode.reflection.valid ? null : h("span", { class: "warn" }, " (no remark could be read)")), said(clipped(episode.reflection.text, 600), { class: "said quoted" }))));
 }
 
 function clipped(text, most = 160) {
