@@ -79,7 +79,11 @@ class Book:
                 }
                 for number, (run, index) in enumerate(zip(self.runs, self._indices, strict=True))
             ]
-            return {"runs": runs, "comparisons": self._whole.get("comparisons", []), "measured": self._whole_of is not None}
+            return {
+                "runs": runs,
+                "comparisons": self._whole.get("comparisons", []),
+                "measured": self._whole_of is not None,
+            }
 
     def rows(self, run: int, first: int, most: int = PAGE) -> Json:
         """A page of the list: columns of equal length. Raises IndexError for a run that is not there."""

@@ -37,7 +37,7 @@ class Row(NamedTuple):
     trial_id: str
     task: str
     env: str
-    index: int
+    trial: int
     outcome: int
     episodes: int
     turns: int
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     error: str
 
 
-COLUMNS = ("task", "env", "index", "outcome", "episodes", "turns", "invalid", "reward", "seconds", "started", "version")
+COLUMNS = ("task", "env", "trial", "outcome", "episodes", "turns", "invalid", "reward", "seconds", "started", "version")
 
 
 @dataclass

@@ -30,6 +30,7 @@ CURVES: dict[str, str] = {
     "time/update": "seconds per update",
 }
 """What else is drawn of a training, where its metrics have it, and how it is called."""
+COMPARED = ("name", "pass_at", "differences", "prompt_tokens", "tokens_per_solved", "seconds_per_solved")
 SETTINGS = ("algorithm", "learning_rate", "gamma_step", "gamma_traj", "normalise", "mini_batches", "entropy", "kl")
 
 
@@ -129,13 +130,11 @@ def comparison_of(runs: Sequence[Run]) -> Json:
         told = compare(named, reference).to_json()
     except (LamerError, KeyError) as error:
         return {"note": str(error)[:300]}
-    kept = ("name", "pass_at", "solved", "trials", "tasks", "prompt_tokens", "latency_ms", "tokens_per_solved")
-    kept += ("seconds_per_solved", "differences", "invalid_rate", "turns_per_episode")
-    return {"reference": reference, "rows": [{name: row[name] for name in kept} for row in told["rows"]]}
+    return {"reference": reference, "rows": [{name: row[name] for name in COMPARED} for row in told["rows"]]}
 
 
 def whole_overview(runs: Sequence[Run], alive: Callable[[], bool] = lambda: True) -> Json:
-    """All of it. Takes seconds for thousands of tasks (intervals are drawn again 2,000 times); stops where not `alive`."""
+    """All of it, in seconds for thousands of tasks (intervals are drawn 2,000 times); stops where not `alive`."""
     summaries = [None if run.training or not alive() else summary_of(run) for run in runs]
     return {"summaries": summaries, "comparisons": [comparison_of(group) for group in alike(runs) if alive()]}
 

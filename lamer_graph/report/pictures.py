@@ -22,14 +22,14 @@ from lamer_graph.trial.tasks import start_of
 Tree = list[Any]
 """[tag, {attribute: value}, [tree or text, ..]]"""
 
-ELEMENTS = frozenset(
-    "section div p span b i em strong small u s code pre br ul ol li dl dt dd table thead tbody tr td th button h4 h5 "
-    "svg g rect circle ellipse line path polyline polygon text tspan title".split()
-)
-ATTRIBUTES = frozenset(
-    "class x y x1 y1 x2 y2 cx cy r rx ry dx dy d width height points fill stroke stroke-width stroke-linecap opacity "
-    "font-size font-family font-weight text-anchor transform viewbox role colspan rowspan".split()
-)
+TEXT = ("section", "div", "p", "span", "b", "i", "em", "strong", "small", "u", "s", "code", "pre", "br", "button")
+TABLES = ("ul", "ol", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "td", "th", "h4", "h5")
+SHAPES = ("svg", "g", "rect", "circle", "ellipse", "line", "path", "polyline", "polygon", "text", "tspan", "title")
+ELEMENTS = frozenset({*TEXT, *TABLES, *SHAPES})
+PLACES = ("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "rx", "ry", "dx", "dy", "d", "width", "height", "points")
+LOOKS = ("fill", "stroke", "stroke-width", "stroke-linecap", "opacity", "font-size", "font-family", "font-weight")
+OTHERS = ("class", "text-anchor", "transform", "viewbox", "role", "colspan", "rowspan")
+ATTRIBUTES = frozenset({*PLACES, *LOOKS, *OTHERS})
 SPELT = {"viewbox": "viewBox"}
 """Attributes that are not in lower case: a parser of HTML forgets."""
 _EMPTY = frozenset({"br"})

@@ -22,7 +22,9 @@ CONFIG: Json = {
     "max_episodes": 3,
     "prompt_style": "compact",
 }
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> javascript:alert(3) \u202etxt.exe\u202c \u2028 ]]>"
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)> javascript:alert(3) \u202etxt.exe\u202c \u2028 ]]>"
+)
 
 
 def a_call(text: str, observation: int = 1, version: str = "player", dropped: int = 0) -> Json:

@@ -8,7 +8,7 @@ import { besideView, taskView } from "./task.js";
 import { training } from "./training.js";
 import { trialView } from "./trial.js";
 
-const EVERY_MS = 2000;
+const EVERY_MS = 1500;
 const main = document.getElementById("main");
 const tabs = document.getElementById("tabs");
 const status = document.getElementById("status");
@@ -19,7 +19,7 @@ let missing = false;
 
 function parsed() {
   const [path, search] = location.hash.replace(/^#\/?/, "").split("?");
-  const parts = path.split("/").filter(Boolean).map((part) => { try { return decodeURIComponent(part); } catch { return ""; } });
+  const parts = path.split("/").filter(Boolean).map((part) => { try { return decodeURIComponent(part); } catch { return "?"; } });
   const found = {};
   for (const [name, value] of new URLSearchParams(search || "")) if (FILTERS.includes(name) && value) found[name] = value;
   return { parts, query: found };
@@ -56,11 +56,11 @@ function draw(refreshing) {
     const places = chosen(query);
     const at = places.findIndex((place) => place[0] === run && place[1] === row);
     const around = at < 0 ? {} : { before: places[at - 1], after: places[at + 1] };
-    stepping = { ...trialView(main, { run, row, episode: numbers[2], step: rest[3] === "end" ? "end" : numbers[3] }, around, (episode, step) => history.replaceState(null, "", link("trial", run, row, episode, step))), around };
+    stepping = { ...trialView(main, { run, row, episode: numbers[2] ?? 0, step: rest[3] === "end" ? "end" : numbers[3] ?? 0 }, around, (episode, step) => history.replaceState(null, "", link("trial", run, row, episode, step))), around };
   } else if (view === "task" && rest[0]) {
     taskView(main, rest[0]);
   } else if (view === "beside" && known(numbers[0], numbers[1]) && known(numbers[2], numbers[3])) {
-    stepping = besideView(main, [[numbers[0], numbers[1]], [numbers[2], numbers[3]]], { episode: numbers[4], step: numbers[5] }, (episode, step) => history.replaceState(null, "", link("beside", ...numbers.slice(0, 4), episode, step)));
+    stepping = besideView(main, [[numbers[0], numbers[1]], [numbers[2], numbers[3]]], { episode: numbers[4] ?? 0, step: numbers[5] ?? 0 }, (episode, step) => history.replaceState(null, "", link("beside", ...numbers.slice(0, 4), episode, step)));
   } else if (view === "training") {
     fill(main, training(numbers[0]));
     shown = "training-" + numbers[0];

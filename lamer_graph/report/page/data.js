@@ -42,7 +42,7 @@ export const notHere = (run) =>
   `This file holds the turns of ${count(page.held)} trials, and this is not one of them. ` +
   `See it with: lamer-graph view ${store.overview.runs[run].name}, or write the report with a larger --most.`;
 
-const COLUMNS = ["task", "env", "index", "outcome", "episodes", "turns", "invalid", "reward", "seconds", "started", "version", "error", "update", "part"];
+const COLUMNS = ["task", "env", "trial", "outcome", "episodes", "turns", "invalid", "reward", "seconds", "started", "version", "error", "update", "part"];
 
 function takeIn(told) {
   const { run, first, begun, columns, total } = told;

@@ -124,7 +124,7 @@ function line(run, row, top, several) {
   const rows = store.rows[run];
   const part = rows.update[row] === null ? null : `${rows.part[row] === "validation" ? "validation " : "update "}${rows.update[row]}`;
   const fields = [
-    h("span", { class: "c-task" }, h("span", { dir: "ltr" }, rows.task[row]), rows.index[row] ? h("small", {}, `#${rows.index[row]}`) : null),
+    h("span", { class: "c-task" }, h("span", { dir: "ltr" }, rows.task[row]), rows.trial[row] ? h("small", {}, `#${rows.trial[row]}`) : null),
     h("span", { class: "c-run" }, [several ? store.overview.runs[run].name : null, part].filter(Boolean).join(" · ")),
     h("span", { class: "c-version" }, rows.error[row] ? h("b", { class: "bad" }, rows.error[row]) : rows.version[row]),
     h("span", { class: "c-turns" }, h("span", { class: "narrow" }, "turns "), String(rows.turns[row])),

@@ -70,7 +70,7 @@ function outcomes(runs) {
   for (const run of shown) for (const task of store.rows[run.number].task) if (!order.has(task)) order.set(task, order.size);
   const strips = shown.map((run) => {
     const rows = store.rows[run.number];
-    const places = Array.from({ length: rows.length }, (_, row) => row).sort((a, b) => order.get(rows.task[a]) - order.get(rows.task[b]) || rows.index[a] - rows.index[b]);
+    const places = Array.from({ length: rows.length }, (_, row) => row).sort((a, b) => order.get(rows.task[a]) - order.get(rows.task[b]) || rows.trial[a] - rows.trial[b]);
     const cells = places.slice(0, MOST_CELLS).map((row) => h("a", {
       class: `cell ${outcomeClass(rows.outcome[row])}`, href: link("trial", run.number, row), title: `${rows.task[row]}: ${outcomeWord(rows.outcome[row], rows.episodes[row])}`, tabindex: "-1",
       "aria-label": outcomeWord(rows.outcome[row], rows.episodes[row]),

@@ -16,7 +16,7 @@ export function taskView(box, task) {
     const other = found[at === 0 ? 1 : 0];
     const body = h("div", { class: "finals" }, busy("reading …"));
     const rows = store.rows[run];
-    box.append(h("section", { class: "card story" }, h("header", {}, pips(rows.outcome[row], rows.episodes[row]), h("h2", {}, h("a", { href: link("trial", run, row) }, store.overview.runs[run].name, rows.update[row] === null ? "" : ` · update ${rows.update[row]}`, rows.index[row] ? ` #${rows.index[row]}` : "")),
+    box.append(h("section", { class: "card story" }, h("header", {}, pips(rows.outcome[row], rows.episodes[row]), h("h2", {}, h("a", { href: link("trial", run, row) }, store.overview.runs[run].name, rows.update[row] === null ? "" : ` · update ${rows.update[row]}`, rows.trial[row] ? ` #${rows.trial[row]}` : "")),
       h("span", { class: outcomeClass(rows.outcome[row]) }, outcomeWord(rows.outcome[row], rows.episodes[row])), other && has(run, row) ? h("a", { href: link("beside", ...other, run, row) }, "beside the " + (at === 0 ? "next" : "first")) : null), body));
     loaded(run, row).then((trial) => fill(body, trial.episodes.map((episode, number) => h("figure", {},
       picture(trial, episode.last, episode.turns.length ? episode.turns[episode.turns.length - 1].observation : null),
@@ -31,7 +31,7 @@ export function besideView(box, places, at, moved) {
   const sides = places.map(() => h("section", { class: "side" }, busy("reading …")));
   fill(box, h("header", { class: "headline" }, h("h1", {}, "Side by side"), h("p", {}, "Both are stepped through together: ", h("kbd", {}, "←"), " ", h("kbd", {}, "→"), " turns, ", h("kbd", {}, "↑"), " ", h("kbd", {}, "↓"), " episodes.")), h("div", { class: "sides" }, sides));
   const trials = [null, null];
-  const now = { episode: at.episode || 0, step: at.step || 0 };
+  const now = { ...at };
   const draw = () => trials.forEach((trial, side) => { if (trial) fill(sides[side], half(trial, places[side], now, go)); });
   const most = () => Math.max(0, ...trials.filter(Boolean).map((trial) => (trial.episodes[now.episode] ? steps(trial.episodes[now.episode]) : 0)));
   const episodes = () => Math.max(1, ...trials.filter(Boolean).map((trial) => trial.episodes.length));

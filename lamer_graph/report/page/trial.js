@@ -148,7 +148,7 @@ function heading(trial, run, row, around) {
   const same = [];
   store.rows.forEach((other, number) => { if (other) for (let at = 0; at < other.length; at += 1) if (other.task[at] === rows.task[row] && !(number === run && at === row)) same.push([number, at]); });
   const [number, index] = [store.overview.runs[run].name, trial.trial ? ` #${trial.trial}` : ""];
-  const beside = same.find(([other, at]) => other !== run && store.rows[other].index[at] === rows.index[row]) || same.find(([other]) => other !== run) || same[0];
+  const beside = same.find(([other, at]) => other !== run && store.rows[other].trial[at] === rows.trial[row]) || same.find(([other]) => other !== run) || same[0];
   return h("header", { class: "headline" },
     h("p", { class: "crumbs" }, h("a", { href: "#/trials?run=" + run }, number), rows.update[row] === null ? null : [" · ", h("a", { href: `#/trials?run=${run}&update=${rows.update[row]}` }, `${rows.part[row]} at update ${rows.update[row]}`)], " · ", trial.started.slice(0, 16).replace("T", " ")),
     h("h1", {}, said(trial.task.id, { class: "said name" }), index),
@@ -188,8 +188,7 @@ export function trialView(box, place, around, moved) {
     trial.episodes.forEach((episode, number) => { last[number] = steps(episode); });
     if (!trial.episodes.length) { fill(box, heading(trial, place.run, place.row, around), h("p", { class: "empty" }, "No episode was played.")); return; }
     fill(box, heading(trial, place.run, place.row, around), worthKey(worth), h("div", { class: trial.episodes.length === 1 ? "trial one" : "trial" }, stage, below), about(trial));
-    const begin = place.episode === null ? 0 : place.episode;
-    go(begin, place.step === null ? 0 : place.step === "end" ? 1e9 : place.step, true);
+    go(place.episode, place.step === "end" ? Infinity : place.step, true);
     box.dataset.ready = "yes";
   }).catch((error) => fill(box, h("p", { class: "empty" }, said(String(error.message)))));
   return {

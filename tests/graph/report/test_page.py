@@ -78,7 +78,9 @@ def test_the_modules_are_joined_without_a_word_of_modules_and_all_of_them_are() 
         assert " as " not in "".join(re.findall(r"^import .*", (FOLDER / f"{name}.js").read_text(), flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("word", ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("])
+@pytest.mark.parametrize(
+    "word", ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
+)
 def test_no_text_is_ever_parsed_as_markup_or_code(word: str) -> None:
     assert word not in script()
 
@@ -253,7 +255,7 @@ def test_report_writes_over_a_file_when_told_to(cli: Cli, tmp_path: Path) -> Non
     run = written(tmp_path / "run", [played(1)])
     Path("there.html").write_text("old")
     assert cli("report", run, "-o", "there.html", "--force").code == 0
-    assert "old" != Path("there.html").read_text()
+    assert Path("there.html").read_text() != "old"
 
 
 def test_view_says_where_it_listens_and_ends_on_a_signal(tmp_path: Path) -> None:

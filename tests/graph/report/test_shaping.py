@@ -304,7 +304,9 @@ def test_the_numbers_of_the_whole_are_made_again_only_when_a_run_has_grown(
 ) -> None:
     book = Book(find_runs([written(tmp_path / "run", [played(1)])]))
     made = []
-    monkeypatch.setattr("lamer_graph.report.book.whole_overview", lambda runs, alive: made.append(1) or {"summaries": []})
+    monkeypatch.setattr(
+        "lamer_graph.report.book.whole_overview", lambda runs, alive: made.append(1) or {"summaries": []}
+    )
     book.measure()
     book.measure()
     assert len(made) == 1
