@@ -17,7 +17,7 @@ export function overview() {
     runs.filter((run) => run.curves).map(trained),
     outcomes(runs.filter((run) => !run.training)),
     store.overview.comparisons.map(compared),
-    h("section", { class: "card" }, h("h2", {}, "How they were played"), h("div", { class: "facts-grid" }, runs.map(facts))));
+    h("section", { class: "card" }, h("h2", {}, "How they were played"), played(runs)));
 }
 
 function headline(runs) {
@@ -40,7 +40,7 @@ function success(runs) {
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "run"), h("th", { scope: "col", class: "left" }, "memory"),
         keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)), h("th", { scope: "col" }, "turns"), h("th", { scope: "col" }, "invalid"),
         diverse ? h("th", { scope: "col", title: "entropy in nats of the first episodes' action sequences" }, "diversity") : null, h("th", { scope: "col" }, "tasks"))),
-      h("tbody", {}, runs.map((run, number) => h("tr", { class: `series s${number % SERIES}` },
+      h("tbody", {}, runs.map((run, number) => h("tr", { class: runs.length <= SERIES ? `series s${number}` : null },
         h("th", { scope: "row" }, runs.length <= SERIES ? h("i", { class: "key" }) : null, h("a", { href: "#/trials?run=" + run.number }, run.name)), h("td", { class: "left" }, run.memory || "–"),
         keys.map((k) => h("td", {}, run.pass_at[k] ? [h("b", {}, percent(run.pass_at[k].value)), h("small", {}, `${percent(run.pass_at[k].low)} – ${percent(run.pass_at[k].high)}`), span(run.pass_at[k])] : "")),
         h("td", {}, brief(run.summary.turns_per_episode.value)), h("td", {}, percent(run.summary.invalid_rate.value)),
@@ -48,7 +48,7 @@ function success(runs) {
         h("td", {}, count(run.summary.tasks), run.summary.failed_trials ? h("small", {}, `${count(run.summary.failed_trials)} ended by errors`) : null)))))));
 }
 
-export const legend = (runs) => h("ul", { class: "legend" }, runs.map((run, number) => h("li", { class: `series s${number % SERIES}` }, h("i", { class: "key" }), h("span", {}, run.name, run.memory ? h("small", {}, run.memory === "none" ? "no memory" : run.memory) : null))));
+export const legend = (runs) => h("ul", { class: "legend" }, runs.map((run, number) => h("li", { class: `series s${number % SERIES}` }, h("i", { class: "key" }), h("span", {}, run.name, run.memory && run.memory !== run.name ? h("small", {}, run.memory === "none" ? "no memory" : run.memory) : null))));
 
 function trained(run) {
   const { updates, pass_at: passAt, validation, planned } = run.curves;
@@ -102,8 +102,12 @@ function compared(comparison) {
         [row.prompt_tokens, row.tokens_per_solved, row.seconds_per_solved].map((one) => h("td", {}, one ? brief(one.value) : "–"))))))));
 }
 
-function facts(run) {
-  return h("div", {}, h("h3", {}, run.name),
-    run.summary && run.summary.note ? h("p", { class: "empty" }, said(run.summary.note)) : null,
-    h("dl", {}, run.facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, said(value))])));
+const pairs = (facts) => h("dl", {}, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, said(value))]));
+
+/** What all runs have in common once, and of each what is its own. */
+function played(runs) {
+  const common = runs.length < 2 ? [] : runs[0].facts.filter(([name, value]) => runs.every((run) => run.facts.some((one) => one[0] === name && one[1] === value)));
+  const shared = new Set(common.map(([name]) => name));
+  const one = (run) => h("div", {}, h("h3", {}, run.name), run.summary && run.summary.note ? h("p", { class: "empty" }, said(run.summary.note)) : null, pairs(run.facts.filter(([name]) => !shared.has(name))));
+  return h("div", { class: "facts-grid" }, common.length ? h("div", {}, h("h3", {}, "all of them"), pairs(common)) : null, runs.map(one));
 }
