@@ -33,7 +33,7 @@ except ImportError as error:
     ) from error
 
 FOLDER = Path(__file__).resolve().parent / "page"
-MODULES = ("dom", "data", "charts", "overview", "list", "trial", "task", "training", "app")
+MODULES = ("dom", "data", "charts", "overview", "list", "turn", "trial", "task", "training", "app")
 """In the order in which one needs the other."""
 MOST = 200
 """Trials that a file holds with their turns, unless told otherwise."""

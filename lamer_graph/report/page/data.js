@@ -42,7 +42,22 @@ export const notHere = (run) =>
   `This file holds the turns of ${count(page.held)} trials, and this is not one of them. ` +
   `See it with: lamer-graph view ${store.overview.runs[run].name}, or write the report with a larger --most.`;
 
-const COLUMNS = ["task", "env", "trial", "outcome", "episodes", "turns", "invalid", "reward", "seconds", "started", "version", "error", "update", "part"];
+const COLUMNS = [
+  "task",
+  "env",
+  "trial",
+  "outcome",
+  "episodes",
+  "turns",
+  "invalid",
+  "reward",
+  "seconds",
+  "started",
+  "version",
+  "error",
+  "update",
+  "part",
+];
 
 function takeIn(told) {
   const { run, first, begun, columns, total } = told;
@@ -85,7 +100,8 @@ export async function open(told) {
   }
   store.overview = await asked("api/overview");
   store.rows = store.overview.runs.map(() => undefined);
-  for (let run = 0; run < store.overview.runs.length; run += 1) takeIn({ run, first: 0, begun: 0, total: 0, columns: Object.fromEntries(COLUMNS.map((name) => [name, []])) });
+  for (let run = 0; run < store.overview.runs.length; run += 1)
+    takeIn({ run, first: 0, begun: 0, total: 0, columns: Object.fromEntries(COLUMNS.map((name) => [name, []])) });
   told();
   await fetchRows(told);
 }
