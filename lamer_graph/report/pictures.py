@@ -8,7 +8,6 @@ environment of anybody's draws, there is no script, no link, no address and no s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from html.parser import HTMLParser
 from typing import Any
@@ -147,9 +146,3 @@ def environment(spec: str) -> Env | None:
         return make(spec)
     except LamerError:
         return None
-
-
-def rules_of(task: Mapping[str, Any]) -> str:
-    """What an environment's drawings leave out of a person's knowledge: its rules; "" where it is not here."""
-    env = environment(str(task["env"]))
-    return "" if env is None else env.rules

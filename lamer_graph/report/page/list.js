@@ -184,7 +184,7 @@ function windowed(kept, query) {
   const tall = h("div", { class: "tall", style: { height: `${kept.length * HEIGHT}px` } });
   const view = h(
     "div",
-    { class: "rows", tabindex: "0", role: "list", "aria-label": "trials", "data-count": kept.length },
+    { class: "rows", tabindex: "0", role: "list", "aria-label": "trials", style: { "max-height": `${kept.length * HEIGHT + 2}px` } },
     tall,
   );
   let from = -1,

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from lamer_graph.report.page import FOLDER, json_text, script, write_report
 from lamer_graph.report.runs import find_runs
 from lamer_graph.report.server import viewer
 from lamer_graph.web.listening import Listening
+from places import ROOT
 from report_runs import HOSTILE, add, played, written
 
 
@@ -76,6 +78,12 @@ def test_the_modules_are_joined_without_a_word_of_modules_and_all_of_them_are() 
         needed = re.findall(r'from "\./(\w+)\.js"', (FOLDER / f"{name}.js").read_text())
         assert [other for other in needed if page_module.MODULES.index(other) > page_module.MODULES.index(name)] == []
         assert " as " not in "".join(re.findall(r"^import .*", (FOLDER / f"{name}.js").read_text(), flags=re.MULTILINE))
+
+
+def test_every_file_of_the_page_is_in_the_package() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {path for pattern in told["lamer_graph.report"] for path in FOLDER.parent.glob(pattern)}
+    assert {path for path in FOLDER.iterdir() if path.is_file()} <= packed
 
 
 @pytest.mark.parametrize(
