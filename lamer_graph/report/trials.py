@@ -100,11 +100,23 @@ def trial_view(trial: Json, known: Known) -> Json:
         "seconds": finite(timings["seconds"]),
         "policy_seconds": finite(timings["policy_seconds"]),
         "extra": trial.get("extra") or None,
+        "progress": [finite(value) for value in trial.get("progress") or ()],
+        "branch": _branch(trial, known),
         "texts": texts,
         "pictures": known.album.drawings,
         "episodes": episodes,
         "has_pieces": known.pieces is not None,
     }
+
+
+def _branch(trial: Json, known: Known) -> Json | None:
+    """Where a re-roll was begun, with that trial's row if it is among the runs."""
+    branch = trial.get("branch")
+    if branch is None:
+        return None
+    source = known.written(branch["trial_id"], "", 0)
+    row = None if source.row is None else [source.run, source.row]
+    return {"episode": branch["episode"], "turn": branch["turn"], "trial": row}
 
 
 def _instance(task: Json, budget: _Budget) -> Text | None:

@@ -2,7 +2,7 @@
 
 import { outcomeClass, outcomeWord, pips } from "./charts.js";
 import { fetchTrial, has, live, notHere, store } from "./data.js";
-import { brief, busy, fill, h, link, plain, plural, said, signed, textOf } from "./dom.js";
+import { brief, busy, fill, h, link, percent, plain, plural, said, signed, textOf } from "./dom.js";
 import { clipped, detail, ending, memories, picture, shade, steps, worthOf } from "./turn.js";
 
 const pictureAt = (trial, episode, step) =>
@@ -65,7 +65,7 @@ function column(trial, number, at, active, worth, go) {
         h("button", { type: "button", class: "plain", onclick: () => go(number, at) }, `Episode ${number + 1}`),
       ),
       h("span", { class: `badge ${episode.success ? "won" : "lost"}` }, ending(episode)),
-      h("span", { class: "reward" }, `reward ${brief(episode.reward)}`),
+      h("span", { class: "reward" }, `${progress(trial, number)}reward ${brief(episode.reward)}`),
     ),
     pictureAt(trial, episode, at),
     h(
@@ -159,6 +159,21 @@ function heading(trial, run, row, around) {
         around.after ? h("a", { rel: "next", href: link("trial", ...around.after) }, "next ›") : null,
       ),
     ),
+    trial.branch
+      ? h(
+          "p",
+          { class: "notice" },
+          "A re-roll, begun at ",
+          trial.branch.trial
+            ? h(
+                "a",
+                { href: link("trial", ...trial.branch.trial, trial.branch.episode, trial.branch.turn) },
+                `turn ${trial.branch.turn + 1} of episode ${trial.branch.episode + 1} of another trial`,
+              )
+            : `turn ${trial.branch.turn + 1} of episode ${trial.branch.episode + 1} of a trial that is not here`,
+          "; what is before is that trial's.",
+        )
+      : null,
     trial.error
       ? h(
           "p",
@@ -172,6 +187,11 @@ function heading(trial, run, row, around) {
         )
       : null,
   );
+}
+
+function progress(trial, number) {
+  const reached = trial.progress[number + 1];
+  return reached === undefined ? "" : `progress ${percent(reached)} · `;
 }
 
 function worthKey(worth) {

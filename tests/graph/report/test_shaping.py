@@ -177,6 +177,19 @@ def test_what_an_episode_remembers_is_shown_with_who_wrote_it(tmp_path: Path) ->
     assert episode["held"][0]["kind"] == "trajectory"
 
 
+def test_a_reroll_says_which_trial_it_was_begun_from_and_how_far_every_episode_came(tmp_path: Path) -> None:
+    first, second = played(5), played(5, 1)
+    second["branch"] = {"trial_id": first["trial_id"], "episode": 1, "turn": 0}
+    second["progress"] = [0.0] + [0.25] * len(second["episodes"])
+    book = Book(find_runs([written(tmp_path / "run", [first, second])]), worth_of)
+    book.refresh()
+    told = book.trial(0, 1)
+    assert told["branch"] == {"episode": 1, "turn": 0, "trial": [0, 0]}
+    assert told["progress"] == second["progress"]
+    worth = [turn["return"] for turn in told["episodes"][0]["turns"]]
+    assert set(worth) == {None}  # what is before belongs to the other trial
+
+
 def test_the_return_of_every_call_is_the_trainers(tmp_path: Path) -> None:
     trial = played(5)
     book = Book(find_runs([written(tmp_path / "run", [trial])]), worth_of)
