@@ -12,17 +12,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-
-from lamer_graph.errors import RunLogError
+from lamer_graph.errors import MissingLibraryError, RunLogError
 from lamer_graph.report.book import PAGE, Book
 from lamer_graph.report.page import live_page, policy
-from lamer_graph.web.http import Json, on_fault, on_refusal
+
+try:
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    from lamer_graph.web.http import Json, on_fault, on_refusal
+except ImportError as error:
+    raise MissingLibraryError(
+        f"servers stand on starlette and uvicorn, which are not here ({error}): pip install 'lamer-graph[web]'"
+    ) from error
 
 LOOK_S = 3.0
 """How often it is looked whether the numbers of the whole are still those of what is there."""

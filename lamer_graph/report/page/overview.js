@@ -25,7 +25,12 @@ export function overview() {
     runs.filter((run) => run.curves).map(trained),
     outcomes(runs.filter((run) => !run.training)),
     store.overview.comparisons.map(compared),
-    h("section", { class: "card" }, h("h2", {}, "How they were played"), played(runs)),
+    h(
+      "section",
+      { class: "card" },
+      h("h2", {}, runs.length === 1 ? "How it was played" : "How they were played"),
+      played(runs),
+    ),
   );
 }
 
@@ -42,9 +47,16 @@ function headline(runs) {
       environments.slice(0, 3).join(", "),
       environments.length ? " · " : "",
       plural(rows, "trial"),
-      " · ",
-      h("a", { href: "#/trials" }, "look at every one"),
+      rows ? [" · ", h("a", { href: "#/trials" }, "look at every one")] : null,
     ),
+    rows
+      ? null
+      : h(
+          "section",
+          { class: "card waiting" },
+          h("h2", {}, "No trial has ended yet"),
+          h("p", { class: "under" }, "Each appears here as soon as it is written; there is nothing to reload."),
+        ),
   );
 }
 
@@ -346,7 +358,7 @@ function played(runs) {
       "div",
       {},
       h("h3", {}, run.name),
-      run.summary && run.summary.note ? h("p", { class: "empty" }, said(run.summary.note)) : null,
+      run.count && run.summary && run.summary.note ? h("p", { class: "empty" }, said(run.summary.note)) : null,
       pairs(run.facts.filter(([name]) => !shared.has(name))),
     );
   return h(

@@ -261,6 +261,19 @@ def test_a_run_that_is_still_being_written_is_followed_and_so_is_its_torn_line(
         page.wait_for_selector("svg.passes")
 
 
+def test_a_run_that_has_only_begun_says_so_until_its_first_trial_ends(browser: Browser, tmp_path: Path) -> None:
+    folder = written(tmp_path / "run", [])
+    book = Book(find_runs([folder]), worth_of)
+    with (
+        Listening(viewer(book, "a run"), "127.0.0.1", 0, keyed=False, grace_s=1) as listening,
+        a_page(browser, listening.base_url + "/") as page,
+    ):
+        assert "No trial has ended yet" in page.locator("#main").inner_text()
+        add(folder, [played(1)])
+        expect(page.locator(".strip .cell")).to_have_count(1)
+        assert "No trial has ended yet" not in page.locator("#main").inner_text()
+
+
 def test_a_training_is_followed_update_by_update(browser: Browser, tmp_path: Path) -> None:
     folder = a_training(tmp_path / "training", updates=2, tasks=1, group=2)
     book = Book(find_runs([folder]), worth_of)
