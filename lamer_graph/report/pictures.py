@@ -34,6 +34,8 @@ SPELT = {"viewbox": "viewBox"}
 _EMPTY = frozenset({"br"})
 _VALUE = re.compile(r"[\w #.,%()+\-]*", re.ASCII)
 MOST_NODES = 6000
+MOST_OF_TRIAL = 120_000
+"""Elements of all the drawings of a trial; later states are shown as they were observed."""
 MAX_DEPTH = 40
 MAX_TEXT = 4000
 
@@ -101,10 +103,12 @@ class Album:
         self.drawings: list[Tree] = []
         self.places: list[list[int | None]] = []
         self._known: dict[str, int | None] = {}
+        self._left = MOST_OF_TRIAL
 
     def add(self, drawing: str) -> int | None:
         if drawing not in self._known:
-            tree = tree_of(drawing)
+            self._left -= drawing.count("<") // 2
+            tree = tree_of(drawing) if self._left > 0 else None
             self._known[drawing] = None if tree is None else len(self.drawings)
             if tree is not None:
                 self.drawings.append(tree)

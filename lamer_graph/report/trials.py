@@ -24,6 +24,8 @@ LITTLE = 300
 """Characters of each text beyond that."""
 MAX_TOKENS = 4_000
 MAX_RECORDS = 60
+MAX_TURNS = 1_000
+"""Turns of an episode that are shown."""
 
 Text = str | list[Any]
 """A text, or [its beginning, how many characters are left out]."""
@@ -78,7 +80,10 @@ def trial_view(trial: Json, known: Known) -> Json:
                 "success": episode["success"],
                 "reward": finite(episode["reward"]),
                 "truncated": episode["truncated"],
-                "turns": [_turn(trial, number, at, known, budget) for at in range(len(episode["turns"]))],
+                "turns": [
+                    _turn(trial, number, at, known, budget) for at in range(min(len(episode["turns"]), MAX_TURNS))
+                ],
+                "more_turns": max(0, len(episode["turns"]) - MAX_TURNS),
                 "last": known.album.places[number][len(episode["turns"])],
                 "memory": [_record(trial, key, known, budget) for key in read["keys"][:MAX_RECORDS]],
                 "more_memory": max(0, len(read["keys"]) - MAX_RECORDS),

@@ -83,7 +83,14 @@ function column(trial, number, at, active, worth, go) {
           ]
         : h("b", {}, `after ${plural(episode.turns.length, "turn")}`),
     ),
-    chips(trial, number, active ? at : null, worth, go),
+    h(
+      "div",
+      {},
+      chips(trial, number, active ? at : null, worth, go),
+      episode.more_turns
+        ? h("p", { class: "note" }, `and ${plural(episode.more_turns, "turn")} more in the log`)
+        : null,
+    ),
     h(
       "div",
       { class: "words" },

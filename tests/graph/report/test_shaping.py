@@ -136,6 +136,15 @@ def test_a_trial_of_a_thousand_long_texts_stays_bounded() -> None:
     assert len(orjson.dumps(view_of(trial))) < 3_000_000
 
 
+def test_an_episode_of_very_many_turns_and_large_boards_stays_bounded() -> None:
+    trial = played(3, env="minesweeper:16x16-40", episodes=2)
+    first = trial["episodes"][0]
+    first["turns"] = [first["turns"][0]] * 5_000
+    told = view_of(trial)
+    assert (len(told["episodes"][0]["turns"]), told["episodes"][0]["more_turns"]) == (1_000, 4_000)
+    assert len(orjson.dumps(told)) < 12_000_000
+
+
 def test_a_seed_of_64_bits_reaches_the_browser_with_all_its_digits() -> None:
     assert view_of(played(5))["episodes"][0]["turns"][0]["call"]["seed"] == str(2**62 + 1)
 
