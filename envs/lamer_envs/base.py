@@ -11,7 +11,6 @@ forked and replayed by whoever holds the dict, and restarting an episode is keep
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import random
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from lamer_envs.errors import EnvParameterError, InstanceError, NotOfferedError
+from lamer_envs.markup import escaped
 from lamer_envs.parameters import from_text, known_parameters, spec_text, stable_hash
 
 State = dict[str, Any]
@@ -264,12 +264,10 @@ class Env(ABC):
         return escape(self.observe(state))
 
     def render_html(self, state: State) -> str:
-        """The state for a browser: one HTML element, everything in it escaped, colours as in the terminal."""
-        from rich.console import Console  # only where somebody looks
+        """The state for a browser: one element of HTML or SVG, every text in it escaped; by default `observe`.
 
-        console = Console(record=True, file=io.StringIO(), width=120, force_terminal=True)
-        console.print(self.render(state), highlight=False, soft_wrap=True)
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        Who shows it keeps plain elements and their classes only (`lamer_graph.report.pictures`)."""
+        return f'<pre class="observation">{escaped(self.observe(state))}</pre>'
 
     # -- value semantics --------------------------------------------------------------------------------------------
 

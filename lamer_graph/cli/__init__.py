@@ -25,6 +25,7 @@ from lamer_graph.cli import (
     memory,
     play,
     quickstart,
+    report,
     reproduce,
     serve,
     serve_env,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 
 PLAYING = (quickstart, play, collect, train, evaluate, compare, curve, reproduce)
-for module in (*PLAYING, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
+for module in (*PLAYING, report, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
     module.register(app)
 
 

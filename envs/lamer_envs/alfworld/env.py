@@ -34,6 +34,7 @@ from lamer_envs.alfworld.generate import PLAN_LIMIT, SHORTEST, draw_household, p
 from lamer_envs.alfworld.house import KINDS, House, house
 from lamer_envs.alfworld.households import MOST_HOUSEHOLDS, chores, household, rooms_for
 from lamer_envs.alfworld.judge import Known, is_true
+from lamer_envs.alfworld.picture import room_html
 from lamer_envs.alfworld.progress import sub_goals
 from lamer_envs.alfworld.world import admissible, canonical, play
 from lamer_envs.base import Env, State, Step
@@ -320,6 +321,10 @@ class Alfworld(Env):
 
     def render(self, state: State) -> str:
         return texts.picture(house(state["house"]), state)
+
+    def render_html(self, state: State) -> str:
+        """The household as a room; it shows everything, what is shut away too."""
+        return room_html(house(state["house"]), state)
 
 
 def _types(given: object) -> tuple[str, ...]:

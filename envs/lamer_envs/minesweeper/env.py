@@ -24,6 +24,7 @@ from lamer_envs.instances import read_instance
 from lamer_envs.minesweeper import families
 from lamer_envs.minesweeper.board import Board, Cell, Grid, board, grid, posterior
 from lamer_envs.minesweeper.judge import is_true
+from lamer_envs.minesweeper.picture import board_svg
 from lamer_envs.parameters import check_whole, generator
 
 WIN, SEVERAL, ONE, MINE, INVALID = 10.0, 2.0, 0.5, -0.1, -1.0
@@ -333,6 +334,11 @@ class Minesweeper(Env):
             shown = " ".join(" " * (width - 1) + _STYLES[face] for face in cells)
             lines.append(f"[dim]{row + 1:>{width}}[/dim] {shown}")
         return "\n".join(lines)
+
+    def render_html(self, state: State) -> str:
+        """The board for a browser; small dots are mines, which no player sees."""
+        title = " ".join([f"MineSweeper, {state['size']} by {state['size']}", *self._field(state)])
+        return board_svg(state["size"], self._visible(state), [mine == "1" for mine in state["mines"]], title)
 
     def _visible(self, state: State) -> list[str]:
         """The face of every cell as displayed, row-major."""

@@ -32,6 +32,7 @@ from lamer_envs.instances import read_instance, read_instance_text
 from lamer_envs.parameters import check_whole, generator
 from lamer_envs.sokoban.judge import STUCK_AT, claimed
 from lamer_envs.sokoban.levels import MAX_SIDE, Level, canonical, draw_level, draw_pits, level, level_text
+from lamer_envs.sokoban.picture import room_svg
 from lamer_envs.sokoban.room import DIRECTIONS, Room, bits
 from lamer_envs.sokoban.search import shortest
 
@@ -309,6 +310,12 @@ class Sokoban(Env):
         here = level(state["level"])
         cells = [_STYLES[cell] for cell in self._cells(here, state)]
         return "\n".join("".join(cells[at : at + here.columns]) for at in range(0, len(cells), here.columns))
+
+    def render_html(self, state: State) -> str:
+        """The room for a browser; faint discs are pits, which no player sees."""
+        here = level(state["level"])
+        title = f"Sokoban, {here.rows} by {here.columns}"
+        return room_svg(here.columns, self._cells(here, state), state.get("pits", ()), title)
 
     def _cells(self, here: Level, state: State) -> list[str]:
         """The XSB character of every cell, row-major, `-` for floor."""

@@ -7,7 +7,6 @@ by ` [SEP] `. Options that were chosen are not part of a page: who chose them ha
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from rich.markup import escape
 
 from lamer_envs.base import State
+from lamer_envs.markup import escaped, shown
 from lamer_envs.webshop.brief import Brief, brief
 from lamer_envs.webshop.catalogue import Product
 from lamer_envs.webshop.search import HITS
@@ -202,30 +202,40 @@ def rich_text(view: View) -> str:
     """The page for a terminal, with rich markup, and what the state knows beyond the page: chosen options."""
     lines: list[str] = []
     for link, text in _marked(view):
-        safe = escape(_shown(text))
+        safe = escape(shown(text))
         lines.append(f"[cyan]<{safe}>[/]" if link is not None else safe)
     chosen = ", ".join(f"{name}: {value}" for name, value in view.state["options"].items())
     if chosen:
-        lines.append(f"[dim]chosen: {escape(_shown(chosen))}[/]")
+        lines.append(f"[dim]chosen: {escape(shown(chosen))}[/]")
     return "\n".join([f"[bold]{view.state['page']}[/]", *lines])
 
 
 def html_text(view: View) -> str:
-    """The page as a fragment of HTML, all text escaped."""
-    rows = []
+    """The page as a fragment of HTML, all text escaped; a paragraph's class says what it is."""
+    rows, before = [], ""
     for link, text in _marked(view):
-        safe = html.escape(_shown(text))
-        rows.append(f"<button class='{link.kind}'>{safe}</button>" if link else f"<p>{safe}</p>")
+        safe = escaped(text)
+        if link is not None:
+            before = link.kind
+            rows.append(f"<button class='{link.kind}'>{safe}</button>")
+            continue
+        before = _kind(view, text, before)
+        rows.append(f"<p class='{before}'>{safe}</p>")
     chosen = ", ".join(f"{name}: {value}" for name, value in view.state["options"].items())
-    note = f"<p class='chosen'>{html.escape(_shown(chosen))}</p>" if chosen else ""
+    note = f"<p class='chosen'>{escaped(chosen)}</p>" if chosen else ""
     return f"<section class='webshop {view.state['page']}'>{''.join(rows)}{note}</section>"
 
 
-def _shown(text: str) -> str:
-    """A text without control characters, which a terminal would obey and a browser may not get."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+def _kind(view: View, text: str, before: str) -> str:
+    """What a paragraph is: `before` is the class of what stands before it."""
+    if text == view.instruction:
+        return "wish"
+    if view.item is not None:
+        if text == view.item.title:
+            return "title"
+        if text in view.item.options:
+            return "name"
+    return {"product": "title", "title": "price"}.get(before, "text")
 
 
 def _marked(view: View) -> list[tuple[Link | None, str]]:
