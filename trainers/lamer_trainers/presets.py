@@ -122,6 +122,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimise": _SMALL,
         "validation": _CHOICE,
     },
+    # With a hidden pit in the box's way: here there is something that a first attempt finds out for the second.
+    "sokoban-pits-cpu": {
+        "policy": "examples/policies/sokoban-pits-warmstart",
+        "collect": _board("sokoban:6x6-1-pits=1", 7),
+        "optimise": _SMALL,
+        "validation": _CHOICE,
+    },
     # Its warm start missed a gate (valid actions .89), and 16 updates gained nothing: a beginning for experiments.
     "alfworld-cpu": {
         "policy": "examples/policies/alfworld-warmstart",
