@@ -33,7 +33,7 @@ SAID_EVERY_S = 60.0
 
 TargetsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TARGET ...", show_default=False, help="table1, table2, table3, fig3, fig4, fig5, .."),
+    typer.Argument(metavar="TARGET", show_default=False, help="table1, table2, table3, fig3, fig4, fig5, .."),
 ]
 ScaleOption = Annotated[
     Literal["cpu", "smollm2", "paper"] | None,
