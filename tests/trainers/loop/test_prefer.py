@@ -63,7 +63,7 @@ def arguments(policy: Path, *more: object, logs: tuple[object, ...] = ("--from-l
 
 def test_a_policy_learns_to_prefer_what_was_logged_as_better(cli: Cli, tiny_model_dir: Path, log: Path) -> None:
     before = (log / "trials.jsonl").read_bytes()
-    more = ("validation.tasks=2", "validation.every=2", "optimise.learning_rate=0.001", "optimise.updates=12")
+    more = ("validation.tasks=2", "validation.every=12", "optimise.learning_rate=0.001", "optimise.updates=12")
     document = cli(*arguments(tiny_model_dir, *more, "--json")).document
     assert document["updates"] == 12
     assert document["best"] is not None
