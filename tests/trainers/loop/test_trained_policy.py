@@ -90,7 +90,7 @@ def test_what_ships_is_small_safe_and_says_how_it_was_made(name: str) -> None:
     assert start is not None
     assert sum(path.stat().st_size for one in (folder, start) for path in one.iterdir()) < 12_000_000
     everything = (path for one in shipped_policies().values() for path in one.iterdir())
-    assert sum(path.stat().st_size for path in everything) < 24_000_000
+    assert sum(path.stat().st_size for path in everything) < 28_000_000
 
 
 @pytest.mark.parametrize("name", TRAINED)
