@@ -206,11 +206,11 @@ def main() -> None:
         if not isinstance(env, tuple(PLAYERS)):
             sys.exit(f"there is no player for '{env.name}'; there are for {', '.join(kind.name for kind in PLAYERS)}")
         seeds = list(islice(env.seeds(given.split), given.tasks))
-        instances = [env.instance(env.reset(seed)) for seed in seeds]
+        instances = {str(seed): env.instance(env.reset(seed)) for seed in seeds}
         found[env.spec] = {}
         for name, notes in (("with notes", True), ("without", False)):
             wins = [first_win(env, seed, notes, given.attempts) for seed in seeds]
-            readings = pass_at_k(list(zip(instances, wins, strict=True)), given.attempts)
+            readings = pass_at_k(list(zip(instances, wins, strict=True)), given.attempts, instances)
             found[env.spec][name] = [one._asdict() for one in readings]
             print(f"{env.spec}, {name}:", *(f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in readings))
     if given.out:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import sys
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -40,3 +42,18 @@ def test_notes_change_no_first_attempt_and_win_more_thirds(headroom: ModuleType,
 
 def test_where_nothing_is_hidden_the_first_attempt_wins(headroom: ModuleType) -> None:
     assert won(headroom, "sokoban:6x6-2", False, tasks=10) == [10, 10, 10]
+
+
+def test_what_is_printed_is_the_share_of_tasks_also_where_tasks_share_an_instance(
+    headroom: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, tasks = "sokoban:6x6-1-pits=1", 60
+    words = ["headroom.py", "--env", spec, "--tasks", str(tasks), "--split", "test", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    headroom.main()
+    env = make(spec)
+    seeds = list(islice(env.seeds("test"), tasks))
+    assert len({env.instance(env.reset(seed)) for seed in seeds}) < tasks
+    share = sum(headroom.first_win(env, seed, False, 3) == 0 for seed in seeds) / tasks
+    said = json.loads((tmp_path / "headroom.json").read_text())[spec]["without"][0]
+    assert said["value"] == pytest.approx(share)
