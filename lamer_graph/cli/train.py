@@ -18,6 +18,7 @@ from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
     from lamer_trainers.loop.plan import Plan
+    from lamer_trainers.loop.prefer import Counted
     from lamer_trainers.runfile import RunFile
 
 WHAT = "What is trained"
@@ -219,6 +220,12 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
     from lamer_trainers.loop.train import check, train
 
     check(run, folder, resume=resume)
+    of_pairs = ""
+    if run.optimise.algorithm == "dpo":
+        from lamer_trainers.loop.prefer import counted
+
+        there = counted(run)  # too few are a refusal
+        of_pairs = f"{run.preferences.batch} of {_pairs(there)}"
     missed = _missed_gates(ui, run)
     ui.working()
     at = escape(str(folder))
@@ -227,10 +234,7 @@ def train_run(ui: Ui, run: RunFile, folder: Path, *, resume: bool) -> Json:
         what += f" and {run.collect.k} records of other tasks"
     if run.logs:
         what = escape(f"as logged in {', '.join(run.logs)}")
-    each = f"{run.collect.tasks} tasks"
-    if run.optimise.algorithm == "dpo":
-        kinds = "turns and trials" if run.preferences.pairs == "both" else f"{run.preferences.pairs}s"
-        each = f"{run.preferences.batch} pairs of {kinds}"
+    each = of_pairs or f"{run.collect.tasks} tasks"
     ui.print(
         f"[bold]{escape(_short(run.policy))}[/] learns {run.collect.env}: {run.optimise.updates} updates of "
         f"{each} {what}, {run.optimise.algorithm}, in {at}"
@@ -344,7 +348,28 @@ def _show_file(ui: Ui, run: RunFile) -> Json:
     return {"run": told}
 
 
+def _pairs(there: Counted) -> str:
+    kinds = " and ".join(f"{count:,} of {kind}s" for kind, count in there.kinds.items())
+    return f"{there.pairs:,} pairs ({kinds}) from {there.tasks:,} tasks"
+
+
+def _show_pairs(ui: Ui, run: RunFile, device: str | None) -> Json:
+    from lamer_trainers.loop.prefer import counted
+
+    if device is not None:
+        raise ConfigError("--dry-run says of dpo what the logs hold, on any --device: leave it out")
+    there, missed = counted(run), _missed_gates(ui, run)
+    seen = run.optimise.updates * run.preferences.batch / there.pairs
+    ui.print(
+        f"{_pairs(there)}, {there.tokens / there.pairs:,.0f} tokens a pair with its prompts; {run.optimise.updates} "
+        f"updates of {run.preferences.batch} read each {seen:.1f} times"
+    )
+    return {"run": run.model_dump(mode="json"), "preferences": there.to_json(), "missed_gates": missed}
+
+
 def _show_plan(ui: Ui, run: RunFile, device: Literal["cpu", "a100", "h100", "h200"] | None) -> Json:
+    if run.optimise.algorithm == "dpo":
+        return _show_pairs(ui, run, device)
     from lamer_trainers.loop.plan import plan
 
     made, missed = plan(run, device), _missed_gates(ui, run)

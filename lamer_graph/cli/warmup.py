@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed, check_new
+from lamer_graph.cli.checks import TRAINING_NEEDS, check_installed
 from lamer_graph.cli.frame import FAILED, Json, Ui, command
 from lamer_graph.cli.options import DEFAULT_ENV, EnvOption, template_of
 from lamer_graph.errors import ConfigError
@@ -91,7 +91,12 @@ TemplateOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", rich_help_panel=GIVEN, help="Go on with the fit in --out that was cut short.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with what was cut short in --out: with a given model from its last checkpoint, from nothing where "
+        "the fit was whole and its measuring was not.",
+    ),
 ]
 
 
@@ -189,6 +194,8 @@ def register(app: typer.Typer) -> None:
         sentences. Either is fitted to scripted weak play and to reflections of mixed quality. The gates that it must
         pass to be worth training are measured and printed at the end; the exit code is 1 if one is missed.
         """
+        if rows is not None and minutes is not None:
+            raise ConfigError("--rows and --minutes both bound the fit: give one of the two")
         if policy is None:
             of_a_model = {
                 "--prompt-style": prompt_style,
@@ -196,7 +203,6 @@ def register(app: typer.Typer) -> None:
                 "--lora-rank": lora_rank,
                 "--learning-rate": learning_rate,
                 "--template": template,
-                "--resume": resume,
             }
             said = next((name for name, value in of_a_model.items() if value), None)
             if said is not None:
@@ -207,7 +213,9 @@ def register(app: typer.Typer) -> None:
                     "fit with --policy DIR"
                 )
             early = early_of(method, branches, explainer, explainer_model)
-            report = make_policy(ui, env, out, seed=seed, minutes=minutes, rows=rows, early=early, export=export)
+            report = make_policy(
+                ui, env, out, seed=seed, minutes=minutes, rows=rows, early=early, export=export, resume=resume
+            )
         else:
             check_installed("warmup", TRAINING_NEEDS)
             from lamer_trainers.warmstart.pretrained import Given
@@ -258,15 +266,16 @@ def make_policy(
     rows: int | None = None,
     early: Early | None = None,
     export: Path | None = None,
+    resume: bool = False,
 ) -> WarmupReport:
     """Make a tiny policy and show its gates. Raises ConfigError for what cannot be made, before any work."""
     from lamer_envs import make
 
-    if rows is not None and minutes is not None:
-        raise ConfigError("--rows and --minutes both bound the fit: give one of the two")
     spec = make(env).spec
-    check_new(out, "choose another folder, so that no policy is overwritten")
     check_installed("warmup", ("torch", "transformers", "trl"))
+    from lamer_trainers.warmstart.folder import check_folder
+
+    check_folder(out, resume=resume)
     from lamer_trainers.warmstart.early import IMITATION, check_export
     from lamer_trainers.warmstart.warmup import run_warmup, teacher_of
 
@@ -282,6 +291,7 @@ def make_policy(
         rows=rows,
         early=IMITATION if early is None else early,
         dataset=export,
+        resume=resume,
     )
     _show(ui, report, out)
     return report

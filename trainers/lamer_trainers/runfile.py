@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 from rapidfuzz import fuzz, process
 
-from lamer_graph.collection.config import CollectConfig
+from lamer_graph.collection.config import CollectConfig, check_rerolls
 from lamer_graph.collection.sampled_by import rendered
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.rendering import knows, template_text
@@ -226,6 +226,7 @@ class RunFile(Closed):
     def _check_memory_side(self) -> None:
         """Raises TrainingConfigError for a memory that training cannot have, ConfigError for another strategy's."""
         check_memory(self.collect.strategy, self.collect.contents, self.collect.scope)
+        check_rerolls(self.collect)
         if self.collect.scope == "tasks" and self.collect.visible == "live":
             raise TrainingConfigError(
                 "collect.visible 'live' would show the trials of a group each other's answers: leave it frozen"

@@ -118,16 +118,31 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_weights(
         (("--from-logs", "log"), ("collect.temperature=0.5", "preferences.reference=logged"), "at temperature 1"),
         (("--from-logs", "log"), ("preferences.batch=4000",), "set preferences.batch lower"),
         (("--from-logs", "log"), ("preferences.gap=1000",), "the logs hold no pair"),
-        (("--from-logs", "log"), ("--dry-run",), "dpo has no plan"),
+        (("--from-logs", "log"), ("--dry-run", "preferences.gap=1000"), "the logs hold no pair"),
+        (("--from-logs", "log"), ("--dry-run", "--device", "h200"), "leave it out"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(
     cli: Cli, tiny_model_dir: Path, log: Path, logs: Any, changes: Any, says: str
 ) -> None:
     outcome = cli(*arguments(tiny_model_dir, *changes, logs=logs))
-    assert outcome.code in (1, 2)
+    assert outcome.code == 2
     assert says in outcome.err
     assert "Traceback" not in outcome.err
+    assert not Path("run").exists()  # so that the corrected command needs no other folder
+
+
+def test_a_dry_run_counts_the_pairs(cli: Cli, tiny_model_dir: Path, log: Path) -> None:
+    outcome = cli(*arguments(tiny_model_dir, "--dry-run", "--json"))
+    there = outcome.document["preferences"]
+    exported = cli("log", "export", "log", "--pairs", "both", "--json").document
+    assert there["pairs"] >= exported["rows"]  # of a smaller gap
+    assert there["pairs"] == sum(there["kinds"].values())
+    assert there["tasks"] <= 4
+    said = " ".join(cli(*arguments(tiny_model_dir, "--dry-run")).out.split())
+    assert f"{there['pairs']:,} pairs (" in said
+    assert f"read each {4 * 4 / there['pairs']:.1f} times" in said
+    assert not Path("run").exists()
 
 
 def test_preferences_of_another_algorithm_are_refused(cli: Cli, tiny_model_dir: Path) -> None:

@@ -214,7 +214,7 @@ def test_what_cannot_be_fitted_is_refused_before_there_is_a_folder(
     ):
         with pytest.raises(ConfigError, match=says):
             check(wrong, out, resume=False)
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="not an empty folder"):
         check(given, tmp_path / "full", resume=False)
     with pytest.raises(ConfigError, match="no fit to go on with"):
         check(given, tmp_path / "full", resume=True)

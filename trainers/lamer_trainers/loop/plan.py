@@ -95,7 +95,7 @@ def plan(run: RunFile, device: DeviceName | None = None) -> Plan:
     if collect.of_application:
         raise ConfigError(f"'{collect.env}' is an application's: its logs say what it asks, so there is no plan")
     if run.optimise.algorithm == "dpo":
-        raise ConfigError("how many pairs logs hold is known once they are read, so dpo has no plan: drop --dry-run")
+        raise ConfigError("dpo collects nothing: `loop.prefer.counted` says what its logs hold")
     turns = collect.max_turns or make(collect.env).max_turns
     reflections = collect.max_episodes - 1 if collect.contents in ("reflection", "both") else 0
     most = collect.max_episodes * turns + reflections

@@ -7,10 +7,12 @@ on where it stopped; the pairs that were trained on lie in the run's folder.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import AutoConfig
 from trl.trainer.dpo_config import DPOConfig
 
 from lamer_trainers.errors import TrainingConfigError, TrainingDataError
@@ -18,7 +20,7 @@ from lamer_trainers.learning.batch import check_sampling
 from lamer_trainers.learning.config import LamerConfig
 from lamer_trainers.learning.launch import launched
 from lamer_trainers.learning.preferences import Pair, PairRules, Which, pairs_of
-from lamer_trainers.learning.preferring import PreferenceTrainer, at_a_time, dataset_of, longest
+from lamer_trainers.learning.preferring import SIDES, PreferenceTrainer, at_a_time, dataset_of, longest
 from lamer_trainers.learning.samples import Credit, Limits, samples_of
 from lamer_trainers.learning.saving import write_table
 from lamer_trainers.runfile import RunFile
@@ -65,9 +67,9 @@ def rules_of(wanted: Preferences) -> PairRules:
     return PairRules(wanted.pairs, wanted.gap, wanted.per_group, wanted.reflections)
 
 
-def pairs_for(run: RunFile, args: LamerConfig, model: Any) -> Dataset:
-    """The data set that `run` trains `model` on. Raises TrainingDataError where the logs hold too few pairs."""
-    config = model.config.get_text_config()
+def pairs_for(run: RunFile) -> Dataset:
+    """The data set that `run` trains on. Raises TrainingDataError where the logs hold too few pairs."""
+    args, config = run.trainer_config(Path(PAIRS), cpu=True), AutoConfig.from_pretrained(run.base).get_text_config()
     limits = Limits(
         tokens=getattr(config, "max_position_embeddings", None),
         completion=args.max_completion_length,
@@ -84,6 +86,31 @@ def pairs_for(run: RunFile, args: LamerConfig, model: Any) -> Dataset:
             "preferences.batch lower, or collect more trials"
         )
     return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What logs hold to prefer: pairs of each kind, tasks that have any, tokens of all calls of all sides."""
+
+    kinds: dict[str, int]
+    tasks: int
+    tokens: int
+
+    @property
+    def pairs(self) -> int:
+        return sum(self.kinds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"pairs": self.pairs, **asdict(self)}
+
+
+def counted(run: RunFile) -> Counted:
+    """What `run` would train on. Reads the logs; raises what `pairs_for` raises."""
+    pairs = pairs_for(run)
+    tokens = sum(
+        len(call["prompt_ids"]) + len(call["token_ids"]) for row in pairs for side in SIDES for call in row[side]
+    )
+    return Counted(dict(Counter(pairs["kind"])), len(set(pairs["task_id"])), tokens)
 
 
 def preference_trainer(run: RunFile, pairs: Dataset, args: LamerConfig, policy: Any) -> PreferenceTrainer:

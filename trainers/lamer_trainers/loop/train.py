@@ -78,6 +78,7 @@ def train(
     """
     folder, group = Path(folder), Group()
     group.first(lambda: check(run, folder, resume=resume and (folder / RUN).exists()))
+    pairs = pairs_for(run) if run.optimise.algorithm == "dpo" else None
     set_seed(run.optimise.seed)  # a fresh adapter is drawn before the trainer seeds anything
     policy = make_policy(run, plays=run.plays_here and group.main, device=group.device)
     args = run.trainer_config(folder / CHECKPOINTS, cpu=policy.model.device.type == "cpu")
@@ -101,8 +102,7 @@ def train(
         over = group.first(set_up)
         source, watch = made[0] if made else (Unasked(), None)
         trainer: LamerTrainer | PreferenceTrainer
-        if run.optimise.algorithm == "dpo":
-            pairs = pairs_for(run, args, policy.model)
+        if pairs is not None:
             write_table(pairs, folder / PAIRS)
             trainer = preference_trainer(run, pairs, args, policy)
         else:

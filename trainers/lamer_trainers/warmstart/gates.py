@@ -26,7 +26,7 @@ from lamer_graph.trial.states import TrialState
 from lamer_graph.types import Sampling, stable_seed
 from lamer_memory import Contents
 from lamer_memory.recall import kinds
-from lamer_trainers.warmstart.fitting import LeftCollator, answer_logprobs, encode
+from lamer_trainers.warmstart.fitting import LeftCollator, Progress, answer_logprobs, encode
 from lamer_trainers.warmstart.teachers import Row, Teacher
 
 if TYPE_CHECKING:
@@ -94,12 +94,16 @@ async def measure(
     seed: int,
     forbidden: float,
     contents: Sequence[Contents] = CONTENTS,
+    progress: Progress = print,
 ) -> Reading:
     """Play `tasks` held-out tasks under each of the memories and take all readings.
 
     `forbidden` is the reading that play does not give: the probability of forbidden answers.
     """
-    finished = {kind: await trials(teacher.env, policy, kind, tasks, seed, teacher.prompts.style) for kind in contents}
+    finished: dict[Contents, list[TrialState]] = {}
+    for number, kind in enumerate(contents, start=1):
+        progress(f"measuring on {tasks} held-out tasks: memory {kind}, {number} of {len(contents)}")
+        finished[kind] = await trials(teacher.env, policy, kind, tasks, seed, teacher.prompts.style)
     turns = [turn for states in finished.values() for s in states for e in s["episodes"] for turn in e["turns"]]
     remembered = [s for kind, states in finished.items() if "reflection" in kinds(kind) for s in states]
     return Reading(

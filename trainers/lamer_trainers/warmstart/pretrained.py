@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -38,7 +38,7 @@ from lamer_graph.policies.loading import check_folder, no_bar, renderer_of
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.openai import OpenAIPolicy
 from lamer_graph.policies.rendering import Renderer
-from lamer_graph.policies.shipped import CARD, TEMPLATE, is_adapter, is_policy
+from lamer_graph.policies.shipped import TEMPLATE, is_adapter, is_policy
 from lamer_graph.runlog import write_atomic
 from lamer_graph.trial.prompts import PromptStyle
 from lamer_memory import Contents
@@ -47,9 +47,10 @@ from lamer_trainers.warmstart.branches import Even, Sampled
 from lamer_trainers.warmstart.early import IMITATION, Early, check_export, export, from_json, prepared, to_json
 from lamer_trainers.warmstart.examples import EncodedRow, Example, encode, longest
 from lamer_trainers.warmstart.explaining import Asked, Explainer, Scripted
+from lamer_trainers.warmstart.fitting import Progress
+from lamer_trainers.warmstart.folder import MADE, WORK, hand_out, note, noted
+from lamer_trainers.warmstart.folder import check_folder as check_made
 from lamer_trainers.warmstart.gates import Reading, held_out_drills, measure
-from lamer_trainers.warmstart.model_card import model_card
-from lamer_trainers.warmstart.report import REPORT_FILE
 from lamer_trainers.warmstart.teach_any import AnyTeacher
 from lamer_trainers.warmstart.teachers import Row, Teacher, rows
 from lamer_trainers.warmstart.tuning import (
@@ -77,9 +78,7 @@ LONGEST = 2_048
 TASKS = 16
 """Held-out tasks a memory is measured on: a pretrained model takes its time to play."""
 MEASURED: tuple[Contents, ...] = ("none", "reflection")
-WORK = "fit"
-"""In the folder while it is made: checkpoints, and what the fit was asked to do."""
-REQUEST, ROWS_FILE = "request.json", "rows.json"
+ROWS_FILE = "rows.json"
 FORBIDDEN = "forbidden-cell probability"
 BOARD_GATES = {"valid actions": (0.85, 1.0), "pass@1": (0.02, 0.5), "true remarks": (0.2, 0.75)}
 TEXT_GATES = {"well-formed answers": (0.9, 1.0), "valid actions": (0.8, 1.0)}
@@ -88,7 +87,6 @@ GATES: dict[type[Env], dict[str, tuple[float, float]]] = {
     Sokoban: {"valid actions": (0.9, 1.0), "pass@1": (0.02, 0.5)},
 }
 """Wider than the tiny warm starts': they are read off fewer tasks."""
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +160,7 @@ def check(given: Given, out: Path, *, resume: bool) -> tuple[Path, Renderer, Tea
         )
     if renderer.tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {given.policy} names no end of an answer (eos_token)")
-    there = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if there and not resume:
-        raise ConfigError(
-            f"{out} exists already; choose another folder"
-            + (", or go on with the fit in it by --resume" if (out / WORK / REQUEST).is_file() else "")
-        )
-    if there and not (out / WORK / REQUEST).is_file():
-        raise ConfigError(f"{out} holds no fit to go on with: leave --resume out and choose another folder")
+    check_made(out, resume=resume)
     return folder, renderer, teacher_for(env, given.style, control_tokens_of(renderer.tokenizer))
 
 
@@ -197,7 +188,7 @@ def run_pretrained(
         plan = _noted(out, given, folder, some)
         if plan is None:
             progress(f"measuring how fast {given.policy} learns here")
-            plan = _begin(out, given, folder, _plan(model, some, config, pad, given))
+            plan = note(out, _request(given, folder), _plan(model, some, config, pad, given))
         progress(f"writing {plan['rows']:,} scripted rows for {teacher.env.spec}")
         written, told = _written(out, given, teacher, policy, plan["rows"])
         stages = [_fitting(teacher, renderer, stage) for stage in written]
@@ -219,7 +210,6 @@ def run_pretrained(
                 precision=precision, pad=pad, rate=plan["rate"], resume=resume, progress=progress,
             )  # fmt: skip
         started += time.perf_counter() - begun - fitted  # earlier sittings count
-        progress(f"measuring on {tasks} held-out tasks, {len(MEASURED)} memories")
         gates = next((gates for kind, gates in GATES.items() if isinstance(teacher.env, kind)), TEXT_GATES)
         player = LocalPolicy(
             model,
@@ -229,7 +219,7 @@ def run_pretrained(
             fold_system=policy.folds_system,
         )
         with merged(model):
-            reading = _read(teacher, player, renderer, tasks, given.seed, FORBIDDEN in gates)
+            reading = _read(teacher, player, renderer, tasks, given.seed, FORBIDDEN in gates, progress)
         report = WarmupReport(
             env=teacher.env.spec,
             seed=given.seed,
@@ -253,15 +243,32 @@ def run_pretrained(
             },
             early=None if given.early.method == "bc" else {"method": given.early.method, **told},
         )
-        _hand_out(out, given, folder, model, renderer, dict(policy.template_args or {}), report)
+        made = out / WORK / MADE
+        shutil.rmtree(made, ignore_errors=True)
+        model.save_pretrained(made)
+        renderer.tokenizer.save_pretrained(made)
+        if not given.full:
+            record_base(made, folder)
+        template = dict(policy.template_args or {})
+        hand_out(out, {"env": report.env, "prompt_style": given.style, TEMPLATE: template}, report.to_json())
     return report
 
 
-def _read(teacher: Teacher, player: LocalPolicy, renderer: Renderer, tasks: int, seed: int, forbids: bool) -> Reading:
+def _read(
+    teacher: Teacher,
+    player: LocalPolicy,
+    renderer: Renderer,
+    tasks: int,
+    seed: int,
+    forbids: bool,
+    progress: Progress,
+) -> Reading:
     """All readings; the probability of forbidden answers only where it `forbids` any that a gate asks for."""
     drills = held_out_drills(teacher, tasks, seed) if forbids else []
     forbidden = forbidden_share(player.model, renderer, teacher, drills)
-    reading = run_sync(measure(teacher, player, tasks=tasks, seed=seed, forbidden=forbidden, contents=MEASURED))
+    reading = run_sync(
+        measure(teacher, player, tasks=tasks, seed=seed, forbidden=forbidden, contents=MEASURED, progress=progress)
+    )
     run_sync(player.aclose())
     return reading
 
@@ -375,54 +382,7 @@ def _request(given: Given, folder: Path) -> dict[str, Any]:
 def _noted(out: Path, given: Given, folder: Path, some: Sequence[EncodedRow]) -> dict[str, Any] | None:
     """What was planned when the fit in `out` was begun, None if it was not. Raises ConfigError if it was another, or
     if it was taught other rows than `some` are of, as by another version of a teacher."""
-    path = out / WORK / REQUEST
-    if not path.is_file():
-        return None
-    try:
-        there: dict[str, Any] = json.loads(path.read_bytes())
-        request, plan = there["request"], there["plan"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"cannot read {path} ({error}): choose another folder") from None
-    wanted = _request(given, folder)
-    other = next((key for key, value in wanted.items() if request.get(key) != value), None)
-    if other is not None:
-        raise ConfigError(
-            f"the fit in {out} was begun with another {other} ({request.get(other)} there, {wanted[other]} here): "
-            "repeat its options, or choose another folder"
-        )
-    if plan.get("taught") != _digest(some):
+    plan = noted(out, _request(given, folder))
+    if plan is not None and plan.get("taught") != _digest(some):
         raise ConfigError(f"the fit in {out} was begun with other rows, by another version: choose another folder")
-    return dict(plan)
-
-
-def _begin(out: Path, given: Given, folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    (out / WORK).mkdir(parents=True, exist_ok=True)
-    write_atomic(out / WORK / REQUEST, orjson.dumps({"request": _request(given, folder), "plan": plan}))
     return plan
-
-
-def _hand_out(
-    out: Path,
-    given: Given,
-    folder: Path,
-    model: Any,
-    renderer: Renderer,
-    template: dict[str, Any],
-    report: WarmupReport,
-) -> None:
-    """Write everything in the working folder, then move it up, weights last."""
-    made = out / WORK / "made"
-    shutil.rmtree(made, ignore_errors=True)
-    model.save_pretrained(made)
-    renderer.tokenizer.save_pretrained(made)
-    if not given.full:
-        record_base(made, folder)
-    said = report.to_json()
-    card = {"env": report.env, "prompt_style": given.style, TEMPLATE: template}
-    for name, content in ((CARD, card), (REPORT_FILE, said)):
-        (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    (made / "README.md").write_text(model_card(said))
-    for path in sorted(made.iterdir(), key=lambda one: one.suffix == ".safetensors"):
-        path.chmod(0o644)
-        path.replace(out / path.name)
-    shutil.rmtree(out / WORK)

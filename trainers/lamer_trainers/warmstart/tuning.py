@@ -35,9 +35,9 @@ from lamer_trainers.learning.scoring import score
 from lamer_trainers.learning.sharing import Sharing
 from lamer_trainers.learning.tree_attention import attending
 from lamer_trainers.warmstart.examples import EncodedRow, Example, batched, drawn, longest
+from lamer_trainers.warmstart.fitting import Progress
 
 Precision = Literal["float32", "bfloat16"]
-Progress = Callable[[str], None]
 CHECKPOINT_SECONDS = 120.0
 """Between two checkpoints, about."""
 LINES = 40

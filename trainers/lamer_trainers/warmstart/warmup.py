@@ -14,10 +14,9 @@ it already heeds its memory; it writes true reflections sometimes, not always.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from transformers import Qwen3ForCausalLM
 
 from lamer_envs import make
 from lamer_envs.alfworld.env import Alfworld
@@ -37,13 +37,13 @@ from lamer_envs.webshop.env import Webshop
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.base import run_sync
 from lamer_graph.policies.local import LocalPolicy
+from lamer_trainers.learning.saving import replacing
 from lamer_trainers.warmstart.branches import Even
 from lamer_trainers.warmstart.early import IMITATION, Early, check_export, export, prepared
 from lamer_trainers.warmstart.explaining import Scripted
-from lamer_trainers.warmstart.fitting import FitConfig, fit
+from lamer_trainers.warmstart.fitting import FitConfig, Progress, fit
+from lamer_trainers.warmstart.folder import MADE, WORK, check_folder, hand_out, note, noted
 from lamer_trainers.warmstart.gates import Gate, Reading, forbidden_probability, held_out_drills, measure
-from lamer_trainers.warmstart.model_card import model_card
-from lamer_trainers.warmstart.report import REPORT_FILE
 from lamer_trainers.warmstart.teach_alfworld import AlfworldTeacher
 from lamer_trainers.warmstart.teach_minesweeper import MinesweeperTeacher
 from lamer_trainers.warmstart.teach_sokoban import SokobanTeacher
@@ -55,7 +55,6 @@ from lamer_trainers.warmstart.tuning import TuneConfig
 THREADS = 1
 """Torch threads of the fit, on every machine: another number would sum in another order and give other weights."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +166,15 @@ class WarmupReport:
             "reading": self.reading.to_json(),
             "threads": self.threads,
             "python": platform.python_version(),
-            "versions": {name: version(name) for name in LIBRARIES},
+            "versions": versions(),
             **({} if self.given is None else {"given": self.given}),
             **({} if self.early is None else {"early": self.early}),
         }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that weights depend on."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def teacher_of(env: Env) -> tuple[Teacher, Recipe]:
@@ -196,6 +200,7 @@ def run_warmup(
     rows: int | None = None,
     early: Early = IMITATION,
     dataset: Path | None = None,
+    resume: bool = False,
 ) -> WarmupReport:
     """Make a warm start for `env_spec` in the folder `out` and measure it on `tasks` held-out tasks per memory.
 
@@ -203,8 +208,9 @@ def run_warmup(
     another. `early` says by which method; other actions are drawn evenly and explanations scripted, as there is no
     policy yet, and none with words. Its rows are written into the folder `dataset`, if one is named. `out` gets the
     model, the tokenizer, a model card, `lamer.json` (what it plays and how it wants to be asked) and `warmup.json` (the
-    report), also when a gate is missed. Raises ConfigError for an environment without a teacher or an `out` that is not
-    an empty folder, and lamer_envs' errors for a malformed specification.
+    report), also when a gate is missed. What was cut short after the fit is measured with `resume`; before its end it
+    is begun again. Raises ConfigError for an environment without a teacher or an `out` that is not an empty folder (or
+    holds no fit like this one), and lamer_envs' errors for a malformed specification.
     """
     started = time.perf_counter()
     env = make(env_spec)
@@ -212,27 +218,44 @@ def run_warmup(
     check_export(dataset)
     proposer = None if early.method == "bc" else Even(teacher, seed)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and is not an empty folder; choose another")
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out, resume=resume)
     count = int(recipe.rows * teacher.breadth)
     if minutes is not None:
         count = min(count, max(1, int(minutes * recipe.rows_per_minute)))
     count = count if rows is None else rows
+    asked = {
+        "env": env.spec,
+        "seed": seed,
+        "rows": count,
+        "fit": recipe.fit.to_json(),
+        "early": {"method": early.method, "branches": early.branches},
+        "versions": versions(),
+    }
+    plan = noted(out, asked)
+    if plan is None:
+        plan = note(out, asked, {})
+    tokenizer = build_tokenizer(pieces := teacher.pieces())
+    fitted = out / WORK / MADE
     with quiet(), _threads(THREADS):
-        progress(f"writing {count:,} scripted rows for {env.spec}")
-        made = prepared(early, teacher, count, seed, proposer=proposer, explainer=Scripted(teacher))
-        if dataset is not None:
-            export(made, dataset)
-        pieces = teacher.pieces()
-        tokenizer = build_tokenizer(pieces)
-        model = build_model(tokenizer, pieces, seed=seed, copying=recipe.copying, spread=recipe.spread)
-        for stage in made.stages:
-            fit(model, tokenizer, stage, recipe.fit, seed=seed, progress=progress)
-        progress(f"measuring on {tasks} held-out tasks, four memories")
+        if fitted.exists():
+            progress(f"going on with the fit in {out}")
+            model = Qwen3ForCausalLM.from_pretrained(fitted)  # in the mode of play already
+            started -= plan["seconds"]
+        else:
+            progress(f"writing {count:,} scripted rows for {env.spec}")
+            made = prepared(early, teacher, count, seed, proposer=proposer, explainer=Scripted(teacher))
+            if dataset is not None:
+                export(made, dataset)
+            model = build_model(tokenizer, pieces, seed=seed, copying=recipe.copying, spread=recipe.spread)
+            for stage in made.stages:
+                fit(model, tokenizer, stage, recipe.fit, seed=seed, progress=progress)
+            plan = note(out, asked, {"told": made.told, "seconds": time.perf_counter() - started})
+            with replacing(fitted) as fresh:
+                tokenizer.save_pretrained(fresh)
+                model.save_pretrained(fresh)
         policy = LocalPolicy(model, tokenizer, version=out.name, device="cpu", fold_system=False)
         forbidden = forbidden_probability(model, tokenizer, held_out_drills(teacher, tasks, seed))
-        reading = run_sync(measure(teacher, policy, tasks=tasks, seed=seed, forbidden=forbidden))
+        reading = run_sync(measure(teacher, policy, tasks=tasks, seed=seed, forbidden=forbidden, progress=progress))
         run_sync(policy.aclose())
     report = WarmupReport(
         env=env.spec,
@@ -245,15 +268,9 @@ def run_warmup(
         fit=recipe.fit,
         gates=gates_of(reading, {**recipe.gates, **teacher.gates}),
         reading=reading,
-        early=None if early.method == "bc" else {"method": early.method, **made.told},
+        early=None if early.method == "bc" else {"method": early.method, **plan["told"]},
     )
-    _write(out / "lamer.json", {"env": env.spec, "prompt_style": teacher.prompts.style})
-    _write(out / REPORT_FILE, report.to_json())
-    (out / "README.md").write_text(model_card(report.to_json()))
-    tokenizer.save_pretrained(out)
-    model.save_pretrained(out)  # last: a folder without weights is no policy, and one with them says how they fared
-    for path in out.iterdir():
-        path.chmod(0o644)
+    hand_out(out, {"env": env.spec, "prompt_style": teacher.prompts.style}, report.to_json())
     return report
 
 
@@ -267,10 +284,6 @@ def gates_of(reading: Reading, gates: Mapping[str, tuple[float, float]]) -> list
         "true remarks": reading.true_remarks,
     }
     return [Gate(name, values[name], low, high) for name, (low, high) in gates.items()]
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
