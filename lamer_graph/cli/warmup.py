@@ -280,7 +280,7 @@ def make_policy(
     from lamer_trainers.warmstart.warmup import run_warmup, teacher_of
 
     teacher_of(make(env))
-    check_export(export)
+    check_export(None if resume else export)
     ui.working()
     report = run_warmup(
         spec,

@@ -215,7 +215,7 @@ def run_warmup(
     started = time.perf_counter()
     env = make(env_spec)
     teacher, recipe = teacher_of(env)
-    check_export(dataset)
+    check_export(None if resume else dataset)
     proposer = None if early.method == "bc" else Even(teacher, seed)
     out = Path(out)
     check_folder(out, resume=resume)
