@@ -13,7 +13,7 @@ import typer
 
 from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.memory_options import Place
-from lamer_graph.cli.options import Game, HostOption, Player, PortOption
+from lamer_graph.cli.options import PLAYED, Game, HostOption, Player, PortOption
 from lamer_graph.cli.own import imported
 from lamer_graph.errors import ConfigError, MissingLibraryError
 
@@ -69,6 +69,7 @@ def register(app: typer.Typer) -> None:
     @command(
         agent,
         "serve",
+        main=("--app", "--threads", "--keys", "--host", "--port", *PLAYED, "--backend", "--scope"),
         examples=[
             (
                 "lamer-graph agent serve --app my_app:app --threads threads.sqlite",

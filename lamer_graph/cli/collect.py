@@ -10,7 +10,7 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
-from lamer_graph.cli.options import RUN, Effort, Game, Player, ResumeOption, TaskOption, as_many, of_task
+from lamer_graph.cli.options import REPEATED, RUN, Effort, Game, Player, ResumeOption, TaskOption, as_many, of_task
 from lamer_graph.cli.running import note_fresh, report_loss, run_trials
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "collect",
+        main=REPEATED,
         examples=[
             (
                 "lamer-graph collect --split train --tasks 50 --trials 8 --out runs/first",

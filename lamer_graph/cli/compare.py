@@ -19,7 +19,18 @@ from lamer_graph.cli.compare_train import Training, starts, trained, trainings, 
 from lamer_graph.cli.frame import Json, Ui, command, options
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import MEASURE_WARM, Backend, MeasureOption, Store, WarmOption
-from lamer_graph.cli.options import MEMORY, RUN, Effort, Player, ResumeOption, Setting, TaskOption, as_many, of_task
+from lamer_graph.cli.options import (
+    MEMORY,
+    REPEATED,
+    RUN,
+    Effort,
+    Player,
+    ResumeOption,
+    Setting,
+    TaskOption,
+    as_many,
+    of_task,
+)
 from lamer_graph.cli.running import MEASURED, WARM, check_player, filled_by, report_loss, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 from lamer_memory import Contents, Scope, Select
@@ -103,6 +114,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "compare",
+        main=(*REPEATED, "--train", "--preset", "--reference"),
         examples=[
             ("lamer-graph compare --tasks 300", "No memory, trajectories, reflections, both: what do they buy?"),
             (

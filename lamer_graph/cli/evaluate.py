@@ -10,7 +10,18 @@ from lamer_graph.cli.checks import run_folder
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import MEASURE_WARM, MeasureOption, Place, WarmOption
-from lamer_graph.cli.options import RUN, Effort, Game, OutOption, Player, ResumeOption, TaskOption, as_many, of_task
+from lamer_graph.cli.options import (
+    REPEATED,
+    RUN,
+    Effort,
+    Game,
+    OutOption,
+    Player,
+    ResumeOption,
+    TaskOption,
+    as_many,
+    of_task,
+)
 from lamer_graph.cli.running import filled_by, note_fresh, report_loss, report_of, run_trials, run_warm
 from lamer_graph.errors import ConfigError
 
@@ -32,6 +43,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "eval",
+        main=(*REPEATED, "--shuffle-reflections"),
         examples=[
             ("lamer-graph eval --tasks 200", "pass@1..3 of the shipped policy on held-out MineSweeper boards."),
             ("lamer-graph eval --tasks 200 --memory none", "The same without memory: is it used at all?"),

@@ -14,14 +14,17 @@ import io
 import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import typer
 
+from lamer_graph.cli.help import Example, HelpAllOption
+from lamer_graph.cli.help import of as help_of
 from lamer_graph.cli.shown import one_line
 from lamer_graph.errors import LamerError
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DONE, FAILED, REFUSED = 0, 1, 2
+FIRST_LINE = 8.0
+"""Seconds until long work is first told of, where no bar can be shown."""
 
 Json = dict[str, Any]
 Command = Callable[..., "Json | None"]
@@ -85,10 +90,13 @@ class Ui:
 
     @contextmanager
     def progress(self, what: str, total: int, says: Callable[[], str] | None = None) -> Iterator[Callable[[int], None]]:
-        """A bar with rate and ETA on stderr, only where stderr is a terminal. Yields `advance(steps)`.
+        """A bar with rate and ETA on stderr; where that is no terminal, a line now and then. Yields `advance(steps)`.
 
         `says` is asked, all the time, for what stands there instead of the bar's own rate and ETA.
         """
+        if not sys.stderr.isatty():
+            yield self._lines(what, total, says)
+            return
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -110,10 +118,23 @@ class Ui:
             TimeElapsedColumn(),
             *((RateColumn(), TimeRemainingColumn()) if says is None else (SaidColumn(says),)),
         )
-        silent = self.json or not sys.stderr.isatty()
-        with Progress(*columns, console=Console(stderr=True), disable=silent, transient=True) as bar:
+        with Progress(*columns, console=Console(stderr=True), disable=self.json, transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
+
+    def _lines(self, what: str, total: int, says: Callable[[], str] | None) -> Callable[[int], None]:
+        """How far it is, told after `FIRST_LINE` seconds and then at twice the age, for whoever reads the log."""
+        done, began, due = 0, time.monotonic(), FIRST_LINE
+
+        def advance(steps: int) -> None:
+            nonlocal done, due
+            done += steps
+            age = time.monotonic() - began
+            if steps and age >= due:
+                due = 2 * age
+                self.tell(f"{what} {done:,}/{total:,}{'' if says is None else ', ' + says()}")
+
+        return advance
 
     def note(self, line: str) -> None:
         """A passing word to a person who watches, on stderr and only at a terminal."""
@@ -180,12 +201,14 @@ def options(cls: T) -> T:
     return cls
 
 
-def command(app: typer.Typer, name: str, *, examples: Iterable[tuple[str, str]]) -> Callable[[Command], Command]:
+def command(
+    app: typer.Typer, name: str, *, examples: Sequence[Example], main: Sequence[str] | None = None
+) -> Callable[[Command], Command]:
     """Register a command on `app`.
 
     Its function takes a `Ui` first; a parameter whose type is an `options` dataclass stands for all of its fields.
-    `--json` and `--debug` are added. What it returns is the document that `--json` prints. `examples` are (command
-    line, what it does) and end the help text.
+    `--json` and `--debug` are added. What it returns is the document that `--json` prints. `examples` end the help
+    text. `main` are the options that `--help` shows (None: all), `--help-all` shows the others too.
     """
 
     def register(function: Command) -> Command:
@@ -201,12 +224,14 @@ def command(app: typer.Typer, name: str, *, examples: Iterable[tuple[str, str]])
                 parameters.extend(_option_parameters(annotation))
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        for flag, kind in (("json_", JsonOption), ("debug", DebugOption)):
+        flags = {"json_": JsonOption, "debug": DebugOption, "help_all": HelpAllOption}
+        for flag, kind in flags.items():
             parameters.append(inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
 
         @functools.wraps(function)
         def run(**values: Any) -> None:
             ui = Ui(values.pop("json_"), values.pop("debug"))
+            del values["help_all"]
             for group, cls in groups.items():
                 values[group] = cls(**{field.name: values.pop(field.name) for field in fields(cls)})
             try:
@@ -222,14 +247,10 @@ def command(app: typer.Typer, name: str, *, examples: Iterable[tuple[str, str]])
         run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         del run.__wrapped__  # typer reads the signature, and would otherwise look through to the function's own
-        lines = [f"[bold]{line.replace('[', _BRACKET)}[/]\n\n  {meaning}" for line, meaning in examples]
-        app.command(name, help=_unwrapped(function), epilog="\n\n".join(["Examples:", *lines]))(run)
+        app.command(name, cls=help_of(main, examples), help=_unwrapped(function))(run)
         return function
 
     return register
-
-
-_BRACKET = "\\["  # so that rich does not read an example's brackets as markup
 
 
 def _unwrapped(function: Command) -> str:

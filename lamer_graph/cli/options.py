@@ -27,6 +27,14 @@ GAME, MEMORY, RUN = "What is played", "Memory", "The run"
 
 DEFAULT_ENV = "minesweeper:4x4-3"
 
+PLAYED = (
+    "--policy", "--base-url", "--env", "--split", "--episodes", "--strategy",
+    "--temperature", "--max-tokens", "--seed", "--memory",
+)  # fmt: skip
+"""What `--help` shows of a command that plays."""
+REPEATED = (*PLAYED, "--task", "--backend", "--scope", "--tasks", "--trials", "--concurrency", "--out", "--resume")
+"""And of one that plays often."""
+
 EnvOption = Annotated[
     str,
     typer.Option(
@@ -151,6 +159,22 @@ class Setting:
         Literal["train", "paper"],
         typer.Option(rich_help_panel=GAME, help="train: temperature 1, nothing cut; paper: 0.7, top-p 0.8, top-k 20."),
     ] = "train"
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", min=0, rich_help_panel=GAME, show_default=False, help="Of answers, in place of --sampling's."
+        ),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P", min=0, max=1, rich_help_panel=GAME, show_default=False, help="The same; 1 cuts nothing."
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="K", min=0, rich_help_panel=GAME, show_default=False, help="The same; 0 cuts nothing."),
+    ] = None
     max_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, rich_help_panel=GAME, help="Tokens per answer, at most.")
     ] = 512
@@ -174,8 +198,8 @@ class Setting:
         env = self.spec(ui, player)
         known = CollectConfig.model_fields
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name in known}
-        said = {key: value for key, value in given.items() if value not in (None, "auto")}
-        said |= CollectConfig.sampling_preset(self.sampling)
+        said = CollectConfig.sampling_preset(self.sampling)
+        said |= {key: value for key, value in given.items() if value not in (None, "auto")}
         style = self.style(player, env)
         said |= {"env": env, "prompt_style": style, "tasks": 1, **self._wording(player, env, style)}
         config = CollectConfig.model_validate({**said, **more})

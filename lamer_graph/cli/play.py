@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import GAME, Game, Player
+from lamer_graph.cli.options import GAME, PLAYED, Game, Player
 from lamer_graph.cli.running import preflight
 from lamer_graph.errors import ConfigError
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "play",
+        main=(*PLAYED, "--task"),
         examples=[
             ("lamer-graph play", "The shipped policy plays a held-out MineSweeper board for up to three episodes."),
             ("lamer-graph play --task 5 --memory none --seed 1", "Another board, without memory, other dice."),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lamer_graph.cli.frame import FAILED, Json, Ui, warn
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.options import Player
-from lamer_graph.cli.pace import Pace
+from lamer_graph.cli.pace import Pace, solved_in
 from lamer_graph.errors import ConfigError, LamerError
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def run_trials(ui: Ui, job: Job, what: str = "trials") -> tuple[CollectConfig, C
             from lamer_graph.cli.workers import collect_in_workers
             from lamer_graph.collection.values import settle_run
 
-            def ended(calls: int) -> None:
-                pace.trial(calls)
+            def ended(calls: int, solved: int | None) -> None:
+                pace.trial(calls, solved)
                 advance(1)
 
             done = collect_in_workers(job, already=done, on_trial=ended)
@@ -58,7 +58,8 @@ def _pace_of(config: CollectConfig) -> Pace:
 
     turns = config.max_turns or make(config.env).max_turns
     reflections = config.max_episodes - 1 if config.contents in ("reflection", "both") else 0
-    return Pace(config.tasks * config.trials, config.max_episodes * turns + reflections, config.max_tokens)
+    calls = config.max_episodes * turns + reflections
+    return Pace(config.tasks * config.trials, calls, config.max_tokens, config.max_episodes)
 
 
 WARM = "warm"
@@ -120,7 +121,8 @@ async def _run(ui: Ui, job: Job, advance: Callable[[int], None], pace: Pace) -> 
             return job, already
 
         def ended(line: Json) -> None:
-            pace.trial(sum(len(episode["turns"]) for episode in line["episodes"]) + len(line["reflections"]))
+            calls = sum(len(episode["turns"]) for episode in line["episodes"]) + len(line["reflections"])
+            pace.trial(calls, solved_in(line))
             advance(1)
 
         summary = await collect(

@@ -89,6 +89,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "serve",
+        main=("--policy", "--env", "--adapter", "--host", "--port", "--max-model-len", "--tensor-parallel"),
         examples=[
             ("lamer-graph serve --policy examples/policies/minesweeper-warmstart --port 8000", "Serve until Ctrl-C."),
             (

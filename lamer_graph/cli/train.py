@@ -114,6 +114,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "train",
+        main=("--preset", "--presets", "--rl", "--from-logs", "--algorithm", "--out", "--resume", "--dry-run"),
         examples=[
             ("lamer-graph train --preset minesweeper-cpu --out runs/meta", "Meta-RL on two cores, in some minutes."),
             ("lamer-graph train --preset minesweeper-cpu --rl --out runs/rl", "The RL baseline: same episodes."),

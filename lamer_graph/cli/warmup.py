@@ -154,6 +154,7 @@ def register(app: typer.Typer) -> None:
     @command(
         app,
         "warmup",
+        main=("--out", "--env", "--policy", "--minutes", "--rows", "--seed", "--method", "--resume"),
         examples=[
             ("lamer-graph warmup --out runs/tiny", "A MineSweeper policy in some ten minutes on two cores."),
             ("lamer-graph warmup --env sokoban:6x6-1 --out runs/tiny-sokoban", "The same for Sokoban."),

@@ -23,6 +23,7 @@ from lamer_envs.registry import used
 from lamer_graph.cli.frame import describe, quiet_libraries
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.own import own
+from lamer_graph.cli.pace import solved_in
 from lamer_graph.collection.collect import CollectSummary, Shard, collect
 from lamer_graph.errors import LamerError
 
@@ -43,17 +44,18 @@ class _Failure(NamedTuple):
 class _Trial(NamedTuple):
     """A worker's word that a trial is in the log."""
 
-    failed: bool
     turns: int
     reflections: int
+    solved: int | None
+    """As `pace.solved_in` says."""
 
 
-def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int], None]) -> CollectSummary:
+def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int, int | None], None]) -> CollectSummary:
     """Collect the run's missing trials in `effort.workers` processes, `effort.concurrency` at a time in each.
 
-    `already` trials are in the log. `on_trial` gets the number of calls of every trial that was logged. SIGINT and
-    SIGTERM are passed on and end the run early with the log whole. Raises WorkerError when a worker fails; the others
-    are ended, too.
+    `already` trials are in the log. `on_trial` gets the number of calls of every trial that was logged, and in which
+    attempt it was solved (`pace.solved_in`). SIGINT and SIGTERM are passed on and end the run early with the log whole.
+    Raises WorkerError when a worker fails; the others are ended, too.
     """
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
@@ -93,7 +95,7 @@ def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int], None
                     continue
                 if isinstance(message, _Trial):
                     trials.append(message)
-                    on_trial(message.turns + message.reflections)
+                    on_trial(message.turns + message.reflections, message.solved)
                 elif failure is None:
                     failure = WorkerError(message.line)
                     failure.add_note(message.trace)
@@ -103,8 +105,8 @@ def collect_in_workers(job: Job, *, already: int, on_trial: Callable[[int], None
     return CollectSummary(
         requested=job.config.tasks * job.config.trials,
         already=already,
-        finished=sum(not trial.failed for trial in trials),
-        failed=sum(trial.failed for trial in trials),
+        finished=sum(trial.solved is not None for trial in trials),
+        failed=sum(trial.solved is None for trial in trials),
         turns=sum(trial.turns for trial in trials),
         calls=sum(trial.turns + trial.reflections for trial in trials),
         seconds=time.perf_counter() - started,
@@ -150,7 +152,7 @@ def _work(job: Job, shard: Shard, own_envs: Sequence[str], out: Connection) -> N
 async def _collect(job: Job, shard: Shard, out: Connection) -> None:
     def logged(line: Json) -> None:
         turns = sum(len(episode["turns"]) for episode in line["episodes"])
-        out.send(_Trial(line["error"] is not None, turns, len(line["reflections"])))
+        out.send(_Trial(turns, len(line["reflections"]), solved_in(line)))
 
     async with job.player.open(job.config.env, training=job.training) as policy:
         await collect(

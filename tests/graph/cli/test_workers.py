@@ -54,7 +54,7 @@ def test_a_defect_in_a_worker_is_one_error_that_keeps_its_traceback_for_debug(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(workers.WorkerError, match="unexpected RuntimeError: a defect") as caught:
-        workers.collect_in_workers(job_of(BrokenPlayer(), tmp_path), already=0, on_trial=lambda calls: None)
+        workers.collect_in_workers(job_of(BrokenPlayer(), tmp_path), already=0, on_trial=lambda calls, solved: None)
     assert any("Traceback" in note for note in caught.value.__notes__)
     assert capfd.readouterr().err == ""
 
