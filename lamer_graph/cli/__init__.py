@@ -38,7 +38,6 @@ app = typer.Typer(
     name="lamer-graph",
     help="Language agents that learn from their own failed attempts: play, reflect, remember, retry, and be scored.",
     epilog="Start with [bold]lamer-graph quickstart[/]; every command explains itself with [bold]--help[/].",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

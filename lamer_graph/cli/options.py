@@ -35,10 +35,22 @@ PLAYED = (
 REPEATED = (*PLAYED, "--task", "--backend", "--scope", "--tasks", "--trials", "--concurrency", "--out", "--resume")
 """And of one that plays often."""
 
+
+def _known_envs(begun: str) -> list[str]:
+    """For the shell's completion."""
+    from lamer_envs.registry import names
+
+    return [name for name in names() if name.startswith(begun)]
+
+
 EnvOption = Annotated[
     str,
     typer.Option(
-        "--env", metavar="SPEC", rich_help_panel=GAME, help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1."
+        "--env",
+        metavar="SPEC",
+        rich_help_panel=GAME,
+        autocompletion=_known_envs,
+        help="Environment, e.g. minesweeper:6x6-3 or sokoban:6x6-1.",
     ),
 ]
 HostOption = Annotated[
@@ -84,6 +96,7 @@ class Setting:
             "--env",
             metavar="SPEC",
             rich_help_panel=GAME,
+            autocompletion=_known_envs,
             help="Environment, e.g. minesweeper:6x6-3, or module:Class of your own; a name alone: as --policy's card "
             "says.",
         ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lamer_graph.cli.frame import FAILED, Json, Ui, warn
 from lamer_graph.cli.job import Job
+from lamer_graph.cli.nonsense import Nonsense
 from lamer_graph.cli.options import Player
 from lamer_graph.cli.pace import Pace, solved_in
 from lamer_graph.errors import ConfigError, LamerError
@@ -120,9 +121,13 @@ async def _run(ui: Ui, job: Job, advance: Callable[[int], None], pace: Pace) -> 
         if job.effort.workers > 1:
             return job, already
 
+        nonsense = Nonsense(job.config)
+
         def ended(line: Json) -> None:
             calls = sum(len(episode["turns"]) for episode in line["episodes"]) + len(line["reflections"])
             pace.trial(calls, solved_in(line))
+            if (said := nonsense.seen(line)) is not None:
+                ui.tell(f"note: {said}")
             advance(1)
 
         summary = await collect(

@@ -31,10 +31,24 @@ ArgumentsOption = Annotated[
         help="A run file, unless --preset names one, and changes to it, e.g. optimise.updates=20 collect.trials=4.",
     ),
 ]
+
+
+def _known_presets(begun: str) -> list[str]:
+    """For the shell's completion."""
+    from lamer_trainers.presets import PRESETS
+
+    return [name for name in PRESETS if name.startswith(begun)]
+
+
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        "--preset", metavar="NAME", rich_help_panel=WHAT, show_default=False, help="A run file that comes with us."
+        "--preset",
+        metavar="NAME",
+        rich_help_panel=WHAT,
+        show_default=False,
+        autocompletion=_known_presets,
+        help="A run file that comes with us.",
     ),
 ]
 PresetsOption = Annotated[bool, typer.Option("--presets", rich_help_panel=WHAT, help="Print the presets' names.")]

@@ -48,3 +48,21 @@ def test_what_help_shows_exists() -> None:
     for name, command in leaf_commands().items():
         known = {option for param in command.params for option in param.opts}
         assert set(command.main_options or ()) <= known, name  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("lamer-graph ev", ["eval"]),
+        ("lamer-graph eval --env so", ["sokoban"]),
+        ("lamer-graph eval --strategy zer", ["zero_shot"]),
+        ("lamer-graph train --preset webshop-q", ["webshop-qwen3-4b"]),
+    ],
+)
+def test_a_shell_completes_commands_choices_environments_and_presets(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, typed: str, completed: list[str]
+) -> None:
+    monkeypatch.setenv("_LAMER_GRAPH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert cli().out.split() == completed
