@@ -1,7 +1,7 @@
 """MkDocs hooks: pages link to files of the repository as they lie there, the site has those that can be shown.
 
-What must stay true: a link in docs/ is right in a checkout, where `../examples/x.py` is a file; on the site pictures and
-results pages are pages and files of its own, and a link to any other file becomes its name.
+What must stay true: a link in docs/ is right in a checkout, where `../examples/x.py` is a file; on the site pictures
+and results are files and pages of its own, and a link to any other file becomes its name.
 """
 
 from __future__ import annotations

@@ -10,7 +10,18 @@ import typer
 from lamer_graph.cli.frame import Json, Ui, command
 from lamer_graph.cli.job import Job
 from lamer_graph.cli.memory_options import Place
-from lamer_graph.cli.options import REPEATED, RUN, Effort, Game, Player, ResumeOption, TaskOption, as_many, of_task
+from lamer_graph.cli.options import (
+    REPEATED,
+    RUN,
+    Effort,
+    Game,
+    Player,
+    ResumeOption,
+    SkipOption,
+    TaskOption,
+    as_many,
+    of_task,
+)
 from lamer_graph.cli.running import note_fresh, report_loss, run_trials
 
 if TYPE_CHECKING:
@@ -37,6 +48,10 @@ def register(app: typer.Typer) -> None:
                 "Go on after a crash or Ctrl-C.",
             ),
             (
+                "lamer-graph collect --split train --tasks 50 --skip 50 --trials 8 --out runs/second",
+                "The next 50 tasks, perhaps on another machine; `train --from-logs` takes both.",
+            ),
+            (
                 "lamer-graph collect --base-url http://127.0.0.1:8000/v1 --concurrency 128 --workers 2 --out runs/big",
                 "Two processes with 128 trials each against a server.",
             ),
@@ -54,6 +69,7 @@ def register(app: typer.Typer) -> None:
         effort: Effort,
         out: OutOption,
         task: TaskOption = None,
+        skip: SkipOption = 0,
         resume: ResumeOption = False,
     ) -> Json:
         """Play many trials and log every policy call with its exact tokens and logprobs.
@@ -63,7 +79,7 @@ def register(app: typer.Typer) -> None:
         """
         game = of_task(game, task)
         effort = as_many(effort, game)
-        config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, **place.chosen())
+        config = game.config(ui, player, tasks=effort.tasks, trials=effort.trials, skip=skip, **place.chosen())
         if not resume:
             place.check_kept(config.contents)
         note_fresh(ui, out, resume)

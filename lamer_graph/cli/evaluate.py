@@ -18,6 +18,7 @@ from lamer_graph.cli.options import (
     OutOption,
     Player,
     ResumeOption,
+    SkipOption,
     TaskOption,
     as_many,
     of_task,
@@ -32,10 +33,6 @@ ShuffleOption = Annotated[
         rich_help_panel=RUN,
         help="Ablation: every trial gets another trial's reflection. What is lost then was memory at work.",
     ),
-]
-
-SkipOption = Annotated[
-    int, typer.Option("--skip", metavar="N", min=0, rich_help_panel=RUN, help="Tasks of the split to pass over first.")
 ]
 
 

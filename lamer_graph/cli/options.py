@@ -70,6 +70,9 @@ OutOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", rich_help_panel=RUN, help="Play what is missing in --out.")]
+SkipOption = Annotated[
+    int, typer.Option("--skip", metavar="N", min=0, rich_help_panel=RUN, help="Tasks of the split to pass over first.")
+]
 TaskOption = Annotated[
     str | None,
     typer.Option(

@@ -52,28 +52,25 @@ def run(block: Block, folder: Path) -> None:
         assert done.stdout == block.printed
 
 
-PYTHON = [(page, number) for page in PAGES for number, block in enumerate(code(page, "python"))]
+PYTHON = [
+    pytest.param(block, id=f"{named(page)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(code(page, "python"))
+]
 
 
-@pytest.mark.parametrize(
-    ("page", "number"),
-    [pytest.param(page, n, id=f"{named(page)}-{n}") for page, n in PYTHON if SERVED not in code(page, "python")[n].text],
-)
-def test_python_of_a_page_runs_and_prints_what_stands_behind_it(page: Path, number: int, place: Path) -> None:
-    run(code(page, "python")[number], place)
+@pytest.mark.parametrize("block", [each for each in PYTHON if SERVED not in each.values[0].text])
+def test_python_of_a_page_runs_and_prints_what_stands_behind_it(block: Block, place: Path) -> None:
+    run(block, place)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("page", "number"),
-    [pytest.param(page, n, id=f"{named(page)}-{n}") for page, n in PYTHON if SERVED in code(page, "python")[n].text],
-)
-def test_a_block_that_needs_a_server_runs_on_one(page: Path, number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [each for each in PYTHON if SERVED in each.values[0].text])
+def test_a_block_that_needs_a_server_runs_on_one(block: Block, tmp_path: Path) -> None:
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
     policy = ROOT / "examples" / "policies" / "minesweeper-warmstart"
-    block = code(page, "python")[number]
     with VllmServer(policy, model_name="trained", run_dir=tmp_path / "server", extra_args=tools) as server:
         run(block._replace(text=block.text.replace(SERVED, server.base_url)), tmp_path)
     (trial,) = read_trials(tmp_path / "runs" / "prod")
@@ -139,7 +136,9 @@ def test_the_picture_of_the_trial_has_the_nodes_of_the_compiled_graph() -> None:
 def test_every_path_that_a_page_links_or_names_exists(page: Path) -> None:
     text = without_output(page)
     links = {page.parent / link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link}
-    paths = {ROOT / name for name in re.findall(r"(?<![\w/])(?:tests|bench|examples|scripts|constraints)/[\w./-]*\w", text)}
+    paths = {
+        ROOT / name for name in re.findall(r"(?<![\w/])(?:tests|bench|examples|scripts|constraints)/[\w./-]*\w", text)
+    }
     assert [path for path in links | paths if not path.exists()] == []
 
 
@@ -148,7 +147,7 @@ def test_every_command_of_a_page_is_there_with_its_options_presets_and_settings(
     groups = {name.split()[0] for name in leaf_commands() if " " in name}
     for words in written_commands(without_output(page)):
         name, given = called([word.strip("[]") for word in words])
-        if words[0] in groups and len(words) == 1:
+        if words == ["--help"] or (words[0] in groups and len(words) == 1):
             continue
         assert name, words
         known = {option for parameter in leaf_commands()[name].params for option in parameter.opts}

@@ -152,7 +152,7 @@ def test_a_reflection_that_is_no_text_is_refused(node: str) -> None:
 
 
 def test_no_document_asks_for_more_than_that() -> None:
-    texts = [(ROOT / "README.md").read_text(), (ROOT / "examples" / "embed_agent.py").read_text()]
+    texts = [(ROOT / "docs" / "how-to" / "people.md").read_text(), (ROOT / "examples" / "embed_agent.py").read_text()]
     texts.append(inspect.getdoc(create_lamer_agent) or "")
     assert not any(re.search(r"as_node", text) for text in texts)
     assert all("update_state" in text for text in texts)
