@@ -50,7 +50,9 @@ TaskOption = Annotated[
 RlOption = Annotated[
     bool,
     typer.Option(
-        "--rl", rich_help_panel=WHAT, help="Plain RL instead: one episode a trial, no memory, three times the group."
+        "--rl",
+        rich_help_panel=WHAT,
+        help="Plain RL instead: one episode a trial, no memory, as many trials a task as the run may have episodes.",
     ),
 ]
 LogsOption = Annotated[
@@ -115,7 +117,10 @@ def register(app: typer.Typer) -> None:
         "train",
         examples=[
             ("lamer-graph train --preset minesweeper-cpu --out runs/meta", "Meta-RL on two cores, in some minutes."),
-            ("lamer-graph train --preset minesweeper-cpu --rl --out runs/rl", "The RL baseline: same episodes."),
+            (
+                "lamer-graph train --preset minesweeper-cpu --rl --out runs/rl",
+                "The RL baseline: as many episodes as meta-RL may play.",
+            ),
             (
                 "lamer-graph train --preset minesweeper-cpu collect.scope=tasks collect.backend=chroma",
                 "With what earlier tasks taught, a memory that goes on from update to update.",
@@ -185,7 +190,7 @@ def register(app: typer.Typer) -> None:
 
 def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str]) -> RunFile:
     """The run that the command line describes. Raises ConfigError and TrainingConfigError."""
-    from lamer_trainers.presets import RL_BASELINE
+    from lamer_trainers.presets import rl_baseline
     from lamer_trainers.runfile import load_run
 
     files = [argument for argument in arguments if "=" not in argument]
@@ -196,7 +201,11 @@ def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str])
         raise ConfigError("give a run file or --preset NAME (see --presets)")
     if logs:
         changes = [f"logs={json.dumps(logs)}", "optimise.old_logprobs=recomputed", *changes]
-    return load_run(files[0] if files else None, preset=preset, changes=[*(RL_BASELINE if rl else ()), *changes])
+    file = files[0] if files else None
+    if rl:
+        collect = load_run(file, preset=preset, changes=changes).collect
+        changes = [*rl_baseline(collect.trials, collect.max_episodes), *changes]
+    return load_run(file, preset=preset, changes=changes)
 
 
 def _train_along(run: RunFile, folder: Path, *, resume: bool) -> None:
