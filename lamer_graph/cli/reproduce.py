@@ -263,8 +263,8 @@ def _reports(ui: Ui, grid: Grid, failed: dict[str, str]) -> list[Json]:
         if known:
             ui.print(table)
         for row in document["episodes"]:
-            played = f"{row['update']:,.1f} episodes an update of at most {row['at_most']:,}, {row['in_all']:,} in all"
-            ui.print(escape(f"{row['column']} {row['arm']} was trained on {played}"))
+            played = f"{row['update']:,.1f} of at most {row['at_most']:,} episodes an update, {row['in_all']:,} in all"
+            ui.print(escape(f"{row['column']} {row['arm']}: {played}"))
         if len(known) < len(claims):
             ui.print(f"{len(claims) - len(known)} claims of {name} wait for runs that are not done")
         ui.print(escape(f"written: {', '.join(document['files'])}"), soft_wrap=True)

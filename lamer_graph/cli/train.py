@@ -185,6 +185,10 @@ def register(app: typer.Typer) -> None:
         if not is_main():
             _train_along(run, folder, resume=resume)
             return None
+        if not resume:
+            from lamer_trainers.loop.run_folder import check_folder
+
+            check_folder(folder, run, resume=False)  # without waiting for torch
         return train_run(ui, run, folder, resume=resume)
 
 

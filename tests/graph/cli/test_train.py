@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from command_line import Cli
+from command_line import Cli, slow_imports
 from lamer_graph.cli.train import update_line
 from lamer_graph.policies.local import LocalPolicy
 from lamer_graph.policies.shipped import card, is_policy
@@ -84,6 +84,16 @@ def test_the_rl_baseline_is_the_same_preset_with_one_episode_a_trial_and_may_pla
     assert (rl["max_episodes"], rl["contents"]) == (1, "none")
     assert meta["tasks"] * meta["trials"] * meta["max_episodes"] == rl["tasks"] * rl["trials"] * rl["max_episodes"]
     assert {k for k in meta if meta[k] != rl[k]} == {"max_episodes", "contents", "trials"}
+
+
+def test_a_run_that_is_refused_does_not_wait_for_torch(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    preset = ("train", "--preset", "minesweeper-cpu")
+    calls = [("train",), ("train", "--preset", "mine"), (*preset, "optimise.updats=2"), (*preset, "--out", "run")]
+    codes, loaded = slow_imports(tmp_path, calls)
+    assert codes == [2, 2, 2, 2]
+    assert loaded == []
 
 
 def test_the_rl_baseline_of_another_group_or_trial_may_play_as_many_episodes(cli: Cli, tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_what_each_row_really_played_is_counted_and_stands_in_the_report(tmp_pat
     played = {"rl": 384.0, "meta": 298.0}
     for cell in grid.cells:
         if (job := cell.job.after) is not None and not job.folder.exists():
-            job.folder.mkdir(parents=True)
-            lines = [{"update": n, "batch/episodes": played[cell.arm] + n} for n in range(2)]
+            job.made.mkdir(parents=True)
+            lines = [{"update": n, "time/update": 1.0, "batch/episodes": played[cell.arm] + n} for n in range(2)]
             (job.folder / METRICS).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     document = write_report(grid, "meta-vs-rl")
     common = {"column": "minesweeper", "trainings": 2, "at_most": 384}

@@ -35,9 +35,9 @@ POOLED = (
 
 
 PLAYED = (
-    "Counted in the trainings' own metrics, validation left out; means over updates and seeds. A trial ends with its "
-    "first success, so of rows that may play as many episodes the one with several in a trial plays fewer, the more of "
-    "them it wins."
+    "Counted in the metrics of finished trainings, validation left out; means over updates and seeds. A trial ends with "
+    "its first success, so of rows that may play as many episodes the one with several in a trial plays fewer, the more "
+    "of them it wins."
 )
 
 
@@ -83,19 +83,25 @@ def _facts(jobs: Iterable[Job]) -> Json:
 
 
 def _episodes(table: Table) -> list[Json]:
-    """What each row played in its trainings, counted: episodes of an `update`, mean of all, what they may be `at_most`,
-    and of a whole training, `in_all`. Validation is not counted."""
+    """What each row played in its finished trainings, counted: episodes of an `update`, mean of all, what they may be
+    `at_most`, and of a training, `in_all`. Validation is not counted."""
     found = []
     for column in dict.fromkeys(column for column, _ in table.columns):
         for arm in table.arms:
-            played = [(job, costs(job, "episodes")) for job in table.trainings(column, arm)]
-            played = [(job, each) for job, each in played if each]
+            trainings = [job for job in table.trainings(column, arm) if job.done]
+            played = [number for job in trainings for number in costs(job, "episodes")]
             if played:
-                collect = played[0][0].run.collect
-                total, updates = sum(sum(each) for _, each in played), sum(len(each) for _, each in played)
-                most = collect.tasks * collect.trials * collect.max_episodes
-                told = {"trainings": len(played), "update": round(total / updates, 1), "at_most": most}
-                found.append({"column": column, "arm": arm, **told, "in_all": round(total / len(played))})
+                collect = trainings[0].run.collect
+                found.append(
+                    {
+                        "column": column,
+                        "arm": arm,
+                        "trainings": len(trainings),
+                        "update": round(sum(played) / len(played), 1),
+                        "at_most": collect.tasks * collect.trials * collect.max_episodes,
+                        "in_all": round(sum(played) / len(trainings)),
+                    }
+                )
     return found
 
 
