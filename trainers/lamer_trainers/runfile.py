@@ -3,7 +3,8 @@
 What must stay true: an unknown key is an error that names the nearest valid one, and everything that can be known to be
 wrong is known before any work. `collect` is a `lamer_graph.CollectConfig`, per update: `tasks` new tasks of the
 split, `trials` trials each (the group), up to `max_episodes` episodes a trial; plain RL is `max_episodes: 1, contents:
-none` and a group three times as large. Complete ones that come with the project are in `presets`.
+none` and a group of as many trials as one may have episodes (`presets.rl_baseline`). Complete ones that come with the
+project are in `presets`.
 """
 
 from __future__ import annotations

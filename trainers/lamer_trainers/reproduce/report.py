@@ -35,9 +35,9 @@ POOLED = (
 
 
 PLAYED = (
-    "Counted in the metrics of finished trainings, validation left out; means over updates and seeds. A trial ends with "
-    "its first success, so of rows that may play as many episodes the one with several in a trial plays fewer, the more "
-    "of them it wins."
+    "Counted in the metrics of finished trainings, validation left out; means over updates and seeds. A trial ends "
+    "with its first success, so of rows that may play as many episodes the one with several in a trial plays fewer, "
+    "the more of them it wins."
 )
 
 
