@@ -127,12 +127,14 @@ def _against_bare(folder: Path) -> list[dict[str, Any]]:
 
 
 def _meta_against_rl(folder: Path, pipeline: int, rounds: int, preset: str = PRESET) -> list[dict[str, Any]]:
-    from lamer_trainers.presets import RL_BASELINE
+    from lamer_trainers.presets import PRESETS, rl_baseline
 
     meta: list[Any] = []
     rl: list[Any] = []
+    collect = PRESETS[preset]["collect"]
+    baseline = rl_baseline(collect["trials"], collect["max_episodes"])
     for number in range(rounds):
-        for name, changes, found in (("meta", (), meta), ("rl", RL_BASELINE, rl)):
+        for name, changes, found in (("meta", (), meta), ("rl", baseline, rl)):
             found += _updates(folder / f"{name}-{preset}-{pipeline}-{number}", preset, changes, pipeline)
     seconds = [median(line["time/update"] for line in lines) for lines in (meta, rl)]
     played = [mean(line["episodes"] for line in lines) for lines in (meta, rl)]

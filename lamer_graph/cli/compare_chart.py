@@ -1,16 +1,16 @@
-"""A comparison as a picture, SVG and PNG: success, difference from the reference, and the prompt that it costs.
+"""A comparison as a picture, PNG and SVG: success, difference from the reference, and the prompt that it costs.
 
-What must stay true: every point of success has its interval, and the three panels share their rows. Needs matplotlib
-(extra `viewer`), which is imported here only; no window is ever opened.
+What must stay true: every point of success has its interval, and the three panels share their rows.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lamer_graph.evaluation.compare import Comparison
+from lamer_graph.evaluation.pictures import panels, save
 from lamer_graph.evaluation.stats import Difference, Estimate
-from lamer_graph.runlog import replacing
 
 FIRST, LAST, GREY = "#9db4c0", "#1f5673", "#777777"
 """Colours of the first and the last episode's numbers, and of what is beside them."""
@@ -18,19 +18,14 @@ ROW_INCHES = 0.42
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """compare.svg and compare.png in `folder`. Raises ImportError without matplotlib, OSError."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """compare.png and compare.svg in `folder`. Raises ImportError without matplotlib, OSError."""
     rows = comparison.rows
     places = list(range(len(rows)))[::-1]
-    figure = Figure(figsize=(11, 1.6 + ROW_INCHES * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    success, difference, tokens = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
+    size = (11, 1.6 + ROW_INCHES * len(rows))
+    figure, ((success, difference, tokens),) = panels(1, 3, size, sharey=True, width_ratios=(3, 3, 2))
 
-    def mark(panel: object, value: Estimate | Difference, place: float, colour: str, label: str = "") -> None:
-        panel.errorbar(  # type: ignore[attr-defined]
+    def mark(panel: Any, value: Estimate | Difference, place: float, colour: str, label: str = "") -> None:
+        panel.errorbar(
             [value.value],
             [place],
             xerr=[[value.value - value.low], [value.high - value.value]],
@@ -71,9 +66,4 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
         f"{config.env}, {rows[0].summary.tasks} tasks of split {config.split}, {who}; 95 % intervals",
         fontsize=10,
     )
-    paths = [folder / "compare.svg", folder / "compare.png"]
-    styled = matplotlib.rc_context({"svg.hashsalt": "lamer-graph", "svg.fonttype": "none"})
-    with styled, replacing(paths[0]) as svg, replacing(paths[1]) as png:
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=150)
-    return paths
+    return save(figure, folder / "compare")

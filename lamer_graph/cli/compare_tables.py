@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from lamer_graph.cli.render import across_tasks, sampled
+from lamer_graph.cli.render import across_tasks, below, sampled
 from lamer_graph.evaluation.compare import Comparison, Row
 from lamer_graph.evaluation.stats import Difference, Estimate
 from lamer_graph.runlog import write_atomic
@@ -40,8 +39,7 @@ def _table(title: str, names: Cells, rows: list[Cells]) -> Table:
     for number, name in enumerate(names):
         table.add_column(name, justify="right" if number else "left", no_wrap=not number)
     for name, *cells in rows:
-        short = (re.sub(r"\b0\.", ".", cell).replace(" (", "\n[dim]").replace(")", "[/]") for cell in cells)
-        table.add_row(escape(name).replace("/", "/\n", 1), *short)
+        table.add_row(escape(name).replace("/", "/\n", 1), *map(below, cells))
     return table
 
 

@@ -41,7 +41,7 @@ TrainedOption = Annotated[
         metavar="N",
         min=1,
         show_default=False,
-        help="How many attempts the policies were trained with: marked in the picture.",
+        help="How many attempts the policies were trained with, marked in the picture; at most what the runs have.",
     ),
 ]
 OutOption = Annotated[
@@ -106,10 +106,14 @@ def named(runs: list[str]) -> dict[str, Path]:
     return found
 
 
+BESIDE = 2
+"""Runs beside the reference that a table of 80 columns has room for."""
+
+
 def _cells(curve: Curve, k: int) -> tuple[str, str, str]:
     """pass@k, the difference from the reference, and p; empty where there is none."""
     reached, differences = curve.evaluation.summary.pass_at, curve.differences
-    value = f"{reached[k].value:.3f} ({reached[k].low:.3f} {reached[k].high:.3f})" if k < len(reached) else ""
+    value = f"{reached[k].value:.3f} ({reached[k].low:.3f}-{reached[k].high:.3f})" if k < len(reached) else ""
     if differences is None or k >= len(differences):
         return value, "", ""
     one = differences[k]
@@ -120,7 +124,7 @@ def _rows(found: Curves) -> list[list[str]]:
     """A header and one row for each k."""
     header, rows = ["attempts"], [[f"pass@{k + 1}"] for k in range(found.attempts)]
     for curve in found.curves:
-        header += [curve.name, *([] if curve.differences is None else [f"- {found.reference}", "p"])]
+        header += [curve.name, *([] if curve.differences is None else [f"minus {found.reference}", "p"])]
         for k, row in enumerate(rows):
             row += _cells(curve, k)[: 1 if curve.differences is None else 3]
     return [header, *rows]
@@ -131,12 +135,18 @@ def notes(found: Curves) -> list[str]:
     from lamer_graph.cli.render import sampled, told_truth
 
     first = found.curves[0]
-    tasks = ", ".join(f"{one.name} {one.evaluation.summary.tasks} tasks x {one.config.trials}" for one in found.curves)
+    tasks = "; ".join(f"{one.name} {one.evaluation.summary.tasks} tasks x {one.config.trials}" for one in found.curves)
     said = [
-        f"{first.config.env}, split {first.config.split}; {tasks}; {sampled(first.evaluation.sampling)}.",
-        "In brackets 95 % intervals over instances; differences are paired by task, p is two-sided, of each by itself.",
-        *(f"They differ in {phrase}." for phrase in found.told()),
+        f"{first.config.env}, split {first.config.split}; {tasks} trials; {sampled(first.evaluation.sampling)}.",
+        "With each value its 95 % interval over instances.",
     ]
+    if len(found.curves) > 1:
+        said.append("Differences are paired by task, p is two-sided, of each by itself.")
+    if shared := ", ".join(f"{name} {both}" for name, both in found.shared().items()):
+        said.append(
+            f"Differences are over the tasks that {found.reference} has played, too ({shared}), columns over all."
+        )
+    said += [f"They differ in {phrase}." for phrase in found.told()]
     true = [(one.name, one.evaluation.truth) for one in found.curves]
     if any(truth is not None for _, truth in true):
         told = (f"{name} {told_truth(truth)}" for name, truth in true if truth is not None)
@@ -145,16 +155,29 @@ def notes(found: Curves) -> list[str]:
 
 
 def _shown(found: Curves) -> list[object]:
+    """Tables that fit 80 columns: intervals (and p) below their values, `BESIDE` runs beside the reference in each."""
     from rich.markup import escape
     from rich.table import Table
 
-    header, *rows = _rows(found)
-    table = Table(title="attempts", title_justify="left")
-    for number, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return [table]
+    from lamer_graph.cli.render import below
+
+    others = [one for one in found.curves if one.differences is not None]
+    tables: list[object] = []
+    for start in range(0, max(1, len(others)), BESIDE):
+        shown = [one for one in found.curves if one.differences is None or one in others[start : start + BESIDE]]
+        table = Table("attempts", title="attempts", title_justify="left", show_lines=True)
+        for one in shown:
+            table.add_column(escape(one.name), justify="right", overflow="fold")
+            if one.differences is not None:
+                table.add_column(escape(f"minus {found.reference}"), justify="right", overflow="fold")
+        for k in range(found.attempts):
+            row = [f"pass@{k + 1}"]
+            for one in shown:
+                value, difference, p = map(below, _cells(one, k))
+                row += [value] if one.differences is None else [value, difference and f"{difference}\n[dim]p {p}[/]"]
+            table.add_row(*row)
+        tables.append(table)
+    return tables
 
 
 def _write(found: Curves, folder: Path) -> list[Path]:
@@ -191,16 +214,10 @@ def _drawn(ui: Ui, found: Curves, folder: Path) -> list[Path]:
 
 
 def draw(found: Curves, folder: Path) -> list[Path]:
-    """curve.svg and curve.png in `folder`. Raises ImportError without matplotlib, OSError."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """curve.png and curve.svg in `folder`. Raises ImportError without matplotlib, OSError."""
+    from lamer_graph.evaluation.pictures import panels, save
 
-    from lamer_graph.runlog import replacing
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, ((axes,),) = panels(1, 1, (6.4, 4.2))
     for number, one in enumerate(found.curves):
         reached, colour = one.evaluation.summary.pass_at, COLOURS[number % len(COLOURS)]
         places = list(range(1, len(reached) + 1))
@@ -216,9 +233,4 @@ def draw(found: Curves, folder: Path) -> list[Path]:
     axes.legend(loc="best", fontsize=8)
     config = found.curves[0].config
     axes.set_title(f"{config.env}, split {config.split}; 95 % intervals", fontsize=10)
-    paths = [folder / "curve.svg", folder / "curve.png"]
-    styled = matplotlib.rc_context({"svg.hashsalt": "lamer-graph", "svg.fonttype": "none"})
-    with styled, replacing(paths[0]) as svg, replacing(paths[1]) as png:
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=150)
-    return paths
+    return save(figure, folder / "curve")

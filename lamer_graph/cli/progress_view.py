@@ -20,10 +20,10 @@ class Bars:
     """A bar for the grid and one for each running job; ended ones leave a line."""
 
     def __init__(self, console: Console | None = None) -> None:
-        what, says = TextColumn("{task.description}"), TextColumn("{task.fields[says]}")
-        columns = (what, BarColumn(), TimeElapsedColumn(), says)
+        says, what = TextColumn("{task.fields[says]}", justify="right"), TextColumn("{task.description}", markup=False)
+        columns = (says, BarColumn(16), TimeElapsedColumn(), what)  # what is cut off is the end of the last one
         self._bars = Progress(*columns, console=console or Console(stderr=True), transient=True)
-        self._whole = self._bars.add_task("grid", says="")
+        self._whole = self._bars.add_task("", says="")
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Bars:
@@ -46,11 +46,10 @@ class Bars:
             self._bars.remove_task(self._tasks.pop(name))
         for name in jobs.running:
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(f"  {named[name].says}", total=1.0, says="")
+                self._tasks[name] = self._bars.add_task(named[name].says, total=1.0, says="")
             part = part_of(named[name])
             whole = 1.0 if named[name].kind == "train" else None
             self._bars.update(self._tasks[name], completed=part, total=whole, says=f"{part:.0%}" if whole else "")
         ended = len(jobs.done) + len(jobs.cached)
-        says = f"{ended}/{len(jobs.jobs)} done, {len(jobs.running)} running, {len(jobs.failed)} failed, "
-        says += f"about {duration(jobs.left_s)} left"
-        self._bars.update(self._whole, completed=ended + len(jobs.failed), total=len(jobs.jobs), says=says)
+        says, at = f"{ended}/{len(jobs.jobs)}", ended + len(jobs.failed)
+        self._bars.update(self._whole, completed=at, total=len(jobs.jobs), says=says, description=jobs.counted)

@@ -6,6 +6,7 @@ pass for our own markup or steer the terminal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,11 @@ def interval(estimate: Estimate | Truth, between: str = "\n") -> str:
     """A value with its interval, by itself below it: narrow enough for a table in 80 columns."""
     value, low, high = (f"{number:.3f}".removeprefix("0") for number in estimate[:3])
     return f"{value}{between}[dim]{low}-{high}[/]"
+
+
+def below(cell: str) -> str:
+    """A cell of a written table, `0.143 (0.010-0.231)`, in the form of `interval`."""
+    return re.sub(r"\b0\.", ".", cell).replace(" (", "\n[dim]").replace(")", "[/]")
 
 
 def conditions(evaluation: Evaluation) -> str:

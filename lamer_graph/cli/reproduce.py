@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ from lamer_graph.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamer_trainers.loop.devices import DeviceName
     from lamer_trainers.reproduce.jobs import Grid, Job
     from lamer_trainers.reproduce.running import Progress
 
@@ -37,7 +38,12 @@ TargetsArgument = Annotated[
 ]
 ScaleOption = Annotated[
     Literal["cpu", "smollm2", "paper"] | None,
-    typer.Option("--scale", rich_help_panel=WHAT, show_default=False, help="How large. Default: cpu (--dry-run: all)."),
+    typer.Option(
+        "--scale",
+        rich_help_panel=WHAT,
+        show_default=False,
+        help="How large. Default: cpu; of --dry-run a summary of each scale.",
+    ),
 ]
 SeedsOption = Annotated[str, typer.Option("--seeds", metavar="S,..", rich_help_panel=WHAT, help="Seeds of trainings.")]
 PresetOption = Annotated[
@@ -67,7 +73,8 @@ SetOption = Annotated[
         metavar="KEY=VALUE",
         rich_help_panel=WHAT,
         show_default=False,
-        help="Change all trainings (optimise.updates=20) or readings (reading.tasks=50), but for what a row says.",
+        help="Change all trainings (optimise.updates=20) or readings (reading.tasks=50) of all rows; what a row says "
+        "itself cannot be changed.",
     ),
 ]
 OutOption = Annotated[
@@ -83,7 +90,13 @@ ResumeOption = Annotated[
     bool, typer.Option("--resume", rich_help_panel=HOW, help="Go on with the runs in --out; it has to be there.")
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", rich_help_panel=HOW, help="Print every run, its command and its time; run nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        rich_help_panel=HOW,
+        help="Run nothing. Print how many runs each scale has and how long they take; with --scale every run, its "
+        "command and its time.",
+    ),
 ]
 DeviceOption = Annotated[
     Literal["cpu", "a100", "h100", "h200"] | None,
@@ -104,7 +117,11 @@ def register(app: typer.Typer) -> None:
         app,
         "reproduce",
         examples=[
-            ("lamer-graph reproduce table1 --dry-run", "What table 1 would run, at every scale."),
+            ("lamer-graph reproduce table1 --dry-run", "How much table 1 is at every scale, a line each."),
+            (
+                "lamer-graph reproduce table1 --dry-run --scale cpu",
+                "Every run of it at one, with its command and time.",
+            ),
             ("lamer-graph reproduce table1 --seeds 0,1,2", "Table 1 on two cores, in some hours."),
             ("lamer-graph reproduce table1 --only minesweeper", "One column of it."),
             ("lamer-graph reproduce fig3 fig4 fig5", "What table 1 trained is not trained again."),
@@ -153,7 +170,10 @@ def register(app: typer.Typer) -> None:
         )
         if dry_run:
             shown = [wanted] if scale or preset else [replace(wanted, scale=one) for one in SCALES]
-            return {"scales": [_show_plan(ui, expand(one), jobs, device) for one in shown]}
+            plans = [_show_plan(ui, expand(one), jobs, device, whole=scale is not None) for one in shown]
+            if scale is None:
+                ui.print("every run, its command and its time: --scale NAME")
+            return {"scales": plans}
         grid = expand(wanted)
         if report:
             from lamer_trainers.reproduce.running import check_out
@@ -167,7 +187,6 @@ def register(app: typer.Typer) -> None:
 
 def _run(ui: Ui, grid: Grid, jobs: int | None, resume: bool) -> Json:
     from lamer_trainers.reproduce.checks import check_jobs
-    from lamer_trainers.reproduce.estimates import Estimates
     from lamer_trainers.reproduce.running import check_out, claimed, log_of, run_jobs, workers_of
 
     out = grid.wanted.out
@@ -175,6 +194,8 @@ def _run(ui: Ui, grid: Grid, jobs: int | None, resume: bool) -> Json:
     if resume and not out.is_dir():
         raise ConfigError(f"--resume: there is nothing in {out} to go on with; leave it out to begin")
     check_jobs(grid)
+    from lamer_trainers.reproduce.estimates import Estimates  # loads torch
+
     missing = [job for job in grid.chosen if not job.done]
     estimates = Estimates(None)
     seconds = {job.name: (estimates.of(job) or (0.0, 0.0))[0] for job in missing}
@@ -217,72 +238,89 @@ def _view(ui: Ui) -> Iterator[Callable[[Progress, Job | None], None]]:
         if job is None and time.monotonic() - said < SAID_EVERY_S:
             return
         said = time.monotonic()
-        what = ""
-        if job is not None:
-            word = "begun" if job.name in progress.running else "failed" if job.name in progress.failed else "done"
-            what = f"{word}: {job.says}; "
-        ui.tell(what + progress.line())
+        ui.tell(progress.line(job))
 
     yield show
 
 
 def _reports(ui: Ui, grid: Grid, failed: dict[str, str]) -> list[Json]:
-    """Write the report of every target, and show its claims."""
+    """Write the report of every target, and show its claims and the episodes that they rest on."""
     from rich.markup import escape
     from rich.table import Table
 
+    from lamer_trainers.reproduce.claims import Verdict
     from lamer_trainers.reproduce.report import write_report
 
     made = []
     for name in grid.targets:
         document = write_report(grid, name, failed)
         made.append(document)
-        known = [one for one in document["claims"] if one["value"] is not None]
+        claims = [Verdict(**one) for one in document["claims"]]
+        known = [one for one in claims if one.value is not None]
         table = Table("claim", "where", "difference", "verdict", title=escape(document["title"]), title_justify="left")
         for one in known:
-            number = f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
-            where = f"{one['column']} {one['level']}".strip()
-            table.add_row(escape(one["says"]), where, escape(number), one["outcome"])
+            table.add_row(*map(escape, (one.says, one.where, one.number, one.decided)))
         if known:
             ui.print(table)
-        if len(known) < len(document["claims"]):
-            ui.print(f"{len(document['claims']) - len(known)} claims of {name} wait for runs that are not done")
+        for row in document["episodes"]:
+            played = f"{row['update']:,.1f} of at most {row['at_most']:,} episodes an update, {row['in_all']:,} in all"
+            ui.print(escape(f"{row['column']} {row['arm']}: {played}"))
+        if len(known) < len(claims):
+            ui.print(f"{len(claims) - len(known)} claims of {name} wait for runs that are not done")
         ui.print(escape(f"written: {', '.join(document['files'])}"), soft_wrap=True)
     return made
 
 
-def _show_plan(ui: Ui, grid: Grid, jobs: int | None, device: Any) -> Json:
-    """Every run of a scale: what is there already, what it takes, its command."""
+def _show_plan(ui: Ui, grid: Grid, jobs: int | None, device: DeviceName | None, whole: bool) -> Json:
+    """A scale on one line; its `whole`: every run, what is there already, what it takes, its command."""
     from rich.markup import escape
 
     from lamer_trainers.reproduce.checks import missing_policies
     from lamer_trainers.reproduce.estimates import Estimates, total
-    from lamer_trainers.reproduce.running import duration, workers_of
+    from lamer_trainers.reproduce.running import workers_of
 
     wanted = grid.wanted
     estimates, workers = Estimates(device or ("h200" if wanted.scale == "paper" else None)), workers_of(grid, jobs)
-    listed = []
-    ui.print(f"[bold]{escape(', '.join(grid.targets))} at scale {wanted.scale}[/]: {escape(grid.scale.says)}")
-    for job in sorted(grid.chosen, key=lambda job: job.kind == "eval"):
-        span = estimates.of(job)
-        took = "unknown" if span is None else f"{duration(span[0])} to {duration(span[1])}"
-        line = shlex.join(["lamer-graph", *job.command])
-        cached = "done" if job.done else took
-        ui.print(f"[bold]{escape(job.says)}[/]: {cached}\n  {escape(line)}", soft_wrap=True)
-        listed.append({"run": job.says, "command": line, "seconds": span, "cached": job.done})
-    for one in grid.left_out:
-        ui.remark(f"{one.target}: {one.what} is left out: {one.why}")
+    spans = {job.name: estimates.of(job) for job in grid.chosen}
     absent = missing_policies(grid)
-    for policy, how in absent.items():
-        ui.remark(f"policy {policy} is not here; it is made by: {how}")
-    low, high = total([estimates.of(job) for job in grid.chosen if not job.done], workers)
-    left = sum(not job.done for job in grid.chosen)
-    ui.print(f"{left} runs to do, {workers} at a time: {duration(low)} to {duration(high)}\n")
+    if whole:
+        ui.print(f"[bold]{escape(', '.join(grid.targets))} at scale {wanted.scale}[/]: {escape(grid.scale.says)}")
+    listed = []
+    for job in sorted(grid.chosen, key=lambda job: job.kind == "eval"):
+        span, line = spans[job.name], shlex.join(["lamer-graph", *job.command])
+        listed.append({"run": job.says, "command": line, "seconds": span, "cached": job.done})
+        if whole:
+            took = "done" if job.done else _took(span)
+            ui.print(f"[bold]{escape(job.says)}[/]: {took}\n  {escape(line)}", soft_wrap=True)
+    if whole:
+        for one in grid.left_out:
+            ui.remark(f"{one.target}: {one.what} is left out: {one.why}")
+        for policy, how in absent.items():
+            ui.remark(f"policy {policy} is not here; it is made by: {how}")
+    left = [job for job in grid.chosen if not job.done]
+    seconds = total([spans[job.name] for job in left], workers)
+    unknown = sum(spans[job.name] is None for job in left)
+    kinds = [sum(job.kind == kind for job in grid.chosen) for kind in ("train", "eval")]
+    said = f"{kinds[0]} trainings, {kinds[1]} readings, {len(grid.chosen) - len(left)} done"
+    if unknown == len(left) > 0:
+        said += "; time unknown"
+    elif left:
+        said += f"; {_took(seconds)}, {workers} at a time"
+        said += f", and {unknown} runs of unknown time" if unknown else ""
+    if absent and not whole:
+        said += f"; its policy is yet to be made: {', '.join(absent)}"
+    ui.print(escape(f"{wanted.scale}: {said}"), soft_wrap=True)
     return {
         "scale": wanted.scale,
         "runs": listed,
         "left_out": [one._asdict() for one in grid.left_out],
         "missing_policies": absent,
         "jobs": workers,
-        "seconds": [low, high],
+        "seconds": seconds,
     }
+
+
+def _took(span: tuple[float, float] | None) -> str:
+    from lamer_trainers.reproduce.running import duration
+
+    return "time unknown" if span is None else f"{duration(span[0])} to {duration(span[1])}"

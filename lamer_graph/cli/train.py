@@ -65,7 +65,9 @@ TaskOption = Annotated[
 RlOption = Annotated[
     bool,
     typer.Option(
-        "--rl", rich_help_panel=WHAT, help="Plain RL instead: one episode a trial, no memory, three times the group."
+        "--rl",
+        rich_help_panel=WHAT,
+        help="Plain RL instead: one episode a trial, no memory, as many trials a task as the run may have episodes.",
     ),
 ]
 LogsOption = Annotated[
@@ -131,7 +133,10 @@ def register(app: typer.Typer) -> None:
         main=("--preset", "--presets", "--rl", "--from-logs", "--algorithm", "--out", "--resume", "--dry-run"),
         examples=[
             ("lamer-graph train --preset minesweeper-cpu --out runs/meta", "Meta-RL on two cores, in some minutes."),
-            ("lamer-graph train --preset minesweeper-cpu --rl --out runs/rl", "The RL baseline: same episodes."),
+            (
+                "lamer-graph train --preset minesweeper-cpu --rl --out runs/rl",
+                "The RL baseline: as many episodes as meta-RL may play.",
+            ),
             (
                 "lamer-graph train --preset minesweeper-cpu collect.scope=tasks collect.backend=chroma",
                 "With what earlier tasks taught, a memory that goes on from update to update.",
@@ -196,12 +201,16 @@ def register(app: typer.Typer) -> None:
         if not is_main():
             _train_along(run, folder, resume=resume)
             return None
+        if not resume:
+            from lamer_trainers.loop.run_folder import check_folder
+
+            check_folder(folder, run, resume=False)  # without waiting for torch
         return train_run(ui, run, folder, resume=resume)
 
 
 def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str]) -> RunFile:
     """The run that the command line describes. Raises ConfigError and TrainingConfigError."""
-    from lamer_trainers.presets import RL_BASELINE
+    from lamer_trainers.presets import rl_baseline
     from lamer_trainers.runfile import load_run
 
     files = [argument for argument in arguments if "=" not in argument]
@@ -212,7 +221,11 @@ def _run_of(arguments: list[str], preset: str | None, rl: bool, logs: list[str])
         raise ConfigError("give a run file or --preset NAME (see --presets)")
     if logs:
         changes = [f"logs={json.dumps(logs)}", "optimise.old_logprobs=recomputed", *changes]
-    return load_run(files[0] if files else None, preset=preset, changes=[*(RL_BASELINE if rl else ()), *changes])
+    file = files[0] if files else None
+    if rl:
+        collect = load_run(file, preset=preset, changes=changes).collect
+        changes = [*rl_baseline(collect.trials, collect.max_episodes), *changes]
+    return load_run(file, preset=preset, changes=changes)
 
 
 def _train_along(run: RunFile, folder: Path, *, resume: bool) -> None:

@@ -22,8 +22,19 @@ from lamer_graph.trial.states import Json
 
 SAME = ("env", "split", "max_turns", "temperature", "top_p", "top_k")
 """Fields of a run's configuration that curves share."""
-TOLD = ("policy", "contents", "scope", "strategy", "thoughts", "prompt_style", "shuffle_reflections", "seed")
-"""Fields that may differ, and are told where they do."""
+TOLD = {
+    "max_episodes": "attempts",
+    "trials": "trials a task",
+    "policy": "policy",
+    "contents": "memory",
+    "scope": "scope",
+    "strategy": "strategy",
+    "thoughts": "thoughts",
+    "prompt_style": "prompt style",
+    "shuffle_reflections": "shuffled reflections",
+    "seed": "seed",
+}
+"""Fields that may differ, and what they are called where they do."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,19 @@ class Curves:
     def told(self) -> list[str]:
         """In what the runs differ, a phrase each."""
         said = []
-        for key in TOLD:
+        for key, called in TOLD.items():
             values = {curve.name: getattr(curve.config, key) for curve in self.curves}
             if len(set(values.values())) > 1:
-                said.append(f"{key}: " + "; ".join(f"{name} {value}" for name, value in values.items()))
+                said.append(f"{called}: " + "; ".join(f"{name} {value}" for name, value in values.items()))
         return said
+
+    def shared(self) -> dict[str, int]:
+        """On how many tasks a run is compared with the reference, where that is not all that either has played."""
+        (base,) = (curve.evaluation.summary.tasks for curve in self.curves if curve.name == self.reference)
+        counted = {
+            one.name: (one.differences[0].tasks, one.evaluation.summary.tasks) for one in self.curves if one.differences
+        }
+        return {name: both for name, (both, own) in counted.items() if {both} != {own, base}}
 
     def to_json(self) -> Json:
         first = self.curves[0].config
@@ -80,14 +99,17 @@ class Curves:
 def curves(runs: Mapping[str, Path], reference: str | None = None, trained: int | None = None) -> Curves:
     """The curves of the runs in these folders, by name; the first is the reference if none is named.
 
-    Raises ConfigError where they differ in what curves share, or a run has no task in common with the reference;
-    RunLogError for an unreadable run or one without a finished trial.
+    Raises ConfigError where they differ in what curves share, a run has no task in common with the reference, or none
+    has as many attempts as were `trained`; RunLogError for an unreadable run or one without a finished trial.
     """
     reference = check_reference(list(runs), reference)
     read = {name: (report(folder), _firsts(folder)) for name, folder in runs.items()}
     base, base_firsts = read[reference]
     for name, (evaluation, _) in read.items():
         _check_same(base.config, evaluation.config, f"{reference} and {name}")
+    most = max(found.config.max_episodes for found, _ in read.values())
+    if trained is not None and trained > most:
+        raise ConfigError(f"--trained {trained} is beyond these runs, which have at most {most} attempts")
     return Curves(
         reference,
         [
@@ -100,7 +122,8 @@ def curves(runs: Mapping[str, Path], reference: str | None = None, trained: int 
 
 def _firsts(folder: Path) -> list[FirstSuccess]:
     with well_formed(folder):
-        return [first_success(trial) for trial in read_trials(folder) if trial["error"] is None]
+        trials = (trial for trial in read_trials(folder) if trial["error"] is None)
+        return [first_success(trial) for trial in trials if trial.get("branch") is None]
 
 
 def _check_same(ours: CollectConfig, theirs: CollectConfig, whose: str) -> None:

@@ -62,6 +62,26 @@ def started(tmp_path: Path, *arguments: object, **options: Any) -> subprocess.Po
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+_EACH = """
+import sys
+from lamer_graph.cli import main
+for words in {calls!r}:
+    try:
+        main(list(words))
+    except SystemExit as leave:
+        print(leave.code)
+print(*sorted({{"torch", "transformers", "trl", "datasets", "vllm"}} & sys.modules.keys()))
+"""
+
+
+def slow_imports(tmp_path: Path, calls: list[tuple[str, ...]]) -> tuple[list[int], list[str]]:
+    """The exit codes of these calls, all in one process of their own, and what they loaded that takes seconds."""
+    program = [sys.executable, "-c", _EACH.format(calls=calls)]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    *codes, modules = done.stdout.split("\n")[:-1]
+    return [int(code) for code in codes], modules.split()
+
+
 def ended(process: subprocess.Popen[str]) -> Outcome:
     out, err = process.communicate(timeout=60)
     return Outcome(process.returncode, out, err)

@@ -10,11 +10,11 @@ import yaml
 
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.shipped import shipped_policy, taught_wording
+from lamer_graph.serving import vllm
 from lamer_graph.trial.prompt_texts import PromptTexts
-from lamer_trainers import runfile
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.loop.run_folder import finish
-from lamer_trainers.presets import RL_BASELINE
+from lamer_trainers.presets import rl_baseline
 from lamer_trainers.runfile import PRESETS, RunFile, load_run
 from lamer_trainers.sources.served import make_server
 
@@ -42,7 +42,7 @@ def test_the_large_presets_are_the_papers_but_for_what_an_adapter_needs(name):
     assert run.lora is not None
     assert optimise.learning_rate == pytest.approx(10 * 1e-6)
     assert optimise.mini_batches == 32
-    baseline = load_run(preset=name, changes=RL_BASELINE)
+    baseline = load_run(preset=name, changes=rl_baseline(run.collect.trials, run.collect.max_episodes))
     assert (baseline.collect.max_episodes, baseline.collect.trials, baseline.collect.contents) == (1, 24, "none")
 
 
@@ -187,7 +187,7 @@ def test_what_cannot_be_served_or_pipelined_is_refused_before_any_work(changes: 
 def test_full_weights_with_a_server_are_refused_with_the_machines_own_reason(
     monkeypatch: pytest.MonkeyPatch, flavour: str, reason: str
 ) -> None:
-    monkeypatch.setattr(runfile, "vllm_flavour", lambda: flavour)
+    monkeypatch.setattr(vllm, "vllm_flavour", lambda: flavour)
     with pytest.raises(TrainingConfigError, match=f"{reason}.*drop `server` to train all weights"):
         load_run(preset="minesweeper-cpu", changes=["server.dtype=auto"])
 

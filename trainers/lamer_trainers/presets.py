@@ -2,15 +2,12 @@
 
 What must stay true: each is a complete run file that `runfile.load_run` accepts. The `-cpu` ones train on two cores
 from a shipped warm start; the others carry the paper's hyper-parameters (arXiv 2512.16848) and need a GPU.
-The RL baseline of a preset is the same preset with `RL_BASELINE` applied.
+The RL baseline of a run is the same run with `rl_baseline` applied.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
-RL_BASELINE = ("collect.max_episodes=1", "collect.contents=none", "collect.trials=24")
-"""Changes that make plain RL of a meta-RL preset: one episode a trial, three times as many trials a task."""
 
 _SMALL: dict[str, Any] = {
     "updates": 90,
@@ -175,3 +172,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "concurrency": 48,
     },
 }
+
+
+def rl_baseline(trials: int, max_episodes: int) -> tuple[str, ...]:
+    """Changes that make plain RL of a meta-RL run: one episode a trial, and as many trials a task as its own may have
+    episodes. RL plays all of them, meta-RL fewer: its trials end at their first success."""
+    return ("collect.max_episodes=1", "collect.contents=none", f"collect.trials={trials * max_episodes}")

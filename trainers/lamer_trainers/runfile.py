@@ -3,14 +3,15 @@
 What must stay true: an unknown key is an error that names the nearest valid one, and everything that can be known to be
 wrong is known before any work. `collect` is a `lamer_graph.CollectConfig`, per update: `tasks` new tasks of the
 split, `trials` trials each (the group), up to `max_episodes` episodes a trial; plain RL is `max_episodes: 1, contents:
-none` and a group three times as large. Complete ones that come with the project are in `presets`.
+none` and a group of as many trials as one may have episodes (`presets.rl_baseline`). Complete ones that come with the
+project are in `presets`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError, model_validator
@@ -30,11 +31,10 @@ from lamer_graph.policies.shipped import (
     taught_template,
     taught_wording,
 )
-from lamer_graph.serving.vllm import vllm_flavour
 from lamer_graph.trial.strategies import check_memory
 from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.learning.charges import APPLICATIONS
-from lamer_trainers.learning.config import LamerConfig
+from lamer_trainers.learning.settings import LamerSettings
 from lamer_trainers.presets import PRESETS
 from lamer_trainers.sections import RENAMED as RENAMED
 from lamer_trainers.sections import Closed, Count, Distil, Lora, Positive, Preferences
@@ -42,6 +42,9 @@ from lamer_trainers.sections import Optimise as Optimise
 from lamer_trainers.sections import Remember as Remember
 from lamer_trainers.sections import Server as Server
 from lamer_trainers.sections import Validate as Validate
+
+if TYPE_CHECKING:
+    from lamer_trainers.learning.config import LamerConfig
 
 
 class RunFile(Closed):
@@ -129,27 +132,39 @@ class RunFile(Closed):
         """Whether the policy is sampled in this process, be it to validate."""
         return self.server is None and (not self.logs or self.validation is not None)
 
-    def trainer_config(self, folder: Path, *, cpu: bool | None = None) -> LamerConfig:
-        """The trainer's configuration, with outputs in `folder`. Raises TrainingConfigError."""
+    def check(self) -> None:
+        """Raises TrainingConfigError for settings that contradict each other, ConfigError for a wrong memory.
+
+        Loads no torch."""
         self._check_what_is_sampled()
         self._check_sampling_side()
         self._check_memory_side()
         algorithm, distils = self.optimise.algorithm, self.distil is not None
         self.preferences.check(algorithm, logged=bool(self.logs), distils=distils, temperature=self.collect.temperature)
         self._check_dtype()
-        return LamerConfig(
-            output_dir=str(folder),
-            use_cpu=bool(cpu),
+        told, known = self._settings(), LamerSettings.__dataclass_fields__
+        LamerSettings(**{name: value for name, value in told.items() if name in known}).check_settings()
+
+    def trainer_config(self, folder: Path, *, cpu: bool | None = None) -> LamerConfig:
+        """The trainer's configuration, with outputs in `folder`. Raises what `check` raises."""
+        from lamer_trainers.learning.config import LamerConfig
+
+        self.check()
+        return LamerConfig(output_dir=str(folder), use_cpu=bool(cpu), **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """Arguments of `LamerConfig`, but for where it writes and computes."""
+        return {
             **self.optimise.settings(),
-            max_staleness=None if self.logs else self.pipeline,
-            temperature=self.collect.temperature,
-            max_completion_length=self.collect.max_tokens,
-            save_updates=self.save_every,
-            save_total_limit=2,
-            distil_floor=LamerConfig.distil_floor if self.distil is None else self.distil.floor,
-            report_to=self.report_to,
-            disable_tqdm=True,
-        )
+            "max_staleness": None if self.logs else self.pipeline,
+            "temperature": self.collect.temperature,
+            "max_completion_length": self.collect.max_tokens,
+            "save_updates": self.save_every,
+            "save_total_limit": 2,
+            "distil_floor": LamerSettings.distil_floor if self.distil is None else self.distil.floor,
+            "report_to": self.report_to,
+            "disable_tqdm": True,
+        }
 
     def _check_what_is_sampled(self) -> None:
         """Raises TrainingConfigError for trials that cannot be trained on."""
@@ -187,6 +202,8 @@ class RunFile(Closed):
                 "weighs every token by the ratio of the two"
             )
         if self.server is not None and self.lora is None:
+            from lamer_graph.serving.vllm import vllm_flavour
+
             why = (
                 "its answers do not say which weights made them, so no call could be proved"
                 if vllm_flavour() == "gpu"
@@ -292,7 +309,7 @@ def load_run(source: str | Path | None = None, *, preset: str | None = None, cha
     if run.collect.store:  # a relative path in a run's configuration is taken from that run's folder, here it is ours
         store = str(Path(run.collect.store).resolve())
         run = run.model_copy(update={"collect": run.collect.model_copy(update={"store": store})})
-    run.trainer_config(Path(), cpu=True)
+    run.check()
     return run
 
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lamer_trainers.credit import Objective, Variant
 from lamer_trainers.errors import TrainingConfigError
-from lamer_trainers.learning.config import LamerConfig, OldLogprobs
 from lamer_trainers.learning.samples import Algorithm, Anchor, Baseline, Level, Normalise
+from lamer_trainers.learning.settings import LamerSettings, OldLogprobs
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -33,39 +33,39 @@ class Optimise(Closed):
     """
 
     updates: Positive = 300
-    algorithm: Literal[Algorithm, "dpo"] = LamerConfig.algorithm
-    gamma_step: float = LamerConfig.gamma_step
-    gamma_traj: float = LamerConfig.gamma_traj
-    credit: Variant = LamerConfig.credit
-    level: Level = LamerConfig.level
-    invalid_penalty: Amount = LamerConfig.invalid_penalty
-    objective: Objective = LamerConfig.objective
-    progress_weight: Amount = LamerConfig.progress_weight
-    normalise: Normalise = LamerConfig.normalise
-    anchor: Anchor = LamerConfig.anchor
-    baseline: Baseline = LamerConfig.baseline
-    by_memory: bool = LamerConfig.by_memory
-    drop_groups: Annotated[float, Field(ge=0, lt=1)] = LamerConfig.drop_groups
-    collapse_probe: Count = LamerConfig.collapse_probe
-    step_weight: float = LamerConfig.step_weight
+    algorithm: Literal[Algorithm, "dpo"] = LamerSettings.algorithm
+    gamma_step: float = LamerSettings.gamma_step
+    gamma_traj: float = LamerSettings.gamma_traj
+    credit: Variant = LamerSettings.credit
+    level: Level = LamerSettings.level
+    invalid_penalty: Amount = LamerSettings.invalid_penalty
+    objective: Objective = LamerSettings.objective
+    progress_weight: Amount = LamerSettings.progress_weight
+    normalise: Normalise = LamerSettings.normalise
+    anchor: Anchor = LamerSettings.anchor
+    baseline: Baseline = LamerSettings.baseline
+    by_memory: bool = LamerSettings.by_memory
+    drop_groups: Annotated[float, Field(ge=0, lt=1)] = LamerSettings.drop_groups
+    collapse_probe: Count = LamerSettings.collapse_probe
+    step_weight: float = LamerSettings.step_weight
     learning_rate: Amount = 1e-6
     warmup_updates: Count = 0
     schedule: Literal["constant", "linear"] = "constant"
-    mini_batches: Positive = LamerConfig.mini_batches
+    mini_batches: Positive = LamerSettings.mini_batches
     passes: Positive = 1
     clip: Amount = 0.2
     entropy: Amount = 0.0
     kl: Amount = 0.0
     max_grad_norm: Amount = 1.0
     weight_decay: Amount = 0.0
-    micro_batch_tokens: Positive = LamerConfig.micro_batch_tokens
-    share_prefixes: bool = LamerConfig.share_prefixes
-    gradient_checkpointing: bool = LamerConfig.gradient_checkpointing
-    old_logprobs: OldLogprobs = LamerConfig.old_logprobs
-    importance_cap: float = LamerConfig.importance_cap
-    max_logprob_gap: Annotated[float, Field(gt=0)] | None = LamerConfig.max_logprob_gap
-    gae_lambda: float = LamerConfig.gae_lambda
-    critic_learning_rate: Amount = LamerConfig.critic_learning_rate
+    micro_batch_tokens: Positive = LamerSettings.micro_batch_tokens
+    share_prefixes: bool = LamerSettings.share_prefixes
+    gradient_checkpointing: bool = LamerSettings.gradient_checkpointing
+    old_logprobs: OldLogprobs = LamerSettings.old_logprobs
+    importance_cap: float = LamerSettings.importance_cap
+    max_logprob_gap: Annotated[float, Field(gt=0)] | None = LamerSettings.max_logprob_gap
+    gae_lambda: float = LamerSettings.gae_lambda
+    critic_learning_rate: Amount = LamerSettings.critic_learning_rate
     seed: int = 0
 
     @property

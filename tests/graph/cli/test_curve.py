@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,12 @@ def test_a_curve_says_the_same_everywhere_and_plays_nothing(cli: Cli, server: Fa
     assert f"| pass@1 | {document['curves'][0]['pass_at'][0]['value']:.3f} (" in text
     assert "| pass@6 | " in text
     assert (tmp_path / "c/curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "| minus long | p |" in text
     shown = cli("curve", "long", "short", "--out", "d").out
+    assert shown.splitlines()[2].split("┃")[1:5] == [" attempts ", "      long ", "     short ", "  minus long "]
+    assert re.search(r"│ +\.[0-9]{3}-(\.[0-9]{3}|1\.000) │", shown)  # below its value, whole
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
     assert "pass@6" in shown
     assert "Reflections true:" in " ".join(shown.split())
 
@@ -47,6 +53,7 @@ def test_a_curve_says_the_same_everywhere_and_plays_nothing(cli: Cli, server: Fa
         (("a/run", "b/run"), "'b/run' needs a name of its own: write NAME=b/run"),
         (("=a/run",), "'=a/run' needs a name of its own"),
         (("nowhere",), "nowhere/run.json is not a readable run description"),
+        (("nowhere", "--trained", "0"), "--trained"),
         (("x=nowhere", "--reference", "y"), "the reference 'y' is not among"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -14,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command_line import Cli, started
+from command_line import Cli, keys, slow_imports, started
+from lamer_trainers.loop.curves import read_metrics
 from lamer_trainers.reproduce import checks
 from lamer_trainers.reproduce.grid import target_names
 
@@ -67,7 +69,35 @@ def test_without_a_library_the_command_says_which(cli: Cli, monkeypatch: pytest.
     assert (outcome.code, "lamer-graph[train]" in outcome.error_line) == (2, True)
 
 
-def test_a_dry_run_prints_every_run_of_every_scale_with_its_command_and_runs_nothing(cli: Cli, tmp_path: Path) -> None:
+def test_what_is_refused_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    words = [arguments for arguments, _ in REFUSED.values()] + [("table3", "--out", "taken")]
+    words += [("table1", "--set", "collect.contents=both"), ("table1", "--set", "distil.ratio=0.5")]
+    codes, loaded = slow_imports(tmp_path, [("reproduce", *arguments) for arguments in words])
+    assert codes == [2] * len(words)
+    assert loaded == []
+
+
+def test_a_dry_run_is_a_line_for_each_scale_and_with_a_scale_every_run(cli: Cli) -> None:
+    short = cli("reproduce", "optimisers", "--dry-run", "--device", "h200").out.splitlines()
+    assert [line.split(";")[0] for line in short] == [
+        "cpu: 7 trainings, 8 readings, 0 done",
+        "smollm2: 7 trainings, 8 readings, 0 done",
+        "paper: 7 trainings, 8 readings, 0 done",
+        "every run, its command and its time: --scale NAME",
+    ]
+    assert "time unknown; its policy is yet to be made: runs/smollm2-minesweeper" in short[1]
+    assert re.search(r"; [0-9.]+ \w+ to [0-9.]+ (h|days), 1 at a time", short[2])
+    assert max(map(len, short)) <= 120
+    whole = cli("reproduce", "table3", "--scale", "smollm2", "--dry-run").out
+    assert whole.count("lamer-graph train --preset") == whole.count("lamer-graph eval --policy") == 3
+    assert "column sokoban is left out" in whole
+    told = " ".join(cli("reproduce", "--help").out.replace("│", " ").split())
+    assert "with --scale every run" in told
+
+
+def test_a_dry_run_for_machines_has_every_run_of_every_scale(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("reproduce", "table3", "--seeds", "0,1", "--dry-run", "--device", "h200", "--json")
     assert outcome.code == 0, outcome.err
     scales = {one["scale"]: one for one in outcome.document["scales"]}
@@ -125,6 +155,9 @@ def test_a_grid_runs_is_shared_and_is_reported(cli: Cli, tiny_model_dir: Path, t
     assert outcome.code == 0, outcome.err
     document = outcome.document
     assert (document["done"], document["cached"], document["failed"]) == (3, 0, {})
+    (played,) = document["reports"][0]["episodes"]
+    assert played["arm"] == "meta_rl"
+    assert 2 * 8 <= played["update"] == played["in_all"] <= played["at_most"] == 2 * 8 * 3
     found = {row["arm"]: row for row in rows(tmp_path / "grid")}
     assert list(found) == ["base", "meta_rl"]
     assert found["base"]["tasks"] == 30
@@ -137,7 +170,7 @@ def test_a_grid_runs_is_shared_and_is_reported(cli: Cli, tiny_model_dir: Path, t
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs end with a killed parent by prctl(2)")
-def test_a_grid_that_is_killed_in_a_training_and_in_a_reading_ends_as_if_it_was_not(
+def test_a_grid_that_is_killed_in_a_reading_and_in_a_training_goes_on_and_ends_as_if_it_was_not(
     cli: Cli, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     def lines(pattern: str) -> int:
@@ -156,7 +189,18 @@ def test_a_grid_that_is_killed_in_a_training_and_in_a_reading_ends_as_if_it_was_
     assert lines("readings/*/trials.jsonl") < 8 * 30
     kill_once("trainings/*/metrics.jsonl", 2)
     assert lines("trainings/*/metrics.jsonl") < 4
-    assert cli(*small(tiny_model_dir, "killed", updates=4), "--resume").code == 0
+    (first,) = tmp_path.glob("killed/readings/*/reading.json")
+    read_at = first.stat().st_mtime_ns
+    again = cli(*small(tiny_model_dir, "killed", updates=4), "--json").document
+    assert (again["done"], again["cached"], again["failed"]) == (2, 1, {})
+    assert first.stat().st_mtime_ns == read_at
+    readings = list(tmp_path.glob("killed/readings/*"))
+    for folder in readings:
+        played = keys(folder)
+        assert len(played) == len(set(played)) == 8 * 30
+    (training,) = tmp_path.glob("killed/trainings/*")
+    assert [line["update"] for line in read_metrics(training / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert len(list((training / "collected").iterdir())) == 4
     assert cli(*small(tiny_model_dir, "whole", updates=4)).code == 0
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     (one,), (other,) = (

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lamer_envs import make
+from lamer_graph.cli.curve import notes
 from lamer_graph.cli.render import conditions, evaluations
 from lamer_graph.collection.collect import collect
 from lamer_graph.collection.config import CollectConfig
@@ -98,7 +99,24 @@ def test_curves_are_paired_at_every_k_that_both_runs_have_reached(tmp_path: Path
     for k, difference in enumerate(differences, start=1):
         successes = [task_success(trials[name], k) for name in ("teller", "liar")]
         assert difference == paired_test(*successes, report(runs["liar"]).instances)
-    assert any(phrase.startswith("strategy: liar lamer; teller reflexion") for phrase in found.told())
+    told = found.told()
+    assert "strategy: liar lamer; teller reflexion" in told
+    assert "attempts: liar 5; teller 3" in told
+    assert found.shared() == {}
+    with pytest.raises(ConfigError, match="--trained 6 is beyond these runs, which have at most 5 attempts"):
+        curves(runs, trained=6)
+
+
+def test_what_a_difference_is_over_is_told_where_runs_share_a_part_of_their_tasks(tmp_path: Path) -> None:
+    runs = {
+        "ours": play(tmp_path / "ours", teller(0.0), tasks=12),
+        "theirs": play(tmp_path / "theirs", teller(1.0), tasks=10, skip=4, trials=2),
+        "same": play(tmp_path / "same", teller(1.0), tasks=12),
+    }
+    found = curves(runs)
+    assert found.shared() == {"theirs": 8}
+    assert "trials a task: ours 1; theirs 2; same 1" in found.told()
+    assert "Differences are over the tasks that ours has played, too (theirs 8), columns over all." in notes(found)
 
 
 def test_runs_of_other_games_stand_on_no_common_curve(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lamer_trainers.loop.devices import DEVICES, DeviceName
 from lamer_trainers.loop.memory import VLLM_SHARE, trainer_bytes
 from lamer_trainers.loop.plan import Plan, distinct_share, plan
 from lamer_trainers.loop.shapes import KNOWN, shape_of
-from lamer_trainers.presets import PRESETS, RL_BASELINE
+from lamer_trainers.presets import PRESETS, rl_baseline
 from lamer_trainers.runfile import load_run
 from training import Trials, load, make_trials, train
 
@@ -41,7 +41,7 @@ def made(*changes: str, device: DeviceName = "h100") -> Plan:
 
 
 @pytest.mark.parametrize("name", GPU_PRESETS)
-@pytest.mark.parametrize("changes", [(), RL_BASELINE], ids=["meta", "rl"])
+@pytest.mark.parametrize("changes", [(), rl_baseline(8, 3)], ids=["meta", "rl"])
 @pytest.mark.parametrize("device", ["a100", "h100"])
 def test_a_gpu_preset_fits_on_one_card_of_80_gb(name: str, changes: tuple[str, ...], device: DeviceName) -> None:
     fit = plan(load_run(preset=name, changes=changes), device)

@@ -128,6 +128,26 @@ def test_a_ratio_of_costs_is_held_inside_its_range(tmp_path: Path) -> None:
     assert ("rl", "tokens") not in told
 
 
+def test_what_each_row_really_played_is_counted_and_stands_in_the_report(tmp_path: Path) -> None:
+    grid = expand(Wanted(("meta-vs-rl",), "cpu", (0, 1), tmp_path))
+    played = {"rl": 384.0, "meta": 298.0}
+    for cell in grid.cells:
+        if (job := cell.job.after) is not None and not job.folder.exists():
+            job.made.mkdir(parents=True)
+            lines = [{"update": n, "time/update": 1.0, "batch/episodes": played[cell.arm] + n} for n in range(2)]
+            (job.folder / METRICS).write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    document = write_report(grid, "meta-vs-rl")
+    common = {"column": "minesweeper", "trainings": 2, "at_most": 384}
+    assert document["episodes"] == [
+        {**common, "arm": "rl", "update": 384.5, "in_all": 769},
+        {**common, "arm": "meta", "update": 298.5, "in_all": 597},
+    ]
+    text = (tmp_path / "meta-vs-rl" / "meta-vs-rl.md").read_text()
+    assert "| minesweeper meta | 2 | 298.5 | 384 | 597 |" in text
+    assert "at most as many episodes" in text
+    assert "equal number" not in text
+
+
 def test_a_report_of_what_is_done_has_all_files_and_names_the_rest(grid: Grid, tmp_path: Path) -> None:
     read_all(grid, reflection=0.5, trajectory=0.2)
     document = write_report(grid, "table3", {"nothing": "x"})

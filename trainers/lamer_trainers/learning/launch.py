@@ -9,9 +9,6 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-import torch
-from accelerate import PartialState
-
 from lamer_trainers.errors import TrainingConfigError
 
 PATIENCE = timedelta(days=7)
@@ -44,6 +41,9 @@ def join() -> str | None:
     """Meet the others of this launch, once, and say where this one trains; None where it is alone."""
     if launched() == 1:
         return None
+    import torch
+    from accelerate import PartialState
+
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if torch.distributed.is_initialized():
         return str(PartialState(cpu=cpu).device)

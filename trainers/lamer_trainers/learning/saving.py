@@ -10,17 +10,18 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-import pyarrow.parquet as pq
-from datasets import Dataset
 from safetensors import SafetensorError
 
 from lamer_graph.policies.shipped import CARD
 from lamer_graph.runlog import replacing as replacing_file
 from lamer_graph.runlog import write_atomic
 from lamer_trainers.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 TORCH_ARCHIVE = "inline_container"
 """What torch's messages about its archives have in common: they name the source file that wrote."""
@@ -74,6 +75,8 @@ def write_table(rows: Dataset, path: Path) -> None:
 
     Raises CheckpointError.
     """
+    import pyarrow.parquet as pq
+
     with saving(path), replacing_file(path) as partial:
         pq.write_table(rows.with_format("arrow")[:], partial)
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import orjson
 
+from lamer_graph.evaluation.pictures import panels, save
 from lamer_trainers.errors import TrainingDataError
 
 Json = dict[str, Any]
 WINDOW = 9
 """Updates in a running mean."""
 COLUMNS = 4
-FORMATS = ("png", "svg")
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 COLLAPSE = {
     "collapse/reflection_mi": "reflections say of their task",
     "collapse/reflection_entropy": "reflections vary within one",
@@ -64,35 +65,21 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> l
     """Draw pass@k of one or more runs (name: metrics), four a row, into `stem`.png and `stem`.svg; returns the paths.
 
     Under each, where its metrics say so, how much its reflections depend on the task, and the share of invalid actions.
-    Raises ModuleNotFoundError without matplotlib (extra `viewer`).
+    Raises ImportError without matplotlib (extra `viewer`), OSError.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = "lamer-graph"
     columns = min(COLUMNS, len(runs))
     rows = -(-len(runs) // columns)
     below = any(key in line for metrics in runs.values() for line in metrics for key in COLLAPSE)
     parts, heights = (2, [3.0, 1.4]) if below else (1, [3.0])
     size = (1.0 + 4.6 * columns, (5.2 if below else 3.6) * rows)
-    figure, axes = pyplot.subplots(
-        rows * parts,
-        columns,
-        figsize=size,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-        height_ratios=heights * rows,
-    )
+    figure, axes = panels(rows * parts, columns, size, sharey="row", height_ratios=heights * rows)
     for axis in axes.flat:
         axis.set_visible(False)
     for number, (name, metrics) in enumerate(runs.items()):
         row, column = divmod(number, columns)
         axis = axes[row * parts][column]
         axis.set_visible(True)
-        for k, colour in enumerate(("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"), start=1):
+        for k, colour in enumerate(COLOURS, start=1):
             updates, values = series(metrics, f"batch/pass@{k}")
             if not values:
                 break
@@ -110,15 +97,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], stem: str | Path) -> l
         under[0].set_ylabel("nats")
     for over in axes[::parts]:
         over[0].set_ylabel("share of the batch's trials that succeed")
-    written = []
-    for kind in FORMATS:
-        path = Path(f"{stem}.{kind}")
-        fresh = path.with_suffix(f".new.{kind}")
-        figure.savefig(fresh, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-        fresh.replace(path)
-        written.append(path)
-    pyplot.close(figure)
-    return written
+    return save(figure, stem)
 
 
 def _draw_collapse(axis: Any, metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 from pydantic import ValidationError
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from lamer_graph.policies.fingerprint import other_base, record_base
 from lamer_graph.runlog import write_atomic
@@ -104,6 +103,8 @@ def finish(folder: Path, run: RunFile, tokenizer: Any) -> None:
 
     The trainer's own arguments are taken away: they are a pickle, which nothing needs and nobody should load.
     """
+    from transformers.trainer import TRAINING_ARGS_NAME
+
     (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     describe(folder, run)

@@ -7,7 +7,6 @@ from pathlib import Path
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.shipped import is_adapter, is_policy
 from lamer_trainers.errors import TrainingConfigError
-from lamer_trainers.loop.train import check
 from lamer_trainers.reproduce.jobs import Grid
 
 
@@ -26,6 +25,8 @@ def check_jobs(grid: Grid) -> None:
         raise ConfigError(f"{', '.join(grid.targets)} has nothing to run at scale {grid.wanted.scale} ({why})")
     for policy, how in missing_policies(grid).items():
         raise TrainingConfigError(f"the policy '{policy}', which runs begin with, is not here; make it: {how}")
+    from lamer_trainers.loop.train import check  # and with it torch, which no refusal above waits for
+
     for job in grid.chosen:
         if job.kind == "train" and not job.done:
             check(job.run, job.folder, resume=(job.folder / "run.json").exists())

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from lamer_trainers.reproduce.grid import Claim, Measure, Target
-from lamer_trainers.reproduce.jobs import BUDGET, Cell, Grid
+from lamer_trainers.reproduce.jobs import BUDGET, Cell, Grid, Job
 from lamer_trainers.reproduce.results import Cellful, above, cellful, cost_ratio, costs
 
 NOT_RUN: Final = "not run"
@@ -34,6 +34,22 @@ class Verdict(NamedTuple):
     high: float | None
     outcome: Outcome
     note: str = ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.column} {self.level}".strip()
+
+    @property
+    def number(self) -> str:
+        """The difference or ratio with its interval, empty where there is none."""
+        form = "{:.3f} [{:.3f}, {:.3f}]" if "ratio" in self.measure else "{:+.3f} [{:+.3f}, {:+.3f}]"
+        return "" if self.value is None else form.format(self.value, self.low, self.high)
+
+    @property
+    def decided(self) -> str:
+        """The outcome in words, and what it rests on."""
+        said = "so far" if self.outcome == NOT_RUN and self.value is not None else self.outcome
+        return f"{said} ({self.note})" if self.note else said
 
     def to_json(self) -> dict[str, Any]:
         return self._asdict()
@@ -80,9 +96,16 @@ class Table:
         arm, _, reading = name.partition("/")
         return self.at(column, level, arm, reading) if reading else self.counted(column, level, arm)[1]
 
-    def trainings(self, column: str, arm: str) -> list[Cell]:
+    def trainings(self, column: str, arm: str) -> list[Job]:
         """The trainings of an arm, one for each seed."""
-        return self._cells.get((column, "", arm, ""), [])
+        jobs = [
+            cell.job
+            for (where, _, who, _), cells in self._cells.items()
+            if (where, who) == (column, arm)
+            for cell in cells
+        ]
+        found = [job.after or job for job in jobs]
+        return list({job.name: job for job in found if job.kind == "train"}.values())
 
 
 def verdicts(table: Table) -> list[Verdict]:
@@ -141,8 +164,8 @@ def _of_costs(table: Table, claim: Claim, measure: Measure, column: str, level: 
 
 
 def _updates(table: Table, column: str, arm: str, measure: Measure) -> Iterator[float]:
-    for cell in table.trainings(column, arm):
-        yield from costs(cell.job, measure)
+    for job in table.trainings(column, arm):
+        yield from costs(job, measure)
 
 
 def _unread(seeds: list[int]) -> str:

@@ -10,19 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-import yaml
 
 from lamer_graph.collection.config import CollectConfig
 from lamer_graph.errors import ConfigError
 from lamer_graph.policies.fingerprint import weights_of
 from lamer_graph.policies.shipped import is_adapter, is_policy
-from lamer_trainers.errors import TrainingConfigError
 from lamer_trainers.loop.best import BEST
-from lamer_trainers.presets import RL_BASELINE
+from lamer_trainers.presets import rl_baseline
+from lamer_trainers.reproduce.changes import SEEDS, Changes, changes_of, check_reach, unreached
 from lamer_trainers.reproduce.grid import (
     SCALES,
     Arm,
@@ -35,7 +33,6 @@ from lamer_trainers.reproduce.grid import (
     load_scale,
     load_target,
     nearest,
-    setting_of,
 )
 from lamer_trainers.runfile import RunFile, load_run
 
@@ -77,7 +74,7 @@ class Job:
 
 
 class Cell(NamedTuple):
-    """What of a target a job is; `seed` is None where all seeds share it."""
+    """What of a target a job is. A policy that no seed trained is one job for all of them."""
 
     target: str
     column: str
@@ -119,7 +116,7 @@ class Grid:
     cells: list[Cell]
     chosen: list[Job]
     left_out: list[LeftOut]
-    makes: dict[str, str] = field(default_factory=dict)
+    makes: dict[str, str]
     """How the policies that training begins with are made, by their names."""
 
 
@@ -140,28 +137,32 @@ def expand(wanted: Wanted) -> Grid:
         raise ConfigError(f"unknown scale '{wanted.scale}'{nearest(wanted.scale, SCALES)}")
     scale = load_scale(wanted.scale)
     targets = {name: load_target(name) for name in dict.fromkeys(wanted.targets)}
-    changes, reading = _settings(wanted.settings)
-    _check_changes(changes, targets)
-    grid = Grid(wanted, scale, targets, [], [], [])
-    for name, target in targets.items():
-        for cell in _Maker(grid, name, target, changes, reading).cells():
-            grid.cells.append(cell)
+    changes = changes_of(wanted.settings)
+    check_reach(changes, targets, wanted.scale)
+    makers = [_Maker(wanted, scale, name, target, changes) for name, target in targets.items()]
+    cells = [cell for maker in makers for cell in maker.cells()]
+    left_out = [one for maker in makers for one in maker.left_out]
+    makes = {policy: how for maker in makers for policy, how in maker.makes.items()}
+    return Grid(wanted, scale, targets, cells, _chosen(wanted, targets, cells), left_out, makes)
+
+
+def _chosen(wanted: Wanted, targets: Mapping[str, Target], cells: Sequence[Cell]) -> list[Job]:
+    """The jobs of the rows and columns that `only` names, and the trainings that they read. Raises ConfigError."""
     arms = dict.fromkeys(arm for target in targets.values() for arm in target.arms)
     columns = dict.fromkeys((*(column for one in targets.values() for column in one.columns), wanted.preset or ""))
     for name in wanted.only:
         if name not in arms and name not in columns:
             raise ConfigError(f"--only {name}: there is no such row or column{nearest(name, [*arms, *columns])}")
     rows = [name for name in wanted.only if name in arms] or arms
-    of = [name for name in wanted.only if name in columns] or [*columns]
+    of = [name for name in wanted.only if name in columns] or columns
     chosen: dict[str, Job] = {}
-    for cell in _by_seed(grid.cells):
+    for cell in _by_seed(cells):
         if cell.arm in rows and cell.column in of:
             chosen.setdefault(cell.job.name, cell.job)
     for job in list(chosen.values()):
         if job.after is not None:
             chosen.setdefault(job.after.name, job.after)
-    grid.chosen.extend(chosen.values())
-    return grid
+    return list(chosen.values())
 
 
 def _by_seed(cells: Sequence[Cell]) -> list[Cell]:
@@ -170,94 +171,90 @@ def _by_seed(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: seeds.index(cell.seed))
 
 
-def _settings(settings: Sequence[str]) -> tuple[tuple[str, ...], Setting]:
-    """Changes of trainings and of readings. Raises TrainingConfigError."""
-    changes, readings = [], {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise TrainingConfigError(f"--set {setting} is not of the form section.key=value")
-        if key.startswith("reading."):
-            readings[key.removeprefix("reading.")] = yaml.safe_load(value)
-        else:
-            changes.append(setting)
-    return tuple(changes), setting_of(readings)
+class _Column(NamedTuple):
+    """What all rows of a column share: `changes` to its preset, and `baseline`, what RL changes besides."""
 
-
-def _check_changes(changes: Sequence[str], targets: Mapping[str, Target]) -> None:
-    """Raises ConfigError for a change that every training's own would undo."""
-    trained = [_changes(arm) for target in targets.values() for arm in target.arms.values() if arm.train is not None]
-    for key in (change.partition("=")[0] for change in changes):
-        if trained and all(any(own.startswith(f"{key}=") for own in arm) for arm in trained):
-            raise ConfigError(f"--set {key} would do nothing: every row says its own")
-
-
-def _changes(arm: Arm) -> tuple[str, ...]:
-    return (*(RL_BASELINE if arm.rl else ()), *(arm.train or ()))
+    name: str
+    world: World
+    levels: Mapping[str, Setting]
+    changes: tuple[str, ...]
+    baseline: tuple[str, ...]
 
 
 class _Maker:
     """The cells of one target."""
 
-    def __init__(self, grid: Grid, name: str, target: Target, changes: tuple[str, ...], reading: Setting) -> None:
-        self._grid, self._name, self._target = grid, name, target
-        self._changes, self._reading = changes, reading
+    def __init__(self, wanted: Wanted, scale: Scale, name: str, target: Target, changes: Changes) -> None:
+        self._wanted, self._scale, self._name, self._target, self._changes = wanted, scale, name, target, changes
+        self.left_out: list[LeftOut] = []
+        self.makes: dict[str, str] = {}
 
     def cells(self) -> Iterator[Cell]:
-        part = self._target.part(self._grid.wanted.scale)
+        part = self._target.part(self._wanted.scale)
         arms = {}
         for name, arm in self._target.arms.items():
-            if arm.needs == "language" and not self._grid.scale.language:
+            if arm.needs == "language" and not self._scale.language:
                 self._leave_out(name, "it needs a policy that reads plain language, which this scale's do not")
             else:
                 arms[name] = arm
+        for reading, key in unreached(self._changes, self._target):
+            self._leave_out(f"--set {key} of the reading '{reading}'", "it says its own")
         for column, world in self._worlds().items():
             levels = part.levels.get(column) or {"": Setting()}
+            shared = (*self._scale.changes, *world.changes, *self._target.changes, *self._changes.trained)
+            collect = load_run(preset=world.preset, changes=shared).collect
+            place = _Column(column, world, levels, shared, rl_baseline(collect.trials, collect.max_episodes))
             for name, arm in arms.items():
-                for seed in self._grid.wanted.seeds:
-                    yield from self._of(column, world, levels, name, arm, seed)
+                for seed in self._wanted.seeds:
+                    yield from self._of(place, name, arm, seed)
 
     def _worlds(self) -> dict[str, World]:
-        part, wanted = self._target.part(self._grid.wanted.scale), self._grid.wanted
+        part, wanted = self._target.part(self._wanted.scale), self._wanted
         if wanted.preset is not None:
             if part.levels:
                 raise ConfigError(f"--preset and {self._name} exclude each other: its tasks are those of its columns")
             return {wanted.preset: World(preset=wanted.preset)}
         found = {}
         for column in part.columns or self._target.columns:
-            if column in self._grid.scale.worlds:
-                found[column] = self._grid.scale.worlds[column]
+            if column in self._scale.worlds:
+                found[column] = self._scale.worlds[column]
                 continue
             self._leave_out(f"column {column}", f"scale {wanted.scale} has no policy for it")
         return found
 
     def _leave_out(self, what: str, why: str) -> None:
-        self._grid.left_out.append(LeftOut(self._name, what, why))
+        self.left_out.append(LeftOut(self._name, what, why))
 
-    def _of(
-        self, column: str, world: World, levels: Mapping[str, Setting], name: str, arm: Arm, seed: int
-    ) -> Iterator[Cell]:
-        shared = (*self._grid.scale.changes, *world.changes, *self._target.changes, *self._changes)
-        changes = (*shared, *_changes(arm), f"optimise.seed={seed}", f"collect.seed={seed}")
+    def _of(self, place: _Column, name: str, arm: Arm, seed: int) -> Iterator[Cell]:
+        column, world = place.name, place.world
+        changes = (*place.changes, *(place.baseline if arm.rl else ()), *(arm.train or ()))
+        changes += tuple(f"{key}={seed}" for key in SEEDS)
         run = load_run(preset=world.preset, changes=changes)
         if world.make:
-            self._grid.makes[run.policy] = world.make
+            self.makes[run.policy] = world.make
         says = f"{column} {name}"
         training = None if arm.train is None else self._training(run, world.preset, changes, f"{says} seed {seed}")
         if self._target.measure in BUDGET:
             if training is not None:
                 yield Cell(self._name, column, "", name, "", seed, training)
             return
-        for level, harder in levels.items():
+        for level, harder in place.levels.items():
             for reading, setting in {**arm.readings, **arm.beside}.items():
-                layers = (self._grid.scale.reading, world.reading, self._target.reading, harder, self._reading, setting)
+                layers = (
+                    self._scale.reading,
+                    world.reading,
+                    self._target.reading,
+                    harder,
+                    self._changes.read,
+                    setting,
+                )
                 job = self._read(run, training, seed, layers, " ".join(filter(None, (says, level, reading))))
                 yield Cell(self._name, column, level, name, reading, seed, job)
 
     def _training(self, run: RunFile, preset: str, changes: tuple[str, ...], says: str) -> Job:
         told = run.model_dump(mode="json", exclude_defaults=True) | {"policy": _begins(run.policy)}
         seed = run.optimise.seed
-        folder = self._grid.wanted.out / TRAININGS / f"{preset}-s{seed}-{_hash(told)}"
+        folder = self._wanted.out / TRAININGS / f"{preset}-s{seed}-{_hash(told)}"
         words = ("--preset", preset, *changes)
         made = folder / ("adapter" if run.lora else "policy")
         return Job("train", says, folder, words, run, seed, made)
@@ -284,7 +281,7 @@ class _Maker:
             policy = training.folder / BEST if run.validation else training.made
         begins = _begins(run.policy) if training is None else training.name
         subject = Path(run.policy).name if training is None else f"{training.name.rpartition('-')[0]}"
-        folder = self._grid.wanted.out / READINGS / f"{subject}-{_hash({'policy': begins, **given})}"
+        folder = self._wanted.out / READINGS / f"{subject}-{_hash({'policy': begins, **given})}"
         words = ("--policy", str(policy), *_options(given))
         played = collect.model_copy(
             update={key: value for key, value in given.items() if key in CollectConfig.model_fields}

@@ -8,38 +8,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamer_trainers.loop.curves import FORMATS
+from lamer_graph.evaluation.pictures import panels, save
+from lamer_trainers.loop.curves import COLOURS
 from lamer_trainers.reproduce.jobs import BUDGET
 
 if TYPE_CHECKING:
     from lamer_trainers.reproduce.claims import Table
 
 Json = dict[str, Any]
-COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 
 
 def draw(table: Table, rows: list[Json], stem: Path) -> list[Path]:
     """Draw into `stem`.png and `stem`.svg; the paths, none where there is nothing to draw.
 
-    Raises ModuleNotFoundError without matplotlib (extra `viewer`).
+    Raises ImportError without matplotlib (extra `viewer`), OSError.
     """
     counted = [row for row in rows if row["counts"]]
     if not counted:
         return []
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = "lamer-graph"
     names = list(dict.fromkeys(row["column"] for row in counted))
     measures = list(dict.fromkeys(row["measure"] for row in counted))
     leveled = any(row["level"] for row in counted)
     apart = measures if table.target.measure in BUDGET else [""]
-    panels = [(name, measure) for name in names for measure in apart]
-    size = (1.0 + 4.6 * len(panels), 4.2)
-    figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    for axis, (column, measure) in zip(axes.flat, panels, strict=True):
+    parts = [(name, measure) for name in names for measure in apart]
+    figure, axes = panels(1, len(parts), (1.0 + 4.6 * len(parts), 4.2))
+    for axis, (column, measure) in zip(axes.flat, parts, strict=True):
         here = [row for row in counted if row["column"] == column and measure in ("", row["measure"])]
         if leveled:
             _lines(axis, here)
@@ -50,15 +43,7 @@ def draw(table: Table, rows: list[Json], stem: Path) -> list[Path]:
             axis.set(ylim=(0, 1))
         axis.grid(alpha=0.3, axis="y")
     axes[0][0].set_ylabel({"pass": "share of tasks solved", "diversity": "entropy, nats"}.get(table.target.measure, ""))
-    written = []
-    for kind in FORMATS:
-        path = Path(f"{stem}.{kind}")
-        fresh = path.with_suffix(f".new.{kind}")
-        figure.savefig(fresh, dpi=120, metadata={"Date": None} if kind == "svg" else None)
-        fresh.replace(path)
-        written.append(path)
-    pyplot.close(figure)
-    return written
+    return save(figure, stem)
 
 
 def _bars(axis: Any, rows: list[Json]) -> None:
@@ -66,6 +51,7 @@ def _bars(axis: Any, rows: list[Json]) -> None:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     width = 0.8 / len(measures)
+    label: str | None = "paper"
     for index, measure in enumerate(measures):
         found = [row for row in rows if row["measure"] == measure]
         at = [arms.index(row["arm"]) + (index - (len(measures) - 1) / 2) * width for row in found]
@@ -75,8 +61,8 @@ def _bars(axis: Any, rows: list[Json]) -> None:
         axis.errorbar(at, values, reach, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         marks = [(x, row["paper"]) for x, row in zip(at, found, strict=True) if row.get("paper") is not None]
         if marks:
-            label = "paper" if index == 0 else None
             axis.plot([x for x, _ in marks], [y for _, y in marks], "kD", markersize=3, label=label)
+            label = None
     axis.set_xticks(range(len(arms)), arms, rotation=30, ha="right")
     axis.legend(fontsize="small")
 

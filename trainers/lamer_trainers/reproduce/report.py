@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from lamer_graph.runlog import write_atomic
-from lamer_trainers.reproduce.claims import NOT_RUN, Table, Verdict, verdicts
+from lamer_trainers.reproduce.claims import Table, Verdict, verdicts
 from lamer_trainers.reproduce.facts import facts_of
 from lamer_trainers.reproduce.grid import paper_number
 from lamer_trainers.reproduce.jobs import BUDGET, Grid, Job
@@ -31,6 +31,13 @@ POOLED = (
     "one). Seeds are pooled by task: a task's value is its mean over the seeds, so an interval says how sure the tasks "
     "make of these policies' mean; the seeds' own values stand beside it. A difference is paired by task. A claim is "
     "held where the interval of its difference lies above 0, not held where it lies below, else not decided."
+)
+
+
+PLAYED = (
+    "Counted in the metrics of finished trainings, validation left out; means over updates and seeds. A trial ends "
+    "with its first success, so of rows that may play as many episodes the one with several in a trial plays fewer, "
+    "the more of them it wins."
 )
 
 
@@ -54,6 +61,7 @@ def write_report(grid: Grid, name: str, failed: dict[str, str] | None = None) ->
         "rows": rows,
         "claims": [verdict.to_json() for verdict in found],
         "paper_says": table.target.statement,
+        "episodes": _episodes(table),
         "trainings": _facts(jobs.values()),
         "left_out": [one._asdict() for one in grid.left_out if one.target == name],
         "not_done": {job.says: (failed or {}).get(job.name, NOT_YET) for job in undone},
@@ -72,6 +80,29 @@ def _facts(jobs: Iterable[Job]) -> Json:
     trainings = {job.name: job for each in jobs for job in (each, each.after) if job and job.kind == "train"}
     told = {job.says: facts_of(job) for job in trainings.values()}
     return {says: facts for says, facts in told.items() if facts is not None}
+
+
+def _episodes(table: Table) -> list[Json]:
+    """What each row played in its finished trainings, counted: episodes of an `update`, mean of all, what they may be
+    `at_most`, and of a training, `in_all`. Validation is not counted."""
+    found = []
+    for column in dict.fromkeys(column for column, _ in table.columns):
+        for arm in table.arms:
+            trainings = [job for job in table.trainings(column, arm) if job.done]
+            played = [number for job in trainings for number in costs(job, "episodes")]
+            if played:
+                collect = trainings[0].run.collect
+                found.append(
+                    {
+                        "column": column,
+                        "arm": arm,
+                        "trainings": len(trainings),
+                        "update": round(sum(played) / len(played), 1),
+                        "at_most": collect.tasks * collect.trials * collect.max_episodes,
+                        "in_all": round(sum(played) / len(trainings)),
+                    }
+                )
+    return found
 
 
 def _rows(table: Table) -> list[Json]:
@@ -111,7 +142,7 @@ def _cost_rows(table: Table) -> list[Json]:
     for column, _ in table.columns:
         for arm in table.arms:
             for measure in BUDGET:
-                alone = [costs(cell.job, measure) for cell in table.trainings(column, arm)]
+                alone = [costs(job, measure) for job in table.trainings(column, arm)]
                 values = [value for seed in alone for value in seed]
                 if values:
                     found = mean_cost(values)
@@ -166,6 +197,8 @@ def _markdown(table: Table, document: Json, rows: list[Json], found: list[Verdic
         parts.append(f"The paper: {target.statement}")
     parts += ["## Numbers", *(_tables(table, rows) or ["Nothing is read yet."]), POOLED]
     parts += [f"![{target.title}]({plot.name})" for plot in plots if plot.suffix == ".png"]
+    if document["episodes"]:
+        parts += ["## Episodes played in training", _played(document["episodes"]), PLAYED]
     if document["trainings"]:
         parts += ["## Trainings", _trainings(document["trainings"])]
     if document["left_out"]:
@@ -182,25 +215,32 @@ def _claims(found: list[Verdict]) -> list[str]:
     for one in found:
         if one.value is None:
             continue
-        where = " ".join(filter(None, (one.column, one.level)))
-        form = "{:.3f} [{:.3f}, {:.3f}]" if "ratio" in one.measure else "{:+.3f} [{:+.3f}, {:+.3f}]"
-        note = f" ({one.note})" if one.note else ""
         compared = f"{one.ours} to {one.theirs}, {one.measure}"
-        number = form.format(one.value, one.low, one.high)
-        verdict = "so far" if one.outcome == NOT_RUN else f"**{one.outcome}**"
-        lines.append(f"| {one.says} | {where} | {compared} | {number} | {verdict}{note} |")
-    undecided = list(dict.fromkeys(f"{one.column} {one.level}".strip() for one in found if one.value is None))
+        lines.append(f"| {one.says} | {one.where} | {compared} | {one.number} | **{one.decided}** |")
+    undecided = list(dict.fromkeys(one.where for one in found if one.value is None))
     parts = ["\n".join(lines)] if len(lines) > 2 else []
     return [*parts, *([f"Claims that nothing is run for yet are in: {', '.join(undecided)}."] if undecided else [])]
 
 
+def _played(told: list[Json]) -> str:
+    lines = ["| | trainings | episodes an update | at most | episodes of a training |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {one['column']} {one['arm']} | {one['trainings']} | {one['update']:,.1f} | {one['at_most']:,} | "
+        f"{one['in_all']:,} |"
+        for one in told
+    ]
+    return "\n".join(lines)
+
+
 def _trainings(told: Json) -> str:
-    lines = ["| training | updates | minutes | episodes an update | kept | true reflections, first / last updates |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = [
+        "| training | updates | minutes | kept | true reflections, first / last updates |",
+        "|---|---|---|---|---|",
+    ]
     for says, facts in told.items():
         first, last = (("" if share is None else f"{share:.2f}") for share in facts["true_reflections"])
         kept = "last" if facts["best_update"] is None else f"update {facts['best_update']}"
-        numbers = f"{facts['updates']} | {facts['seconds'] / 60:.1f} | {facts['episodes'] or ''} | {kept}"
+        numbers = f"{facts['updates']} | {facts['seconds'] / 60:.1f} | {kept}"
         lines.append(f"| {says} | {numbers} | {f'{first} / {last}' if last else ''} |")
     return "\n".join(lines)
 

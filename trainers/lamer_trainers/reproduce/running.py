@@ -32,6 +32,8 @@ GRACE_S = 10.0
 """Seconds that an interrupted job has to finish its log."""
 LOCK_S = 15.0
 """Seconds that a folder is waited for: the jobs of a grid that was killed are ending."""
+LINE = 100
+"""Columns of a line of progress."""
 PROGRAM = (sys.executable, "-m", "lamer_graph")
 NOTE = "reproduce.json"
 
@@ -70,13 +72,26 @@ class Progress:
             left.append(whole * (1 - part) if part else max(0.0, whole - passed))
         return max(sum(left) / self.workers, max(left, default=0.0))
 
-    def line(self) -> str:
-        """All of it on one line."""
-        named = {job.name: job for job in self.jobs}
-        under_way = [f"{named[name].says} {part_of(named[name]):.0%}" for name in self.running]
-        said = f"{len(self.done) + len(self.cached)} of {len(self.jobs)} done, {len(self.running)} running"
-        said += f" ({'; '.join(under_way)})" if under_way else ""
-        return f"{said}, {len(self.failed)} failed, about {duration(self.left_s)} left"
+    @property
+    def counted(self) -> str:
+        """What did not go as it should, what runs, and how long it will be."""
+        failed = f"{len(self.failed)} failed, " if self.failed else ""
+        return f"{failed}{len(self.running)} running, about {duration(self.left_s)} left"
+
+    def line(self, job: Job | None = None) -> str:
+        """All of it on one line of `LINE` columns: what `job`, which begins or ends, is at; how far the grid is; and
+        what runs, as much of it as there is room for."""
+        named = {one.name: one for one in self.jobs}
+        said = f"{len(self.done) + len(self.cached)}/{len(self.jobs)} done, {self.counted}"
+        if job is not None:
+            word = "begun" if job.name in self.running else "failed" if job.name in self.failed else "done"
+            return f"{_cut(f'{word}: {job.says}', LINE - len(said) - 2)}; {said}"
+        under_way = (f"{named[name].says} {part_of(named[name]):.0%}" for name in self.running)
+        return _cut("; ".join([said, *under_way]), LINE)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 2]}.."
 
 
 def part_of(job: Job) -> float:
@@ -92,7 +107,9 @@ def duration(seconds: float) -> str:
     """Seconds in words of a person."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
 def check_out(grid: Grid) -> None:
