@@ -52,3 +52,15 @@ def test_the_example_backend_passes_the_conformance_suite() -> None:
     printed = example("own_memory.py", "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert re.search(r"\d+ passed", printed)
     assert "failed" not in printed
+
+
+@pytest.mark.slow  # a kernel each, some half a minute
+@pytest.mark.parametrize("name", ["embed_agent", "compare_memories"])
+def test_a_notebook_runs_within_three_minutes(name: str) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    book = nbformat.read(EXAMPLES / "notebooks" / f"{name}.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in book.cells)
+    nbclient.NotebookClient(book, timeout=180, resources={"metadata": {"path": str(EXAMPLES / "notebooks")}}).execute()
+    printed = "".join(part.get("text", "") for cell in book.cells for part in cell.get("outputs", []))
+    assert {"embed_agent": "solved: True", "compare_memories": "remembers: mine at"}[name] in printed
