@@ -10,7 +10,7 @@ PACKAGES := lamer_graph memory envs trainers
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-openenv test-textworld test-langgraph test-extras lint format bench doctor smollm2 docs transcript constraints clean distclean
+.PHONY: help setup quickstart test test-slow test-python test-openenv test-textworld test-langgraph test-extras lint format bench doctor smollm2 docs transcript constraints clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,6 +48,13 @@ test-extras: test-openenv test-textworld test-langgraph ## all three
 	@python=$$(cd scripts && python3 -c 'import setup; print(setup.find_python())') && $$python -m venv --clear .venv-$*
 	@.venv-$*/bin/python -m pip install -q -e '.[$*,test]' $(if $(wildcard constraints/$*.txt),-c constraints/$*.txt)
 	@touch $@
+
+# The core needs no torch, so it is tried wherever its own dependencies are: make test-python PYTHON=python3.13
+PYTHON ?= python3.12
+test-python: ## the core alone on another Python: its environments
+	@$(PYTHON) -m venv --clear .venv-python
+	@.venv-python/bin/python -m pip install -q -e '.[test,gym]'
+	@.venv-python/bin/python -m pytest -p no:cacheprovider tests/envs $(ARGS)
 
 lint: setup ## ruff, mypy --strict, the import contracts
 	$(BIN)/ruff check .

@@ -87,6 +87,22 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+def glance(env: Env) -> None:
+    """Raise EnvCheckError if the first state, or what an action makes of it, is not of the kinds that the protocol has.
+
+    A moment's look before a run, so that an environment of somebody's own fails by name and not in the midst of it;
+    `check_env` tries the promises.
+    """
+    _check_whole(env)
+    watched = _Watched(env)
+    state = watched.reset(next(iter(watched.seeds(watched.splits[0]))))
+    _check_texts(watched)
+    watched.observe(state)
+    watched.parse("?")
+    actions = watched.admissible(state) if watched.offers("admissible") else []
+    watched.step(state, actions[0] if actions else "?")
+
+
 def check_env(
     env: Env, *, tasks: int = 8, per_split: int = 8, processes: bool = True, actions: Sequence[str] = ()
 ) -> None:

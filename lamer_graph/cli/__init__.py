@@ -18,11 +18,14 @@ from lamer_graph.cli import (
     compare,
     curve,
     doctor,
+    env,
     evaluate,
+    export,
     gateway,
     import_model,
     log,
     memory,
+    new,
     play,
     quickstart,
     report,
@@ -43,7 +46,8 @@ app = typer.Typer(
 )
 
 PLAYING = (quickstart, play, collect, train, evaluate, compare, curve, reproduce)
-for module in (*PLAYING, report, log, memory, serve, serve_env, agent, gateway, warmup, import_model, doctor):
+OTHERS = (report, log, memory, serve, serve_env, agent, gateway, warmup, import_model, export, new, env, doctor)
+for module in (*PLAYING, *OTHERS):
     module.register(app)
 
 

@@ -46,8 +46,9 @@ def _look_here(path: str) -> None:
         sys.path.insert(0, str(Path.cwd()))
 
 
-def named(spec: str) -> str:
-    """The specification that a person gave; where it names a module and what is in there, that is imported."""
+def named(spec: str, *, look: bool = True) -> str:
+    """The specification that a person gave; where it names a module and what is in there, that is imported, and looked
+    at for a moment, so that one that cannot be played fails here and by name. Raises EnvError."""
     from lamer_envs import names
 
     first, _, rest = spec.partition(":")
@@ -59,4 +60,16 @@ def named(spec: str) -> str:
         if importlib.util.find_spec(first.partition(".")[0]) is None:  # a misspelt name: `make` knows the nearest
             return spec
         raise
+    if look:
+        _glance(found, spec)
     return found.spec
+
+
+def _glance(env: Env, spec: str) -> None:
+    from lamer_envs.checker import glance
+    from lamer_envs.errors import EnvCheckError
+
+    try:
+        glance(env)
+    except EnvCheckError as error:
+        raise EnvCheckError(f"{error}; `lamer-graph env check {spec}` tries all that it promises") from None

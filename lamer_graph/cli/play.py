@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lamer_graph.cli.frame import Json, Ui, command
-from lamer_graph.cli.options import GAME, PLAYED, Game, Player
+from lamer_graph.cli.options import DEFAULT_ENV, GAME, PLAYED, Game, Player
 from lamer_graph.cli.running import preflight
 from lamer_graph.errors import ConfigError
+from lamer_graph.policies.shipped import shipped_policies
+
+BEST = "minesweeper-5x5-trained"
+"""Who plays where nothing else is asked for: it shows what the training is for."""
+
+SHOWN = 2
+"""Which task it then plays: one that it loses, learns from and wins."""
 
 TaskOption = Annotated[
-    int,
-    typer.Option("--task", metavar="K", min=0, rich_help_panel=GAME, help="Which of the split's tasks, from 0."),
+    int | None,
+    typer.Option(
+        "--task",
+        metavar="K",
+        min=0,
+        rich_help_panel=GAME,
+        show_default=False,
+        help="Which of the split's tasks, from 0, which is the default; without any option a telling one.",
+    ),
 ]
 
 
@@ -24,7 +40,7 @@ def register(app: typer.Typer) -> None:
         "play",
         main=(*PLAYED, "--task"),
         examples=[
-            ("lamer-graph play", "The shipped policy plays a held-out MineSweeper board for up to three episodes."),
+            ("lamer-graph play", "A trained policy that ships plays a MineSweeper board that it has never seen."),
             ("lamer-graph play --task 5 --memory none --seed 1", "Another board, without memory, other dice."),
             (
                 "lamer-graph play --env sokoban:6x6-1 --base-url http://127.0.0.1:8000/v1",
@@ -32,12 +48,15 @@ def register(app: typer.Typer) -> None:
             ),
         ],
     )
-    def play(ui: Ui, player: Player, game: Game, task: TaskOption = 0) -> Json:
+    def play(ui: Ui, player: Player, game: Game, task: TaskOption = None) -> Json:
         """Watch a trial: what the agent remembers, its board and action turn by turn, what it learns from failing.
 
         The trial runs through the LangGraph agent of [bold]create_lamer_agent[/]; nothing is logged.
         """
-        return asyncio.run(watch(ui, player, game, task))
+        if player == Player() and game.env == DEFAULT_ENV and BEST in shipped_policies():
+            player, game = replace(player, policy=Path(BEST)), replace(game, env="minesweeper")
+            task = SHOWN if task is None else task
+        return asyncio.run(watch(ui, player, game, task or 0))
 
 
 async def watch(ui: Ui, player: Player, game: Game, number: int) -> Json:

@@ -62,7 +62,8 @@ class Player:
             metavar="DIR",
             rich_help_panel=PLAYER,
             show_default=False,
-            help="A model or LoRA adapter folder, or a hub id; runs in this process. Default: what ships for --env.",
+            help="A model or LoRA adapter folder, a hub id, or the name of one that ships; runs in this process. "
+            "Default: what ships for --env.",
         ),
     ] = None
     base_url: Annotated[

@@ -1,7 +1,7 @@
-"""Models by their name on Hugging Face's hub: fetched once into its cache, then a folder like any other.
+"""Models by their name on Hugging Face's hub: fetched once into its cache, then a folder like any other; or pushed.
 
-What must stay true: only weights in safetensors and what goes with them are fetched, no code; where the hub cannot be
-reached, or must not be (HF_HUB_OFFLINE), the error says how to get the model here.
+What must stay true: only weights in safetensors and what goes with them are fetched or pushed, no code; where the hub
+cannot be reached, or must not be (HF_HUB_OFFLINE), the error says how to get the model here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from lamer_graph.errors import ConfigError
+from lamer_graph.policies.shipped import shipped_policies
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
@@ -25,8 +26,12 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def folder_of(name: str | Path) -> Path:
-    """`name` as a folder: itself, or what the hub keeps under it, fetched if it is not here yet. Raises ConfigError."""
-    return fetched(str(name)) if is_hub_id(name) else Path(name).expanduser()
+    """`name` as a folder: itself, a policy that ships under it, or what the hub keeps under it, fetched if it is not
+    here yet. Raises ConfigError."""
+    if is_hub_id(name):
+        return fetched(str(name))
+    place = Path(name).expanduser()
+    return place if place.exists() else shipped_policies().get(str(name), place)
 
 
 def fetched(hub_id: str) -> Path:
@@ -48,3 +53,35 @@ def fetched(hub_id: str) -> Path:
 
         why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else " ".join(str(error).split())[:200]
         raise ConfigError(f"{hub_id} is neither a folder nor in the hub's cache here, and {why}: {by_hand}") from None
+
+
+def check_pushable(hub_id: str) -> None:
+    """Raises ConfigError for what is no name of the hub, and where it must not be reached or nobody is logged in."""
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HUB_ID.fullmatch(hub_id) is None:
+        raise ConfigError(f"the hub's names are OWNER/NAME, not {hub_id[:100]!r}")
+    if HF_HUB_OFFLINE:
+        raise ConfigError(f"HF_HUB_OFFLINE is set, so nothing can be pushed to {hub_id}: set HF_HUB_OFFLINE=0")
+    if get_token() is None:
+        raise ConfigError(f"nobody is logged in, so nothing can be pushed to {hub_id}: `hf auth login` first")
+
+
+def push(folder: Path, hub_id: str) -> str:
+    """Upload a policy's folder, to a private repository where there is none yet; its address. Raises ConfigError.
+
+    Every request has the library's own time limits."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        where = api.create_repo(hub_id, private=True, exist_ok=True)
+        api.upload_folder(repo_id=hub_id, folder_path=folder, allow_patterns=list(FILES))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{folder} is whole, but was not pushed to {hub_id} ({why}): `hf upload {hub_id} {folder}`"
+        ) from None
+    return str(where)

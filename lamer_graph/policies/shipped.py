@@ -7,6 +7,7 @@ weights), and which one plays an environment is read from its `lamer.json`, neve
 from __future__ import annotations
 
 import json
+import sysconfig
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from lamer_graph.errors import ConfigError
 from lamer_graph.policies.fingerprint import other_base
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-FOLDER = Path("examples") / "policies"
+FOLDER, INSTALLED = Path("examples") / "policies", Path("share") / "lamer-graph" / "policies"
 CARD = "lamer.json"
 """What a policy plays, in which prompt style, with which template arguments, and whether it was trained beyond its warm
 start."""
@@ -59,9 +60,10 @@ def base_of(adapter: Path) -> Path:
 
 
 def shipped_policies() -> dict[str, Path]:
-    """Policies by folder name: those of the checkout this package runs from, else those under the current folder."""
-    for root in (CHECKOUT, Path.cwd()):
-        folder = root / FOLDER
+    """Policies by folder name: those of the checkout this package runs from, else those under the current folder, else
+    those that were installed with it."""
+    installed = Path(sysconfig.get_path("data")) / INSTALLED
+    for folder in (CHECKOUT / FOLDER, Path.cwd() / FOLDER, installed):
         if folder.is_dir():
             return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and is_policy(path)}
     return {}
