@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OutOption = Annotated[
     Path,
-    typer.Option("--out", "--run", metavar="DIR", rich_help_panel=RUN, show_default=False, help="The run's folder."),
+    typer.Option("--out", metavar="DIR", rich_help_panel=RUN, show_default=False, help="The run's folder."),
 ]
 
 

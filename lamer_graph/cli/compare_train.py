@@ -42,7 +42,7 @@ class Training:
             min=1,
             rich_help_panel=TRAINING,
             show_default=False,
-            help="Train a policy per configuration first, N updates each. Needs --preset or --run.",
+            help="Train a policy per configuration first, N updates each. Needs --preset or --run-file.",
         ),
     ] = None
     preset: Annotated[
@@ -57,7 +57,7 @@ class Training:
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run",
+            "--run-file",
             metavar="FILE",
             rich_help_panel=TRAINING,
             show_default=False,
@@ -72,10 +72,10 @@ class Training:
         """
         if self.train is None:
             if self.preset is not None or self.run is not None:
-                raise ConfigError("--preset and --run say how --train trains; give --train N, or leave them out")
+                raise ConfigError("--preset and --run-file say how --train trains; give --train N, or leave them out")
             return None
         if (self.preset is None) == (self.run is None):
-            raise ConfigError("--train needs a run file: --preset NAME or --run FILE, one of the two")
+            raise ConfigError("--train needs a run file: --preset NAME or --run-file FILE, one of the two")
         if player.base_url is not None:
             raise ConfigError("--train trains policies in folders, and --base-url is a server: leave one of them out")
         check_installed("--train", TRAINING_NEEDS)

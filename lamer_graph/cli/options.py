@@ -62,7 +62,6 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        "--run",
         metavar="DIR",
         rich_help_panel=RUN,
         show_default=False,

@@ -81,7 +81,7 @@ ExtraArgument = Annotated[
 ]
 RunOption = Annotated[
     Path | None,
-    typer.Option("--run", "--out", metavar="DIR", show_default=False, help="Folder for the server's log."),
+    typer.Option("--out", metavar="DIR", show_default=False, help="Folder for the server's log."),
 ]
 
 

@@ -93,7 +93,6 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        "--run",
         metavar="DIR",
         rich_help_panel=WHAT,
         show_default=False,

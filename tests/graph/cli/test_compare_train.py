@@ -37,7 +37,7 @@ GAME = (*GAME, "--max-tokens", "3", "--out", "c", "--json")
 def test_each_configuration_plays_with_the_policy_that_was_trained_with_its_memory(
     cli: Cli, run_file: Path, tmp_path: Path
 ) -> None:
-    arguments = ("compare", "--train", "1", "--run", run_file, *GAME)
+    arguments = ("compare", "--train", "1", "--run-file", run_file, *GAME)
     outcome = cli(*arguments)
     assert outcome.code == 0, outcome.err
     document = outcome.document
@@ -69,7 +69,7 @@ def test_each_configuration_plays_with_the_policy_that_was_trained_with_its_memo
     assert again.code == 0, again.err
     assert (tmp_path / "c" / "both-chroma" / "training" / "metrics.jsonl").read_bytes() == before
     assert [row["pass_at"] for row in again.document["rows"]] == [row["pass_at"] for row in document["rows"]]
-    other = cli("compare", "--train", "2", "--run", run_file, *GAME, "--resume")
+    other = cli("compare", "--train", "2", "--run-file", run_file, *GAME, "--resume")
     assert other.code == 2
     assert "optimise.updates is 1 there, 2 here" in other.error_line
 
@@ -79,7 +79,7 @@ def test_a_memory_of_other_tasks_is_trained_with_before_it_is_compared(
     cli: Cli, run_file: Path, tmp_path: Path
 ) -> None:
     scope = ("--memory", "reflection", "--backend", "chroma", "--scope", "trial,tasks", "--k", "2", "--warm", "3")
-    outcome = cli("compare", "--train", "2", "--run", run_file, *GAME, *scope)
+    outcome = cli("compare", "--train", "2", "--run-file", run_file, *GAME, *scope)
     assert outcome.code == 0, outcome.err
     assert [row["name"] for row in outcome.document["rows"]] == ["reflection/chroma", "reflection/chroma/tasks"]
     folder = tmp_path / "c" / "reflection-chroma-tasks"
@@ -92,10 +92,13 @@ def test_a_memory_of_other_tasks_is_trained_with_before_it_is_compared(
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no run file": (("--train", "1"), "--train needs a run file"),
-    "two run files": (("--train", "1", "--run", "run.yaml", "--preset", "minesweeper-cpu"), "one of the two"),
+    "two run files": (("--train", "1", "--run-file", "run.yaml", "--preset", "minesweeper-cpu"), "one of the two"),
     "no updates": (("--preset", "minesweeper-cpu"), "give --train N"),
-    "a server": (("--train", "1", "--run", "run.yaml", "--base-url", "http://127.0.0.1:9"), "--base-url is a server"),
-    "another game": (("--train", "1", "--run", "run.yaml", "--env", "sokoban"), "trains on minesweeper:4x4-3"),
+    "a server": (
+        ("--train", "1", "--run-file", "run.yaml", "--base-url", "http://127.0.0.1:9"),
+        "--base-url is a server",
+    ),
+    "another game": (("--train", "1", "--run-file", "run.yaml", "--env", "sokoban"), "trains on minesweeper:4x4-3"),
     # The bare name means the board of the start's card, which is the run file's: it is the memory that is refused.
     "unknown memory": (
         ("--train", "1", "--preset", "minesweeper-cpu", "--env", "minesweeper", "--memory", "telepathy"),

@@ -237,7 +237,7 @@ def test_serve_answers_until_it_is_told_to_stop_and_leaves_no_process(
 ) -> None:
     if vllm_flavour() is None:
         pytest.skip(INSTALL_HINT)
-    process = started(tmp_path, "serve", "--policy", tiny_model_dir, "--port", "0", "--run", "s", "--json")
+    process = started(tmp_path, "serve", "--policy", tiny_model_dir, "--port", "0", "--out", "s", "--json")
     assert process.stdout is not None
     document = json.loads(process.stdout.readline())
     assert document["model"] == tiny_model_dir.name
