@@ -10,7 +10,7 @@ PACKAGES := lamer_graph memory envs trainers
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-python test-openenv test-textworld test-langgraph test-extras lint format bench doctor smollm2 docs transcript constraints clean distclean
+.PHONY: help setup quickstart test test-slow test-python test-openenv test-textworld test-langgraph test-extras lint format bench doctor smollm2 docs readme transcript constraints clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -79,11 +79,14 @@ models/smollm2-135m: | setup
 doctor: setup ## what is installed, what is missing, how to fix it
 	@$(BIN)/lamer-graph doctor $(ARGS)
 
-docs: setup ## build the documentation as a site, in build/docs; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+docs: setup ## build docs/ into site/, warnings as errors, no network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q $(ARGS)
 
-transcript: setup ## run the quickstart, and write what it prints into docs/quickstart.md
-	@$(BIN)/lamer-graph quickstart $(ARGS) | tee build/quickstart.txt && $(BIN)/python scripts/transcript.py build/quickstart.txt
+readme: setup ## draw the docs' figures and their index (docs/llms.txt) again
+	@$(BIN)/python scripts/update_readme.py
+
+transcript: setup ## run the quickstart and write what it prints into docs/quickstart.md
+	@$(BIN)/python scripts/update_readme.py quickstart
 
 constraints: setup ## write what is installed now to constraints/cpu.txt
 	@$(BIN)/python scripts/freeze.py
