@@ -55,6 +55,7 @@ def test_a_new_project_passes_its_own_test(cli: Cli, kind: str, tmp_path: Path) 
         ("json", "Python's own"),
         ("class", "Python's own"),
         ("lamer-envs", "a package of ours"),
+        ("sokoban", "registered already"),
         ("there", "exists already"),
     ],
 )
