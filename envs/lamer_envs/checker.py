@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 from itertools import islice
@@ -24,10 +24,10 @@ from typing import Any
 from lamer_envs.base import Env, State, Step
 from lamer_envs.errors import EnvCheckError, EnvParameterError, InstanceError
 from lamer_envs.strange import STRANGE_TEXTS
+from lamer_envs.watched import Watched, is_json
 
 _CHILD_TIMEOUT = 300
 _FIRST_ACTIONS = 100
-
 
 _MUST = {
     "rules": "the rules and the goal as text",
@@ -38,69 +38,6 @@ _MUST = {
     "parse": "parse(self, answer: str) -> str | None, the canonical action in an answer",
 }
 """What an environment has to write, in the order in which it is best written."""
-
-_GIVES: dict[str, tuple[type, ...]] = {
-    "name": (str,), "spec": (str,), "rules": (str,), "action_format": (str,), "max_turns": (int,), "params": (Mapping,),
-    "splits": (tuple, list), "penalises_invalid": (bool,), "reset": (dict,), "step": (Step,), "observe": (str,),
-    "compact": (str,), "about": (str,), "outcome": (str,), "render": (str,), "instance": (str,), "split_of": (str,),
-    "progress": (float, int, type(None)), "invalid_is_cheap": (bool,),
-    "weak": (str,), "parse": (str, type(None)), "solve": (list, type(None)), "admissible": (list,),
-    "judge": (bool, type(None)),
-}  # fmt: skip
-"""What the members of an environment give."""
-
-
-class _Watched:
-    """An environment whose members say which of them it was that failed, or gave something of another kind."""
-
-    def __init__(self, env: Env) -> None:
-        self._env = env
-        self._dearest, self._charge = 0.0, -math.inf  # the least reward of a legal turn, the most of an invalid one
-
-    def __getattr__(self, member: str) -> Any:
-        found = self._tried(member, lambda: getattr(self._env, member))
-        if member in ("seeds", "offers") or not callable(found):
-            return self._checked(member, found)
-        return lambda *args: self._checked(member, self._tried(member, lambda: found(*args), *args))
-
-    def _tried(self, member: str, call: Callable[[], Any], *args: Any) -> Any:
-        try:
-            return call()
-        except Exception as error:
-            on = "".join(f" on {arg[:60]!r}" for arg in args if isinstance(arg, str))
-            raise EnvCheckError(
-                f"{type(self._env).__name__}: `{member}` raised {type(error).__name__}{on}: {_one_line(error)}"
-            ) from error
-
-    def _checked(self, member: str, found: Any) -> Any:
-        wanted = _GIVES.get(member)
-        if wanted is not None and not isinstance(found, wanted):
-            names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in wanted)
-            forgotten = "; is a `return` missing?" if found is None else ""
-            raise EnvCheckError(
-                f"{type(self._env).__name__}: `{member}` must give {names}, not {type(found).__name__}{forgotten}"
-            )
-        return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def glance(env: Env) -> None:
-    """Raise EnvCheckError if the first state, or what an action makes of it, is not of the kinds that the protocol has.
-
-    A moment's look before a run, so that an environment of somebody's own fails by name and not in the midst of it;
-    `check_env` tries the promises.
-    """
-    _check_whole(env)
-    watched = _Watched(env)
-    state = watched.reset(next(iter(watched.seeds(watched.splits[0]))))
-    _check_texts(watched)
-    watched.observe(state)
-    watched.parse("?")
-    actions = watched.admissible(state) if watched.offers("admissible") else []
-    watched.step(state, actions[0] if actions else "?")
 
 
 def check_env(
@@ -115,7 +52,7 @@ def check_env(
     no admissible ones.
     """
     _check_whole(env)
-    watched = _Watched(env)
+    watched = Watched(env)
     seeds = range(tasks)
     missing = [method for method in ("admissible", "weak", "solve") if not watched.offers(method)]
     if missing:
@@ -151,22 +88,22 @@ def _check_whole(env: object) -> None:
         raise EnvCheckError(f"check_env takes an object, not the class: check_env({cls.__name__}(..))")
 
 
-def _require(holds: bool, env: Env | _Watched, message: str) -> None:
+def _require(holds: bool, env: Env | Watched, message: str) -> None:
     if not holds:
         raise EnvCheckError(f"{env.name}: {message}")
 
 
-def _check_texts(env: _Watched) -> None:
+def _check_texts(env: Watched) -> None:
     for what in ("name", "spec", "rules", "action_format"):
         value = getattr(env, what)
         _require(isinstance(value, str) and bool(value.strip()), env, f"`{what}` must be text that is not empty")
     turns = env.max_turns
     _require(type(turns) is int and turns >= 1, env, f"`max_turns` must be an integer of at least 1, not {turns!r}")
-    _require(_is_json(dict(env.params)), env, "`params` must be plain JSON")
+    _require(is_json(dict(env.params)), env, "`params` must be plain JSON")
 
 
-def _check_identity(env: _Watched) -> None:
-    own = env._env
+def _check_identity(env: Watched) -> None:
+    own = env.env
     name, _, params = env.spec.partition(":")
     _require(name == env.name, env, f"`spec` {env.spec!r} must begin with the name")
     again: object = env.from_spec(params)
@@ -176,11 +113,11 @@ def _check_identity(env: _Watched) -> None:
     _require(again.params == env.params, env, f"`from_spec` of {env.spec!r} gives other `params`")
 
 
-def _check_reset(env: _Watched, seed: int) -> None:
+def _check_reset(env: Watched, seed: int) -> None:
     before = random.getstate()
     state = env.reset(seed)
     _require(random.getstate() == before, env, "`reset` uses Python's global random state")
-    _require(_is_json(state), env, f"the state of seed {seed} is not plain JSON: it must equal its own round trip")
+    _require(is_json(state), env, f"the state of seed {seed} is not plain JSON: it must equal its own round trip")
     random.seed(12345)
     same = env.reset(seed)
     random.setstate(before)
@@ -193,7 +130,7 @@ def _check_reset(env: _Watched, seed: int) -> None:
     _check_progress(env, state, False)
 
 
-def _check_play(env: _Watched, seed: int, actions: Sequence[str]) -> None:
+def _check_play(env: Watched, seed: int, actions: Sequence[str]) -> None:
     """Admissible actions are valid, the weak player's actions parse, and a step is a pure function, to the end."""
     rng = random.Random(seed)
     listed = env.offers("admissible")
@@ -234,7 +171,7 @@ def _check_play(env: _Watched, seed: int, actions: Sequence[str]) -> None:
                 break
 
 
-def _check_over(env: _Watched, state: State) -> None:
+def _check_over(env: Watched, state: State) -> None:
     """A finished episode offers nothing more and stays as it is."""
     first: list[str] = []
     if env.offers("admissible"):
@@ -246,7 +183,7 @@ def _check_over(env: _Watched, state: State) -> None:
         _require(step.state == state, env, "a step after the end must not change the state")
 
 
-def _checked_step(env: _Watched, state: State, action: str) -> Step:
+def _checked_step(env: Watched, state: State, action: str) -> Step:
     """One step, tried twice: it must not raise, mutate its input, depend on anything else, or leave JSON."""
     kept, before = copy.deepcopy(state), random.getstate()
     shown = repr(action[:60])
@@ -258,16 +195,16 @@ def _checked_step(env: _Watched, state: State, action: str) -> Step:
     number = type(step.reward) in (int, float) and math.isfinite(step.reward)  # first: nan is not even equal to itself
     _require(number, env, f"the reward after {shown} must be a finite number, not {step.reward!r}")
     _require(step == again, env, f"`step` with {shown} gave two different results for one state")
-    _require(_is_json(step.state), env, f"the state after {shown} is not plain JSON")
+    _require(is_json(step.state), env, f"the state after {shown} is not plain JSON")
     _require(step.observation == env.observe(step.state), env, "`observation` must be `observe` of the new state")
     flags = all(type(flag) is bool for flag in (step.done, step.success, step.valid))
     _require(flags, env, "`done`, `success` and `valid` must be True or False")
     _require(step.done or not step.success, env, "`success` without `done`")
     _check_progress(env, step.state, step.success)
     if step.valid:
-        env._dearest = min(env._dearest, step.reward)
+        env.dearest = min(env.dearest, step.reward)
     else:
-        env._charge = max(env._charge, step.reward)
+        env.charge = max(env.charge, step.reward)
     outcome = env.outcome(state, action, step)
     _require(isinstance(outcome, str) and bool(outcome), env, f"`outcome` of {shown} must be text that is not empty")
     if not step.valid:
@@ -279,7 +216,7 @@ def _checked_step(env: _Watched, state: State, action: str) -> Step:
     return step
 
 
-def _check_progress(env: _Watched, state: State, won: bool) -> None:
+def _check_progress(env: Watched, state: State, won: bool) -> None:
     """A number in [0, 1] that is 1 when the state is won and only then, or never a number."""
     told = env.progress(state)
     _require((told is None) != env.offers("progress"), env, "`progress` must be a number of each state, or None of all")
@@ -289,11 +226,11 @@ def _check_progress(env: _Watched, state: State, won: bool) -> None:
         _require(env.progress(copy.deepcopy(state)) == told, env, "`progress` gave two numbers for one state")
 
 
-def _check_charge(env: _Watched) -> None:
+def _check_charge(env: Watched) -> None:
     """Where an invalid turn costs something, what a trainer must know of it."""
-    if env.penalises_invalid and env._dearest < env._charge and not env.invalid_is_cheap:
+    if env.penalises_invalid and env.dearest < env.charge and not env.invalid_is_cheap:
         warnings.warn(
-            f"{env.name}: an invalid turn costs {-env._charge:g} and a legal one up to {-env._dearest:g}: not to play "
+            f"{env.name}: an invalid turn costs {-env.charge:g} and a legal one up to {-env.dearest:g}: not to play "
             "pays; set `invalid_is_cheap = True` for trainers to charge for it, too",
             stacklevel=3,
         )
@@ -301,7 +238,7 @@ def _check_charge(env: _Watched) -> None:
     _require(not cheap, env, "`invalid_is_cheap` is for what `step` charges, and it charges nothing: leave it False")
 
 
-def _check_expert(env: _Watched, seed: int) -> None:
+def _check_expert(env: Watched, seed: int) -> None:
     state = env.reset(seed)
     plan = env.solve(state)
     if plan is None:  # no expert knows this task
@@ -318,7 +255,7 @@ def _check_expert(env: _Watched, seed: int) -> None:
     _require(step.success, env, f"the expert's plan for seed {seed} does not win")
 
 
-def _check_strange_texts(env: _Watched, seed: int) -> None:
+def _check_strange_texts(env: Watched, seed: int) -> None:
     """Whatever a policy writes is an action or an invalid turn, never an exception."""
     state, rng = env.reset(seed), random.Random(seed)
     noise = ["".join(chr(rng.randrange(1, 0x2FF)) for _ in range(rng.randrange(40))) for _ in range(20)]
@@ -331,7 +268,7 @@ def _check_strange_texts(env: _Watched, seed: int) -> None:
             _require(env.parse(parsed) == parsed, env, f"`parse` is not stable on {text[:60]!r}")
 
 
-def _check_judge(env: _Watched, seed: int) -> None:
+def _check_judge(env: Watched, seed: int) -> None:
     """A text without a word is never true, and judging depends on nothing else and changes nothing."""
     start = env.reset(seed)
     actions = (env.admissible(start) if env.offers("admissible") else (env.solve(start) or []))[:1]
@@ -342,10 +279,10 @@ def _check_judge(env: _Watched, seed: int) -> None:
     _require(start == env.reset(seed), env, "`judge` mutated the state that it was given")
 
 
-def _check_splits(env: _Watched, per_split: int) -> None:
+def _check_splits(env: Watched, per_split: int) -> None:
     owner: dict[str, str] = {}
     for split in env.splits:
-        seeds = list(islice(env._env.seeds(split), per_split))
+        seeds = list(islice(env.env.seeds(split), per_split))
         _require(seeds == sorted(set(seeds)), env, f"`seeds('{split}')` must increase")
         for seed in seeds:
             state = env.reset(seed)
@@ -356,7 +293,7 @@ def _check_splits(env: _Watched, per_split: int) -> None:
             other = owner.setdefault(text, split)
             _require(other == split, env, f"splits '{other}' and '{split}' share the instance {text[:80]!r}")
     try:
-        env._env.seeds("no such split")
+        env.env.seeds("no such split")
     except EnvParameterError:
         return
     raise EnvCheckError(f"{env.name}: `seeds` of an unknown split must raise EnvParameterError at once")
@@ -438,13 +375,6 @@ def _transcript(env: Env, seeds: Sequence[int]) -> list[Any]:
             state = step.state
         seen.append(log)
     return json.loads(json.dumps(seen))  # type: ignore[no-any-return]
-
-
-def _is_json(value: object) -> bool:
-    try:
-        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
-    except (TypeError, ValueError, RecursionError):
-        return False
 
 
 def _main(module: str, qualname: str, spec: str, *seeds: str) -> None:

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from lamer_envs.base import Env
-from lamer_envs.errors import EnvParameterError, UnknownEnvError
+from lamer_envs.errors import EnvError, EnvParameterError, UnknownEnvError
 from lamer_envs.parameters import known_parameters, nearest
 
 GROUP = "lamer_graph.envs"
@@ -65,7 +65,12 @@ def use(path: str) -> Env:
             lacks = ", ".join(sorted(found.__abstractmethods__))
             raise EnvParameterError(f"'{path[:60]}' is not whole: {found.__name__} still has to write {lacks}")
         _CLASSES[found.name] = found
-        found = found.from_spec(params.strip())
+        try:
+            found = found.from_spec(params.strip())
+        except EnvError:
+            raise
+        except Exception as error:  # what a constructor of anybody's raises
+            raise EnvParameterError(f"'{path[:60]}' cannot be made: {type(error).__name__}: {error}") from error
     elif params:
         raise EnvParameterError(f"'{module}:{attribute}' is made already: give no parameters")
     if not isinstance(found, Env):

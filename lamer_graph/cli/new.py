@@ -63,6 +63,8 @@ def write_project(kind: Kind, name: str, folder: Path) -> list[str]:
         raise ConfigError(f"'{name}' is Python's own word or module: choose another name")
     if module.startswith("lamer_"):
         raise ConfigError(f"'{name}' would hide a package of ours: choose another name")
+    if module in _registered(kind):
+        raise ConfigError(f"'{name}' is registered already, and yours could not be found under it: choose another name")
     check_new(folder, "choose another name, or another folder with --out")
     words = {
         "project": name.replace("_", "-"),
@@ -77,3 +79,11 @@ def write_project(kind: Kind, name: str, folder: Path) -> list[str]:
     for own, text in texts.items():
         (folder / own).write_text(text, encoding="utf-8")
     return list(texts)
+
+
+def _registered(kind: Kind) -> list[str]:
+    """The names that a plug-in of this kind cannot have."""
+    from lamer_envs import names
+    from lamer_memory.config import backend_names
+
+    return {"env": names, "memory": backend_names, "task": list[str]}[kind]()

@@ -66,8 +66,8 @@ def named(spec: str, *, look: bool = True) -> str:
 
 
 def _glance(env: Env, spec: str) -> None:
-    from lamer_envs.checker import glance
     from lamer_envs.errors import EnvCheckError
+    from lamer_envs.watched import glance
 
     try:
         glance(env)

@@ -55,6 +55,7 @@ def test_a_new_project_passes_its_own_test(cli: Cli, kind: str, tmp_path: Path) 
         ("json", "Python's own"),
         ("class", "Python's own"),
         ("lamer-envs", "a package of ours"),
+        ("sokoban", "registered already"),
         ("there", "exists already"),
     ],
 )
@@ -103,6 +104,35 @@ def test_what_is_broken_is_named_by_the_check_and_refused_by_whatever_would_play
         assert says in refused.error_line
         assert f"lamer-graph env check {spec}" in refused.error_line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("reset", "step", "says"),
+    [
+        ("{'n': {1}}", "None", "`reset` must give a state of plain JSON"),
+        ("{'n': 1}", "Step(state, '?', 'much', False, False, False)", "a Step whose reward is a number, not str"),
+        ("{'n': 1}", "Step(state, 3, 0.0, False, False, False)", "a Step whose observation is str, not int"),
+        ("{'n': 1}", "Step(state, '?', float('nan'), False, False, False)", "a finite reward"),
+    ],
+)
+def test_what_would_fail_in_the_midst_of_a_run_is_refused_before_it(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reset: str, step: str, says: str
+) -> None:
+    spec = own(tmp_path, monkeypatch, reset, step)
+    assert cli("env", "check", spec).code == 1
+    refused = cli("collect", "--env", spec, "--policy", "minesweeper-warmstart", "--out", "r")
+    assert refused.code == 2
+    assert says in refused.error_line
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_class_whose_constructor_raises_is_refused_in_one_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = own(tmp_path, monkeypatch, "{}", "None\n\n    def __init__(self):\n        raise RuntimeError('no board')")
+    refused = cli("env", "check", spec)
+    assert refused.code == 2
+    assert "cannot be made: RuntimeError: no board" in refused.error_line
 
 
 def test_an_environment_of_no_name_is_refused(cli: Cli) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,66 @@ def test_the_exported_policy_is_the_trained_one_and_its_card_says_how_it_was_mad
     ):
         assert told in card
     assert made.parameters > 0
+
+
+@pytest.fixture
+def stirred(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """An adapter that changes much, which so short a run does not: where no trial was won it has not moved at all."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype="float32")
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    dice = torch.Generator().manual_seed(5)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            weight.data = torch.randn(weight.shape, generator=dice) * 0.02
+    adapted.save_pretrained(tmp_path / "stirred")
+    return tmp_path / "stirred"
+
+
+def test_every_log_probability_is_that_of_base_and_adapter_apart(
+    stirred: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    def of(folder: Path) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+
+    def logprobs(model: Any) -> Any:
+        tokens = torch.randint(0, 300, (4, 60), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():  # summed in float64: else that sum's own rounding is as large as what is measured
+            return model(tokens).logits.double().log_softmax(-1)
+
+    export(stirred, tmp_path / "mine")
+    apart = logprobs(PeftModel.from_pretrained(of(tiny_model_dir), stirred))
+    assert float((logprobs(of(tmp_path / "mine")) - apart).abs().max()) < 1e-5
+    assert float((logprobs(of(tiny_model_dir)) - apart).abs().max()) > 0.1
+
+
+def test_an_adapter_that_says_nothing_is_asked_as_its_base_is(
+    stirred: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    (base / "lamer.json").write_text('{"env": "sokoban:6x6-1", "template": {"enable_thinking": false}}')
+    config = json.loads((stirred / "adapter_config.json").read_text())
+    (stirred / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+    export(stirred, tmp_path / "mine")
+    assert json.loads((tmp_path / "mine" / "lamer.json").read_text())["template"] == {"enable_thinking": False}
+
+
+def test_a_killed_run_gives_the_weights_of_its_last_checkpoint(trained: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("run.json", "collected", "checkpoints", "metrics.jsonl"):
+        (killed / name).symlink_to(trained / name)
+    made = export(killed, tmp_path / "mine")
+    assert made.weights.parent == killed / "checkpoints"
+    assert is_policy(tmp_path / "mine")
+    assert "After update 2" in (tmp_path / "mine" / "README.md").read_text()
 
 
 def test_the_weights_that_validated_best_are_taken_and_what_they_read_is_told(trained: Path, tmp_path: Path) -> None:

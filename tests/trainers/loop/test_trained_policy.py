@@ -76,7 +76,7 @@ def test_a_full_specification_wins_over_the_card_and_a_difference_is_noted(cli: 
 
 def test_the_help_of_env_says_what_a_bare_name_means(cli: Cli) -> None:
     for command in ("eval", "play", "collect", "compare"):
-        words = cli(command, "--help").out.replace("\u2502", " ").split()
+        words = cli(command, "--help-all").out.replace("\u2502", " ").split()
         assert "a name alone: as --policy's card says." in " ".join(words)
 
 

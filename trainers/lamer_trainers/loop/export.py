@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from lamer_graph.errors import ConfigError, LamerError
 from lamer_graph.policies.fingerprint import other_base
 from lamer_graph.policies.loading import load_model, load_tokenizer, merged, no_bar
-from lamer_graph.policies.shipped import CARD, TEMPLATE, base_of, card, is_adapter, is_policy
+from lamer_graph.policies.shipped import CARD, TEMPLATE, base_of, card, is_adapter, is_policy, taught_template
 from lamer_trainers.learning.saving import replacing
 from lamer_trainers.loop.best import BEST, READING
-from lamer_trainers.loop.run_folder import METRICS, RUN
+from lamer_trainers.loop.run_folder import CHECKPOINTS, METRICS, RUN, last_checkpoint, steps_of
 from lamer_trainers.runfile import RunFile
 
 RESULTS = ("adapter", "policy")
@@ -58,7 +58,12 @@ def subject_of(source: Path, *, last: bool = False) -> Subject:
     for name in RESULTS:
         if is_adapter(source / name) or is_policy(source / name):
             return Subject(source / name, source, *_last_reading(source))
-    raise ConfigError(f"{source} has no weights yet: its training has not ended, and nothing was validated")
+    checkpoint = last_checkpoint(source / CHECKPOINTS)
+    if checkpoint is not None and (is_adapter(checkpoint) or is_policy(checkpoint)):
+        run = _run_of(source)
+        update = None if run is None else steps_of(checkpoint) // run.optimise.steps_per_update
+        return Subject(checkpoint, source, *_last_reading(source, update))
+    raise ConfigError(f"{source} has no weights yet: nothing was validated and no checkpoint written")
 
 
 def _read(folder: Path) -> tuple[list[float] | None, int | None]:
@@ -69,10 +74,11 @@ def _read(folder: Path) -> tuple[list[float] | None, int | None]:
         return None, None
 
 
-def _last_reading(run: Path) -> tuple[list[float] | None, int | None]:
-    """The validation after the last update, if that one was validated."""
+def _last_reading(run: Path, update: int | None = None) -> tuple[list[float] | None, int | None]:
+    """The validation after the last update, or that `update`, if that one was validated."""
     try:
-        told = orjson.loads((run / METRICS).read_bytes().splitlines()[-1])
+        lines = map(orjson.loads, (run / METRICS).read_bytes().splitlines())
+        told = [line for line in lines if update is None or line["update"] == update][-1]
         return [float(value) for value in told["validation/pass@k"]], int(told["update"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None, None
@@ -101,13 +107,19 @@ def export(source: Path, out: Path, *, last: bool = False) -> Exported:
         model.to(kind).save_pretrained(fresh)
         tokenizer = load_tokenizer(subject.folder if (subject.folder / "tokenizer.json").is_file() else base)
         tokenizer.save_pretrained(fresh)
-        told = card(subject.folder)
+        told = _lamer_card(subject.folder, base)
         (fresh / CARD).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
         count = sum(weight.numel() for weight in model.parameters())
         (fresh / "README.md").write_text(_card(out.name, subject, base, told, count, stored))
         for licence in base.glob("LICENSE*"):
             shutil.copyfile(licence, fresh / licence.name)
     return Exported(out, subject.folder, count, stored, subject.reading)
+
+
+def _lamer_card(folder: Path, base: Path) -> dict[str, Any]:
+    """What the weights play and how they are asked; what an adapter does not say of that its base does."""
+    told, template = card(folder) or card(base), taught_template(folder, base)
+    return told if template is None else {**told, TEMPLATE: template}
 
 
 def _stored(base: Path) -> str:
