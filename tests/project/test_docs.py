@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
-from doc_blocks import NEEDS, PAGES, Block, Reader, agrees, blocks_of, name_of
+from command_line import Cli
+from doc_blocks import NEEDS, PAGES, Block, Reader, agrees, blocks_of, commands_of, name_of
 from lamer_graph.runlog import read_trials
 from lamer_graph.serving.vllm import INSTALL_HINT, VllmServer, vllm_flavour
 from places import ROOT
@@ -67,6 +69,27 @@ def test_a_block_that_needs_a_server_runs_on_one(block: Block, tmp_path: Path, m
         Reader(tmp_path).try_out(block._replace(text=block.text.replace(SERVED, server.base_url)))
     (trial,) = read_trials(tmp_path / "runs" / "prod")
     assert all(turn["call"]["token_ids"] for episode in trial["episodes"] for turn in episode["turns"])
+
+
+def plannable() -> list[str]:
+    """Trainings and reproductions that take too long here, and can say what they would do."""
+    found = []
+    for block in (one for blocks in BLOCKS.values() for one in blocks if one.kind == "console" and one.needs):
+        for said in commands_of(block):
+            words = said.command.split()
+            planned = words[1:2] in (["train"], ["reproduce"]) and not {"--from-logs", "--report"} & set(words)
+            # The preset for SmolLM2 goes on with an adapter that the lines before it make.
+            if planned and block.needs == "time" and "minesweeper-smollm2" not in words:
+                found.append(said.command.removeprefix("lamer-graph ").replace(" --dry-run", "") + " --dry-run")
+    return sorted(set(found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", plannable())
+def test_a_run_that_takes_too_long_here_is_planned(command: str, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    outcome = cli(*shlex.split(command))
+    assert outcome.code == 0, outcome.err
 
 
 @pytest.mark.parametrize(

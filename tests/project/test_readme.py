@@ -6,7 +6,9 @@ import ast
 import re
 import runpy
 import shlex
+import subprocess
 import sys
+import tomllib
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -111,7 +113,7 @@ def test_every_link_to_a_heading_finds_it(document: Path) -> None:
 
 # -- commands ---------------------------------------------------------------------------------------------------------
 
-ELSEWHERE = {"accelerate", "cd", "curl", "make", "pip", "python", "source", ".venv/bin/python"}
+ELSEWHERE = {"accelerate", "cd", "cp", "curl", "docker", "make", "pip", "python", "source", ".venv/bin/python"}
 
 
 def written_commands(document: Path) -> list[list[str]]:
@@ -128,7 +130,7 @@ def test_every_command_that_a_document_names_is_there_with_its_options_presets_a
     groups = {name.split()[0] for name in leaf_commands() if " " in name}
     for words in written_commands(document):
         name, given = called([word.strip("[]") for word in words])
-        if (words[0] in groups and len(words) == 1) or words[0] == "--help":
+        if (words[0] in groups and len(words) == 1) or words[0] in ("--help", "--install-completion"):
             continue
         assert name, words
         known = {option for parameter in leaf_commands()[name].params for option in parameter.opts} | {"--help"}
@@ -142,6 +144,17 @@ def test_every_command_that_a_document_names_is_there_with_its_options_presets_a
     benchmarks = {path.stem.removeprefix("bench_") for path in (ROOT / "bench").glob("bench_*.py")}
     for names in re.findall(r"python -m bench((?: [a-z_]+)*)", WRITTEN[document]):
         assert set(names.split()) <= benchmarks
+
+
+def test_every_command_of_a_console_is_taken_by_the_command_line() -> None:
+    """With its values, not its names alone."""
+    for page in PAGES:
+        for block in (one for one in blocks_of(page) if one.kind == "console"):
+            for said in commands_of(block):
+                words = shlex.split(said.command)
+                name, given = called(words[1:]) if words[0] == "lamer-graph" else ("", [])
+                if name and "--help" not in given:
+                    leaf_commands()[name].make_context(name, given)
 
 
 def test_documents_name_enough_commands_and_every_one_of_them_is_told() -> None:
@@ -257,6 +270,14 @@ def test_the_reference_has_every_public_name() -> None:
             assert shown or name in NOT_SHOWN, f"{package.__name__}.{name} (of {home})"
 
 
+def test_the_page_of_packages_has_every_extra_of_a_user() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(
+        r"^\| (`.*?) \|", (DOCS / "packages.md").read_text().partition("## Extras")[2], flags=re.MULTILINE
+    )
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(extras) - {"test", "dev", "all"}
+
+
 def test_the_citation_can_be_read_and_names_the_paper() -> None:
     said = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert said["references"][0]["identifiers"][0]["value"] == "arXiv:2512.16848"
@@ -265,8 +286,6 @@ def test_the_citation_can_be_read_and_names_the_paper() -> None:
 
 @pytest.mark.slow
 def test_the_pages_are_built_without_a_warning_and_load_nothing_from_elsewhere(tmp_path: Path) -> None:
-    import subprocess
-
     pytest.importorskip("mkdocs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)

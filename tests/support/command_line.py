@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ class Outcome(NamedTuple):
 Cli = Callable[..., Outcome]
 
 
+@cache
 def leaf_commands() -> dict[str, TyperCommand]:
     """Every command that does something, by the words that call it."""
     found = {}
