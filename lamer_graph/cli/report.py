@@ -22,8 +22,7 @@ RunsArgument = Annotated[
     typer.Argument(
         metavar="RUN...",
         show_default=False,
-        help="Folders of `collect`, `eval`, `train`, `compare`, `reproduce` or `quickstart`; of one that holds several "
-        "runs, all.",
+        help="Folders of `collect`, `eval`, `train`, `compare` or `quickstart`; of one that holds several runs, all.",
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")]

@@ -44,8 +44,6 @@ def described(run: Run) -> Json:
         "memory": memory_name(config),
         "episodes": config.get("max_episodes"),
         "prompt": config.get("prompt_style"),
-        "strategy": config.get("strategy"),
-        "thoughts": config.get("thoughts"),
         "sampling": _sampling(config),
         **{name: run.settings.get(name) for name in SETTINGS},
     }

@@ -19,9 +19,6 @@ from lamer_graph.runlog import RUN_FILE, TRIALS_FILE
 from lamer_graph.trial.states import Json
 
 METRICS, COLLECTED, VALIDATION = "metrics.jsonl", "collected", "validation"
-LABELS = "labels.json"
-"""What `lamer-graph reproduce` notes of the runs below its folder, by the names of theirs."""
-MOST_LABEL = 80
 DEPTH = 3
 """How far below a folder that was named runs are looked for."""
 MOST_RUNS = 24
@@ -79,27 +76,13 @@ def find_runs(places: Sequence[Path]) -> list[Run]:
         whole = place.resolve()
         for folder in found:
             below = folder.resolve().relative_to(whole).as_posix() if folder != place else ""
-            brief = _label(folder.resolve()) or below or whole.name
-            named.setdefault(folder.resolve(), (brief, f"{whole.parent.name}/{whole.name}/{below}"))
+            named.setdefault(folder.resolve(), (below or whole.name, f"{whole.parent.name}/{whole.name}/{below}"))
     if len(named) > MOST_RUNS:
-        some = " ".join(str(folder) for folder in list(named)[:2])
-        raise RunLogError(
-            f"{len(named)} runs are more than fit beside each other ({MOST_RUNS}): name some of them, e.g. {some}"
-        )
+        raise RunLogError(f"{len(named)} runs are more than fit beside each other ({MOST_RUNS}): name some of them")
     briefly = [brief for brief, _ in named.values()]
     return [
         _run(folder, brief if briefly.count(brief) == 1 else long.strip("/")) for folder, (brief, long) in named.items()
     ]
-
-
-def _label(folder: Path) -> str:
-    """What the grid that a run belongs to calls it; "" where it belongs to none."""
-    try:
-        told = orjson.loads((folder.parent.parent / LABELS).read_bytes())
-    except (OSError, ValueError):
-        return ""
-    label = told.get(folder.name) if isinstance(told, dict) else None
-    return label[:MOST_LABEL] if isinstance(label, str) else ""
 
 
 def _below(folder: Path, depth: int) -> list[Path]:

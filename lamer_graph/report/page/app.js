@@ -44,7 +44,7 @@ const known = (run, row) => store.rows[run] && row !== null && row < store.rows[
 
 function drawTabs(view) {
   const trained = store.overview.runs.map((run, number) => [run, number]).filter(([run]) => run.curves);
-  const tab = (name, href, word) => h("a", { href, title: word, "aria-current": view === name ? "page" : null }, word);
+  const tab = (name, href, word) => h("a", { href, "aria-current": view === name ? "page" : null }, word);
   fill(
     tabs,
     tab("overview", "#/", "Overview"),

@@ -1,7 +1,7 @@
 // Charts as SVG. What must stay true: a point is a number that was measured and its interval is drawn with it; axes of
 // shares go from 0 to 1; every chart says in words what it shows.
 
-import { brief, h, percent, plain, share } from "./dom.js";
+import { brief, h, percent, plain } from "./dom.js";
 
 export const SERIES = 6;
 
@@ -23,7 +23,7 @@ export function passes(runs) {
   const parts = [];
   for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
     parts.push(h("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
-    parts.push(h("text", { class: "tick", x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, share(tick)));
+    parts.push(h("text", { class: "tick", x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, percent(tick)));
   }
   for (let k = 0; k < most; k += 1) {
     const middle = left + step * (k + 0.5);
@@ -94,25 +94,7 @@ export function running(values, window = 9) {
   });
 }
 
-/** Success over a training's updates, as `lines` and a legend take it: each pass@k of the batches, and what was validated. */
-export function successes({ pass_at: passAt, validation }) {
-  const series = passAt.map((values, k) => ({ name: `pass@${k + 1}`, values, dots: true }));
-  if (validation.length)
-    series.push({
-      name: "validation",
-      updates: validation.map(([update]) => update),
-      values: validation.map(([, values]) => values[values.length - 1]),
-      alone: true,
-      colour: 5,
-    });
-  return series;
-}
-
-/** Which of the colours the series at a place has. */
-export const colour = (one, number) => (one.colour === undefined ? number : one.colour) % SERIES;
-
-/** Lines over updates. `series`: [{name, values, dots, alone, updates, colour}]; `dots` are drawn with their running
- * mean, those `alone` as points at updates of their own. */
+/** Lines over updates. `series`: [{name, values, points}], of which `points` are drawn as dots alone. */
 export function lines({ updates, series, shares, label, last, small }) {
   const width = small ? 300 : narrow() ? 350 : 640,
     height = small ? 130 : narrow() ? 220 : 260,
@@ -139,7 +121,7 @@ export function lines({ updates, series, shares, label, last, small }) {
       h(
         "text",
         { class: "tick", x: left - 6, y: y(tick) + 4, "text-anchor": "end" },
-        shares ? share(tick) : brief(tick),
+        shares ? percent(tick) : brief(tick),
       ),
     );
   }
@@ -162,7 +144,7 @@ export function lines({ updates, series, shares, label, last, small }) {
   series.forEach((one, number) => {
     const group = h(
       "g",
-      { class: `series s${colour(one, number)}` },
+      { class: `series s${(one.colour === undefined ? number : one.colour) % SERIES}` },
       h("title", {}, one.name),
     );
     const places = one.values.map((value, i) => (value === null ? null : [x((one.updates || updates)[i]), y(value)]));

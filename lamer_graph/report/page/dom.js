@@ -96,17 +96,8 @@ export function drawing(tree) {
 }
 
 export const count = (number) => number.toLocaleString("en-US");
-/** A share with one decimal, as the command line shows it: a half goes to the even digit. */
-export function percent(value) {
-  if (value === null || value === undefined) return "–";
-  const half = Math.abs((16 * value) % 2) === 1; // odd sixteenths are the only numbers that lie in the middle
-  return (half ? Math.round(500 * value) / 5 : 100 * value).toFixed(1) + "%";
-}
-/** A round share, such as a tick of an axis. */
-export const share = (value) => `${Math.round(100 * value)}%`;
-/** A difference of shares in points. */
-export const inPoints = (value) =>
-  value === null || value === undefined ? "–" : (value < 0 ? "−" : "+") + percent(Math.abs(value)).replace("%", " pts");
+export const percent = (value) =>
+  value === null || value === undefined ? "–" : (100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0) + "%";
 export function brief(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);

@@ -1,8 +1,8 @@
 // What came of the runs as a whole.
 
-import { colour, difference, lines, outcomeClass, outcomeWord, passes, SERIES, span, successes } from "./charts.js";
+import { difference, lines, outcomeClass, outcomeWord, passes, SERIES, span } from "./charts.js";
 import { store } from "./data.js";
-import { brief, count, h, inPoints, link, percent, plural, said } from "./dom.js";
+import { brief, count, h, link, percent, plural, said, signed } from "./dom.js";
 
 const MOST_CELLS = 600;
 
@@ -63,8 +63,7 @@ function headline(runs) {
 function success(runs) {
   const most = Math.max(...runs.map((run) => run.pass_at.length));
   const keys = Array.from({ length: most }, (_, k) => k);
-  const diverse = runs.some(several);
-  const drawn = runs.length <= SERIES;
+  const diverse = runs.some((run) => run.summary.trials > run.summary.tasks);
   return h(
     "section",
     { class: "card" },
@@ -74,70 +73,75 @@ function success(runs) {
       { class: "under" },
       "The share of tasks that are solved in the first k episodes of a trial. Lines are 95 % intervals over different instances.",
     ),
-    drawn
-      ? h("div", { class: "figure" }, passes(runs), legend(runs))
-      : h("p", { class: "note" }, `Of more than ${SERIES} runs there is no picture: name some of them to see one.`),
-    numberTable(
-      [
-        h("th", { scope: "col" }, "run"),
-        h("th", { scope: "col", class: "left" }, "memory"),
-        keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)),
-        h("th", { scope: "col" }, "turns"),
-        h("th", { scope: "col" }, "invalid"),
-        diverse
-          ? h("th", { scope: "col", title: "entropy in nats of the first episodes' action sequences" }, "diversity")
-          : null,
-        h("th", { scope: "col" }, "tasks"),
-      ],
-      runs.map((run, number) =>
+    runs.length <= SERIES ? h("div", { class: "figure" }, passes(runs), legend(runs)) : null,
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "numbers" },
         h(
-          "tr",
-          { class: drawn ? `series s${number}` : null },
+          "thead",
+          {},
           h(
-            "th",
-            { scope: "row" },
-            drawn ? h("i", { class: "key" }) : null,
-            h("a", { href: "#/trials?run=" + run.number }, run.name),
-          ),
-          h("td", { class: "left" }, run.memory || "–"),
-          keys.map((k) =>
-            h(
-              "td",
-              {},
-              run.pass_at[k]
-                ? [
-                    h("b", {}, percent(run.pass_at[k].value)),
-                    h("small", {}, `${percent(run.pass_at[k].low)} – ${percent(run.pass_at[k].high)}`),
-                    span(run.pass_at[k]),
-                  ]
-                : "",
-            ),
-          ),
-          h("td", {}, brief(run.summary.turns_per_episode.value)),
-          h("td", {}, percent(run.summary.invalid_rate.value)),
-          diverse ? h("td", {}, several(run) ? brief(run.summary.diversity.value) : "") : null,
-          h(
-            "td",
+            "tr",
             {},
-            count(run.summary.tasks),
-            run.summary.failed_trials ? h("small", {}, `${count(run.summary.failed_trials)} ended by errors`) : null,
+            h("th", { scope: "col" }, "run"),
+            h("th", { scope: "col", class: "left" }, "memory"),
+            keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)),
+            h("th", { scope: "col" }, "turns"),
+            h("th", { scope: "col" }, "invalid"),
+            diverse
+              ? h("th", { scope: "col", title: "entropy in nats of the first episodes' action sequences" }, "diversity")
+              : null,
+            h("th", { scope: "col" }, "tasks"),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          runs.map((run, number) =>
+            h(
+              "tr",
+              { class: runs.length <= SERIES ? `series s${number}` : null },
+              h(
+                "th",
+                { scope: "row" },
+                runs.length <= SERIES ? h("i", { class: "key" }) : null,
+                h("a", { href: "#/trials?run=" + run.number }, run.name),
+              ),
+              h("td", { class: "left" }, run.memory || "–"),
+              keys.map((k) =>
+                h(
+                  "td",
+                  {},
+                  run.pass_at[k]
+                    ? [
+                        h("b", {}, percent(run.pass_at[k].value)),
+                        h("small", {}, `${percent(run.pass_at[k].low)} – ${percent(run.pass_at[k].high)}`),
+                        span(run.pass_at[k]),
+                      ]
+                    : "",
+                ),
+              ),
+              h("td", {}, brief(run.summary.turns_per_episode.value)),
+              h("td", {}, percent(run.summary.invalid_rate.value)),
+              diverse ? h("td", {}, brief(run.summary.diversity.value)) : null,
+              h(
+                "td",
+                {},
+                count(run.summary.tasks),
+                run.summary.failed_trials
+                  ? h("small", {}, `${count(run.summary.failed_trials)} ended by errors`)
+                  : null,
+              ),
+            ),
           ),
         ),
       ),
     ),
   );
 }
-
-/** A table of numbers that scrolls where it is wider than the screen. */
-const numberTable = (heads, rows) =>
-  h(
-    "div",
-    { class: "scroll" },
-    h("table", { class: "numbers" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)),
-  );
-
-/** Whether a run has several trials of a task, without which nothing can be said of their diversity. */
-const several = (run) => run.summary.trials > run.summary.tasks;
 
 export const legend = (runs) =>
   h(
@@ -146,7 +150,7 @@ export const legend = (runs) =>
     runs.map((run, number) =>
       h(
         "li",
-        { class: `series s${colour(run, number)}` },
+        { class: `series s${number % SERIES}` },
         h("i", { class: "key" }),
         h(
           "span",
@@ -161,8 +165,17 @@ export const legend = (runs) =>
   );
 
 function trained(run) {
-  const { updates, planned } = run.curves;
-  const series = successes(run.curves);
+  const { updates, pass_at: passAt, validation, planned } = run.curves;
+  const series = passAt.map((values, k) => ({ name: `pass@${k + 1}`, values, dots: true }));
+  const readings = validation.map(([, values]) => values[values.length - 1]);
+  if (readings.length)
+    series.push({
+      name: "validation",
+      updates: validation.map(([update]) => update),
+      values: readings,
+      alone: true,
+      colour: 5,
+    });
   return h(
     "section",
     { class: "card" },
@@ -264,38 +277,59 @@ function compared(comparison) {
       { class: "under" },
       `Differences of pass@k from ${comparison.reference} on the same tasks, with 95 % intervals; a single comparison's p beside each.`,
     ),
-    numberTable(
-      [
-        h("th", { scope: "col" }, "run"),
-        keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)),
-        h("th", { scope: "col" }, "prompt tokens"),
-        h("th", { scope: "col" }, "tokens per solved"),
-        h("th", { scope: "col" }, "seconds per solved"),
-      ],
-      comparison.rows.map((row) =>
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "numbers" },
         h(
-          "tr",
+          "thead",
           {},
-          h("th", { scope: "row" }, row.name, row.name === comparison.reference ? h("small", {}, "reference") : null),
-          keys.map((k) =>
-            h(
-              "td",
-              {},
-              row.differences
-                ? [
-                    h("b", {}, inPoints(row.differences[k].value)),
-                    h(
-                      "small",
-                      {},
-                      `p ${row.differences[k].p < 0.001 ? "< .001" : "= " + row.differences[k].p.toFixed(3).replace(/^0/, "")}`,
-                    ),
-                    difference(row.differences[k]),
-                  ]
-                : percent(row.pass_at[k].value),
-            ),
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, "run"),
+            keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)),
+            h("th", { scope: "col" }, "prompt tokens"),
+            h("th", { scope: "col" }, "tokens per solved"),
+            h("th", { scope: "col" }, "seconds per solved"),
           ),
-          [row.prompt_tokens, row.tokens_per_solved, row.seconds_per_solved].map((one) =>
-            h("td", {}, one ? brief(one.value) : "–"),
+        ),
+        h(
+          "tbody",
+          {},
+          comparison.rows.map((row) =>
+            h(
+              "tr",
+              {},
+              h(
+                "th",
+                { scope: "row" },
+                row.name,
+                row.name === comparison.reference ? h("small", {}, "reference") : null,
+              ),
+              keys.map((k) =>
+                h(
+                  "td",
+                  {},
+                  row.differences
+                    ? [
+                        h("b", {}, signed(100 * row.differences[k].value).replace(/\..*/, "") + " pts"),
+                        h(
+                          "small",
+                          {},
+                          `p ${row.differences[k].p < 0.001 ? "< .001" : "= " + row.differences[k].p.toFixed(3).replace(/^0/, "")}`,
+                        ),
+                        difference(row.differences[k]),
+                      ]
+                    : percent(row.pass_at[k].value),
+                ),
+              ),
+              [row.prompt_tokens, row.tokens_per_solved, row.seconds_per_solved].map((one) =>
+                h("td", {}, one ? brief(one.value) : "–"),
+              ),
+            ),
           ),
         ),
       ),

@@ -1,6 +1,6 @@
 // A training, update by update.
 
-import { lines, successes } from "./charts.js";
+import { lines } from "./charts.js";
 import { store } from "./data.js";
 import { brief, count, h, link, percent, plural } from "./dom.js";
 import { legend } from "./overview.js";
@@ -25,8 +25,16 @@ function byUpdate(rows) {
 export function training(number) {
   const run = store.overview.runs[number];
   if (!run || !run.curves) return h("p", { class: "empty" }, "This run trains nothing.");
-  const { updates, more, planned } = run.curves;
-  const series = successes(run.curves);
+  const { updates, pass_at: passAt, validation, more, planned } = run.curves;
+  const series = passAt.map((values, k) => ({ name: `pass@${k + 1}`, values, dots: true }));
+  if (validation.length)
+    series.push({
+      name: "validation",
+      updates: validation.map(([update]) => update),
+      values: validation.map(([, values]) => values[values.length - 1]),
+      alone: true,
+      colour: 5,
+    });
   const seen = byUpdate(store.rows[number]);
   const waiting = planned && updates.length < planned;
   return h(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import lamer_graph.report as report_package
 from chromium import a_browser, a_page, expect
 from lamer_graph.cli.crediting import worth_of
 from lamer_graph.report.book import Book
@@ -71,49 +69,6 @@ def test_the_overview_has_every_run_with_its_intervals_its_trials_and_what_memor
         assert page.locator("svg.chart:not(.passes) polyline").count() == 3
         page.locator(".strip .cell").first.click()
         page.wait_for_selector(".episode.active")
-
-
-def colours(page: Page, selector: str, mark: str) -> dict[str, str]:
-    """The colour of the mark in each of these, by the first word of what is beside it."""
-    return {
-        one.text_content().split()[0]: one.locator(mark).first.evaluate(
-            "e => getComputedStyle(e).fill === 'rgb(0, 0, 0)' || !e.closest('svg')"
-            " ? getComputedStyle(e).backgroundColor : getComputedStyle(e).fill"
-        )
-        for one in page.locator(selector).all()
-        if one.locator(mark).count()
-    }
-
-
-@pytest.mark.parametrize("view", ["", "#/training/0"])
-def test_a_chart_and_its_legend_have_the_same_colours(browser: Browser, tmp_path: Path, view: str) -> None:
-    a_training(tmp_path / "training", updates=3, validated=True)
-    write_report(Book(find_runs([tmp_path / "training"]), worth_of), tmp_path / "report.html", "a training")
-    with a_page(browser, (tmp_path / "report.html").as_uri() + view) as page:
-        drawn = colours(page, "svg.chart:not(.small) g.series", "circle")
-        keyed = colours(page, ".legend:not(.cellkey) li", "i.key")
-        assert "validation" in drawn
-        assert keyed == drawn
-
-
-def test_shares_are_rounded_as_the_command_line_rounds_them(browser: Browser, report: str) -> None:
-    dom = (Path(report_package.__file__).parent / "page" / "dom.js").read_text()
-    (percent,) = re.findall(r"^export (function percent.*?^})", dom, flags=re.MULTILINE | re.DOTALL)
-    with a_page(browser, report) as page:
-        for value in (0, 0.625, 0.0625, 0.0005, 0.1875, 0.9995, 1 / 3, 1):
-            assert page.evaluate(f"({percent})({value})") == f"{value:.1%}"
-
-
-def test_of_one_trial_a_task_no_diversity_is_told(browser: Browser, tmp_path: Path) -> None:
-    written(tmp_path / "runs" / "one", [played(seed) for seed in range(3)])
-    written(tmp_path / "runs" / "two", [played(seed, index) for seed in range(3) for index in range(2)])
-    write_report(Book(find_runs([tmp_path / "runs"]), worth_of), tmp_path / "report.html", "two runs")
-    with a_page(browser, (tmp_path / "report.html").as_uri()) as page:
-        heads = texts(page, "table.numbers thead th")
-        rows = [row.locator("td, th").all_inner_texts() for row in page.locator("table.numbers tbody tr").all()]
-        at = heads.index("diversity")
-        assert rows[0][at] == ""
-        assert rows[1][at] != ""
 
 
 def test_the_list_is_filtered_sorted_and_searched_and_its_address_says_how(browser: Browser, report: str) -> None:

@@ -29,26 +29,6 @@ def test_runs_below_a_folder_are_named_by_their_place_in_it(tmp_path: Path) -> N
     assert [run.training for run in found] == [False, False, False, True]
 
 
-def test_runs_of_a_grid_have_the_names_that_the_grid_gave_them(tmp_path: Path) -> None:
-    for place in ("readings/warmstart-0a1b", "readings/other-77", "trainings/cpu-s0-ffff"):
-        written(tmp_path / "grid" / place, [played(1)])
-    labels = {"warmstart-0a1b": "minesweeper untrained alone, read", "cpu-s0-ffff": ["no", "text"]}
-    (tmp_path / "grid" / "labels.json").write_text(json.dumps(labels))
-    named = ["readings/other-77", "minesweeper untrained alone, read", "trainings/cpu-s0-ffff"]
-    assert [run.name for run in find_runs([tmp_path / "grid"])] == named
-    (tmp_path / "grid" / "labels.json").write_text("no json")
-    assert [run.name for run in find_runs([tmp_path / "grid" / "readings" / "other-77"])] == ["other-77"]
-
-
-def test_more_runs_than_fit_are_refused_with_how_to_name_some(tmp_path: Path) -> None:
-    for number in range(25):
-        written(tmp_path / "grid" / f"run-{number:02}", [played(1)])
-    with pytest.raises(
-        RunLogError, match=r"25 runs are more than fit .* name some of them, e\.g\. \S+run-00 \S+run-01"
-    ):
-        find_runs([tmp_path / "grid"])
-
-
 def test_runs_of_one_name_are_told_apart_and_a_run_named_twice_is_one(tmp_path: Path) -> None:
     for place in ("a/run", "b/run"):
         written(tmp_path / place, [played(1)])

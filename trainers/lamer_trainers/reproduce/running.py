@@ -21,7 +21,6 @@ from types import FrameType
 import orjson
 
 from lamer_graph.errors import ConfigError
-from lamer_graph.runlog import write_atomic
 from lamer_graph.serving.supervisor import PR_SET_PDEATHSIG, prctl
 from lamer_trainers.errors import CheckpointError
 from lamer_trainers.loop.run_folder import METRICS
@@ -36,8 +35,7 @@ LOCK_S = 15.0
 LINE = 100
 """Columns of a line of progress."""
 PROGRAM = (sys.executable, "-m", "lamer_graph")
-NOTE, LABELS = "reproduce.json", "labels.json"
-"""In the grid's folder: what it is, and what each of its runs is, by the name of its folder (a report reads that)."""
+NOTE = "reproduce.json"
 
 
 @dataclass
@@ -154,17 +152,7 @@ def claimed(grid: Grid) -> Iterator[int]:
         if not lock.tell():
             lock.write(orjson.dumps(_told(grid), option=orjson.OPT_INDENT_2) + b"\n")
             lock.flush()
-        _label(grid)
         yield lock.fileno()
-
-
-def _label(grid: Grid) -> None:
-    """Note what the grid's runs are, beside those of the targets that were run here before."""
-    path = grid.wanted.out / LABELS
-    before: dict[str, str] = orjson.loads(path.read_bytes()) if path.exists() else {}
-    told = before | {job.name: job.says for job in grid.chosen}
-    if told != before:
-        write_atomic(path, orjson.dumps(told, option=orjson.OPT_INDENT_2))
 
 
 def _locked(descriptor: int) -> bool:
