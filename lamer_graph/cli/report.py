@@ -22,7 +22,8 @@ RunsArgument = Annotated[
     typer.Argument(
         metavar="RUN...",
         show_default=False,
-        help="Folders of `collect`, `eval`, `train`, `compare` or `quickstart`; of one that holds several runs, all.",
+        help="Folders of `collect`, `eval`, `train`, `compare`, `reproduce` or `quickstart`; of one that holds several "
+        "runs, all.",
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")]
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
         examples=[
             ("lamer-graph report runs/first -o first.html", "One page: pass@k, every trial, turn by turn."),
             ("lamer-graph report runs/none runs/reflection", "Two runs on the same tasks, side by side."),
+            ("lamer-graph report runs/reproduce/readings", "What `reproduce` read, under the names of its tables."),
             ("lamer-graph report runs/quickstart-1 --most 1000", "All runs below a folder, more of their trials."),
         ],
     )
@@ -101,6 +103,7 @@ def register(app: typer.Typer) -> None:
         examples=[
             ("lamer-graph view runs/first", "Look at a run in a browser, finished or not."),
             ("lamer-graph view runs/training --port 0", "A training as it goes on, on a free port."),
+            ("lamer-graph view runs/reproduce", "A `reproduce` as it goes on: its trainings and readings."),
             ("ssh -L 8200:127.0.0.1:8200 host", "On your own machine: a run on another one."),
         ],
     )

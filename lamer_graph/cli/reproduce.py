@@ -176,11 +176,12 @@ def register(app: typer.Typer) -> None:
             return {"scales": plans}
         grid = expand(wanted)
         if report:
-            from lamer_trainers.reproduce.running import check_out
+            from lamer_trainers.reproduce.running import check_out, name_runs
 
             check_out(grid)
             if not out.is_dir():
                 raise ConfigError(f"--report: there is nothing in {out} yet")
+            name_runs(grid)
             return {"reports": _reports(ui, grid, {})}
         return _run(ui, grid, jobs, resume)
 

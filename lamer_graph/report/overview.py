@@ -7,10 +7,10 @@ be said of a run (it has no finished trial yet, it differs in more than memory) 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lamer_graph.collection.config import MEMORY_FIELDS
+from lamer_graph.collection.config import MEMORY_FIELDS, CollectConfig
 from lamer_graph.errors import LamerError
 from lamer_graph.evaluation.compare import compare
 from lamer_graph.evaluation.evaluate import report
@@ -31,30 +31,70 @@ CURVES: dict[str, str] = {
 }
 """What else is drawn of a training, where its metrics have it, and how it is called."""
 COMPARED = ("name", "pass_at", "differences", "prompt_tokens", "tokens_per_solved", "seconds_per_solved")
+PARTS_OF_TRAININGS = ("best", "policy", "adapter")
+SHOWN = frozenset(
+    ("env", "policy", "split", "tasks", "trials", "skip", "contents", "backend", "scope", "shuffle_reflections")
+) | {"max_episodes", "strategy", "thoughts", "prompt_style", "temperature", "top_p", "top_k", "seed"}
+"""Fields of a configuration that `described` has under names of its own."""
+MOST_OTHERS = 100
 SETTINGS = ("algorithm", "learning_rate", "gamma_step", "gamma_traj", "normalise", "mini_batches", "entropy", "kl")
 
 
 def described(run: Run) -> Json:
-    """A run's name and configuration, without any of its numbers."""
-    config = run.config
+    """A run's name and configuration, without any of its numbers: "facts" are what most differ in, "more" all else that
+    run.json says."""
+    config, settings = run.config, run.settings
     facts = {
         "environment": config.get("env"),
-        "policy": _last(config.get("policy")) or _last(next((s.get("folder") for s in run.sampled_by), None)),
+        "policy": _policy(run),
         "split": config.get("split"),
+        "tasks": _tasks(config),
         "memory": memory_name(config),
         "episodes": config.get("max_episodes"),
+        "strategy": config.get("strategy"),
+        "thoughts": _thoughts(config),
         "prompt": config.get("prompt_style"),
         "sampling": _sampling(config),
-        **{name: run.settings.get(name) for name in SETTINGS},
+        **{name.replace("_", " "): settings.get(name) for name in SETTINGS},
     }
+    others = [(name, value) for name, value in config.items() if name not in SHOWN]
+    others += [(name, value) for name, value in settings.items() if name not in SETTINGS]
     return {
         "name": run.name,
         "training": run.training,
         "env": str(config.get("env", "")),
         "memory": facts["memory"],
         "episodes": _whole(config.get("max_episodes")),
-        "facts": [[name, str(value)[:200]] for name, value in facts.items() if value not in (None, "")],
+        "facts": _told(facts.items()),
+        "more": _told((name[:40].replace("_", " "), value) for name, value in others[:MOST_OTHERS]),
     }
+
+
+def _told(facts: Iterable[tuple[str, Any]]) -> list[list[str]]:
+    return [[name, _brief(value)[:200]] for name, value in facts if value not in (None, "", [], {})]
+
+
+def _tasks(config: Json) -> str:
+    """How many tasks, and how often each: "40", "40 x 4 trials, after the first 800"."""
+    if not isinstance(tasks := config.get("tasks"), int):
+        return ""
+    trials, skip = _whole(config.get("trials")) or 1, config.get("skip")
+    return f"{tasks:,}" + (f" x {trials} trials" if trials > 1 else "") + (f", after the first {skip}" if skip else "")
+
+
+def _thoughts(config: Json) -> Any:
+    """Left out of run.json where nothing was said of them."""
+    return config.get("thoughts", CollectConfig.model_fields["thoughts"].default) if "strategy" in config else None
+
+
+def _policy(run: Run) -> str | None:
+    """A policy's folder; of one whose name many have, with the folder of its training."""
+    folders = (one.get("folder") for one in run.sampled_by)
+    folder = next((one.rstrip("/") for one in folders if isinstance(one, str) and one), "")
+    name = run.config.get("policy") or folder
+    last = name.rstrip("/").rpartition("/")[2] if isinstance(name, str) else ""
+    above = folder.rpartition("/")[0].rpartition("/")[2]
+    return f"{above}/{last}" if last in PARTS_OF_TRAININGS and above and folder.endswith(last) else last or None
 
 
 def memory_name(config: Json) -> str:
@@ -113,12 +153,14 @@ def curves_of(run: Run) -> Json | None:
 
 
 def alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs that differ in nothing but memory, two or more together."""
+    """The runs that differ in nothing but memory, two or more together. Policies are told apart by their weights where
+    these are known: trainings leave many of one name."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if not run.training and run.config:
             rest = {name: value for name, value in run.config.items() if name not in MEMORY_FIELDS}
-            groups.setdefault(config_hash(rest), []).append(run)
+            weights = [one.get("weights") for one in run.sampled_by]
+            groups.setdefault(config_hash({**rest, "weights": weights}), []).append(run)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -141,11 +183,11 @@ def whole_overview(runs: Sequence[Run], alive: Callable[[], bool] = lambda: True
 
 def _sampling(config: Json) -> str:
     names = [name for name in ("temperature", "top_p", "top_k", "seed") if name in config]
-    return ", ".join(f"{name.replace('_', '-')} {config[name]}" for name in names)
+    return ", ".join(f"{name.replace('_', '-')} {_brief(config[name])}" for name in names)
 
 
-def _last(path: Any) -> str | None:
-    return path.rstrip("/").rpartition("/")[2] if isinstance(path, str) and path else None
+def _brief(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _whole(value: Any) -> int | None:

@@ -1,13 +1,14 @@
 """Which runs lie in a folder: evaluations and collections, trainings with a log for every update, whole comparisons.
 
 What must stay true: a run is found by what is on disk and read again whenever it is asked for, so that one that is
-still being written shows what it has; folders that a restarted training left behind are nobody's.
+still being written shows what it has; folders that a restarted training left behind are nobody's. A run of `reproduce`,
+whose folder is named by a hash, is called what is written beside it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,13 @@ from lamer_graph.runlog import RUN_FILE, TRIALS_FILE
 from lamer_graph.trial.states import Json
 
 METRICS, COLLECTED, VALIDATION = "metrics.jsonl", "collected", "validation"
+NAMES = "runs.json"
+"""What `reproduce` calls its runs: {"readings/FOLDER": "minesweeper lamer, read seed 0"}, two floors above each."""
+MAX_NAME = 120
+"""Characters of such a name."""
 DEPTH = 3
 """How far below a folder that was named runs are looked for."""
-MOST_RUNS = 24
+MOST_RUNS = 64
 _UPDATE = re.compile(r"update-([0-9]{5,9})")
 
 
@@ -68,21 +73,36 @@ class Run:
 
 def find_runs(places: Sequence[Path]) -> list[Run]:
     """The runs at `places`, each named as briefly as tells them apart. Raises RunLogError for a place without any."""
-    named: dict[Path, tuple[str, str]] = {}
+    named: dict[Path, tuple[str, ...]] = {}
     for place in places:
         found = _below(place, DEPTH)
         if not found:
             raise RunLogError(_nothing_at(place))
         whole = place.resolve()
-        for folder in found:
-            below = folder.resolve().relative_to(whole).as_posix() if folder != place else ""
-            named.setdefault(folder.resolve(), (below or whole.name, f"{whole.parent.name}/{whole.name}/{below}"))
+        for folder in (one.resolve() for one in found):
+            below = folder.relative_to(whole).as_posix() if folder != whole else ""
+            long = f"{whole.parent.name}/{whole.name}/{below}".strip("/")
+            given = _given_name(folder)
+            names = (given, f"{given} ({folder.name.rpartition('-')[2]})") if given else ()
+            named.setdefault(folder, (*names, below or whole.name, long))
     if len(named) > MOST_RUNS:
         raise RunLogError(f"{len(named)} runs are more than fit beside each other ({MOST_RUNS}): name some of them")
-    briefly = [brief for brief, _ in named.values()]
-    return [
-        _run(folder, brief if briefly.count(brief) == 1 else long.strip("/")) for folder, (brief, long) in named.items()
-    ]
+    return [_run(folder, _telling(names, named.values())) for folder, names in named.items()]
+
+
+def _telling(names: Sequence[str], all_names: Collection[Sequence[str]]) -> str:
+    """The first of a run's names that no other run has; the last where all of them are."""
+    return next((name for name in names if sum(name in others for others in all_names) == 1), names[-1])
+
+
+def _given_name(folder: Path) -> str:
+    """What a file two floors above calls the run; "" where none does."""
+    try:
+        told = orjson.loads((folder.parent.parent / NAMES).read_bytes())
+    except (OSError, ValueError):
+        return ""
+    name = told.get(f"{folder.parent.name}/{folder.name}") if isinstance(told, dict) else None
+    return name[:MAX_NAME] if isinstance(name, str) else ""
 
 
 def _below(folder: Path, depth: int) -> list[Path]:
@@ -121,6 +141,8 @@ def _run(folder: Path, name: str) -> Run:
     told = told if isinstance(told, dict) else {}
     training = _is_training(folder)
     config = told.get("collect" if training else "config")
+    if training and isinstance(config, dict) and not config.get("policy"):
+        config = {**config, "policy": told.get("policy")}  # what it begins with
     settings = told.get("optimise") if training else {}
     sampled_by = told.get("sampled_by")
     return Run(

@@ -147,9 +147,9 @@ def a_training(folder: Path, updates: int = 4, tasks: int = 2, group: int = 3) -
     return folder
 
 
-def an_update(folder: Path, update: int) -> None:
+def an_update(folder: Path, update: int, **more: Any) -> None:
     """The line of metrics of an update that has ended."""
     shares = {f"batch/pass@{k}": min(1.0, 0.2 * k + 0.05 * update) for k in (1, 2, 3)}
     told = {"update": update, **shares, "loss": -0.01 * update, "entropy": math.exp(-update / 9), "batch/invalid": 0.1}
     with (folder / "metrics.jsonl").open("ab") as file:
-        file.write(json.dumps(told).encode() + b"\n")
+        file.write(json.dumps(told | more).encode() + b"\n")

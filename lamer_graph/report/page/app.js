@@ -1,7 +1,7 @@
 // The page: which view the address names, the keyboard, light and dark, and the look for news while a run goes on.
 
 import { live, look, open, page, store } from "./data.js";
-import { count, fill, h, link, plural, said } from "./dom.js";
+import { count, fill, h, link, plain, plural, said, short } from "./dom.js";
 import { chosen, FILTERS, list } from "./list.js";
 import { overview } from "./overview.js";
 import { besideView, taskView } from "./task.js";
@@ -9,13 +9,15 @@ import { training } from "./training.js";
 import { trialView } from "./trial.js";
 
 const EVERY_MS = 1500;
+const TABS = 2;
 const main = document.getElementById("main");
 const tabs = document.getElementById("tabs");
 const status = document.getElementById("status");
-let stepping = null;
+let walking = null;
 let query = {};
 let shown = "";
 let missing = false;
+let searching = false;
 
 function parsed() {
   const [path, search] = location.hash.replace(/^#\/?/, "").split("?");
@@ -31,39 +33,49 @@ function parsed() {
     });
   const found = {};
   for (const [name, value] of new URLSearchParams(search || ""))
-    if (FILTERS.includes(name) && value) found[name] = value;
+    if ((FILTERS.includes(name) || name === "show") && value) found[name] = value;
   return { parts, query: found };
 }
 
-const whole = (text) => (/^\d{1,9}$/.test(text || "") ? Number(text) : null);
-const listAddress = (wanted) => {
+const wholeNumber = (text) => (/^\d{1,9}$/.test(text || "") ? Number(text) : null);
+const address = (view, wanted) => {
   const search = new URLSearchParams(Object.entries(wanted).filter(([, value]) => value)).toString();
-  return "#/trials" + (search ? "?" + search : "");
+  return "#/" + view + (search ? "?" + search : "");
 };
+const listAddress = (wanted) => address("trials", wanted);
 const known = (run, row) => store.rows[run] && row !== null && row < store.rows[run].length;
 
 function drawTabs(view) {
   const trained = store.overview.runs.map((run, number) => [run, number]).filter(([run]) => run.curves);
-  const tab = (name, href, word) => h("a", { href, "aria-current": view === name ? "page" : null }, word);
+  const tab = (name, href, word, title) =>
+    h("a", { href, title, "aria-current": view === name ? "page" : null }, word);
   fill(
     tabs,
     tab("overview", "#/", "Overview"),
     tab("trials", listAddress(query), "Trials"),
     trained
-      .slice(0, 3)
+      .slice(0, TABS)
       .map(([run, number]) =>
-        tab("training-" + number, link("training", number), trained.length === 1 ? "Training" : run.name),
+        tab(
+          "training-" + number,
+          link("training", number),
+          trained.length === 1 ? "Training" : short(run.name),
+          plain(run.name),
+        ),
       ),
+    trained.length > TABS
+      ? tab("more", link(), `${trained.length - TABS} more`, "all trainings are on the overview")
+      : null,
   );
 }
 
 function draw(refreshing) {
   const { parts, query: wanted } = parsed();
   const [view, ...rest] = parts;
-  const numbers = rest.map(whole);
+  const numbers = rest.map(wholeNumber);
   const keep = refreshing ? document.activeElement && document.activeElement.id : null;
   if (refreshing && ["trial", "beside", "task"].includes(view)) return drawTabs("trials");
-  stepping = null;
+  walking = null;
   missing = false;
   delete main.dataset.ready;
   shown = view || "overview";
@@ -82,7 +94,7 @@ function draw(refreshing) {
     const places = chosen(query);
     const at = places.findIndex((place) => place[0] === run && place[1] === row);
     const around = at < 0 ? {} : { before: places[at - 1], after: places[at + 1] };
-    stepping = {
+    walking = {
       ...trialView(
         main,
         { run, row, episode: numbers[2] ?? 0, step: rest[3] === "end" ? "end" : (numbers[3] ?? 0) },
@@ -94,7 +106,7 @@ function draw(refreshing) {
   } else if (view === "task" && rest[0]) {
     taskView(main, rest[0]);
   } else if (view === "beside" && known(numbers[0], numbers[1]) && known(numbers[2], numbers[3])) {
-    stepping = besideView(
+    walking = besideView(
       main,
       [
         [numbers[0], numbers[1]],
@@ -107,19 +119,34 @@ function draw(refreshing) {
     fill(main, training(numbers[0]));
     shown = "training-" + numbers[0];
   } else if (!view) {
-    fill(main, overview());
+    fill(
+      main,
+      overview(wanted.show, (show) => {
+        history.replaceState(null, "", address("", { show }));
+        draw(true);
+      }),
+    );
   } else {
     missing = true;
     fill(main, h("p", { class: "empty" }, "There is nothing at this address. ", h("a", { href: "#/" }, "Overview")));
   }
   drawTabs(["trial", "beside", "task"].includes(shown) ? "trials" : shown);
+  focusSearch();
   if (keep) {
     const again = document.getElementById(keep);
     if (again) {
       again.focus();
-      if (again.setSelectionRange) again.setSelectionRange(again.value.length, again.value.length);
+      if (again.type === "search") again.setSelectionRange(again.value.length, again.value.length);
     }
   } else if (!refreshing) window.scrollTo(0, 0);
+}
+
+/** The list's search gets the keys once the list is there. */
+function focusSearch() {
+  const box = document.getElementById("search");
+  if (!searching || !box) return;
+  searching = false;
+  box.focus();
 }
 
 function keys(event) {
@@ -132,26 +159,24 @@ function keys(event) {
   }
   if (event.target.matches("input, select, textarea")) return;
   const step = {
-    ArrowRight: () => stepping.step(1),
-    ArrowLeft: () => stepping.step(-1),
-    ArrowDown: () => stepping.episode(1),
-    ArrowUp: () => stepping.episode(-1),
-    j: () => stepping.around && stepping.around.after && go(link("trial", ...stepping.around.after)),
-    k: () => stepping.around && stepping.around.before && go(link("trial", ...stepping.around.before)),
+    ArrowRight: () => walking.step(1),
+    ArrowLeft: () => walking.step(-1),
+    ArrowDown: () => walking.episode(1),
+    ArrowUp: () => walking.episode(-1),
+    j: () => walking.around && walking.around.after && go(link("trial", ...walking.around.after)),
+    k: () => walking.around && walking.around.before && go(link("trial", ...walking.around.before)),
   }[event.key];
   const anywhere = {
     "/": () => {
-      location.hash = listAddress(query);
-      requestAnimationFrame(() => {
-        const box = document.getElementById("search");
-        if (box) box.focus();
-      });
+      searching = true;
+      if (location.hash === listAddress(query)) focusSearch();
+      else go(listAddress(query));
     },
     "?": () => document.getElementById("help").showModal(),
     o: () => go("#/"),
     t: () => go(listAddress(query)),
   }[event.key];
-  if (step && stepping) {
+  if (step && walking) {
     step();
     event.preventDefault();
   } else if (anywhere) {
@@ -160,8 +185,8 @@ function keys(event) {
   }
 }
 
-const go = (address) => {
-  location.hash = address;
+const go = (where) => {
+  location.hash = where;
 };
 
 function theme() {
@@ -188,6 +213,7 @@ function theme() {
 
 function news(text, kind) {
   status.dataset.kind = kind;
+  status.title = text;
   fill(status, text);
 }
 

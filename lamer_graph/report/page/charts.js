@@ -1,18 +1,38 @@
 // Charts as SVG. What must stay true: a point is a number that was measured and its interval is drawn with it; axes of
-// shares go from 0 to 1; every chart says in words what it shows.
+// shares go from 0 to 1; every chart says in words what it shows; a series has one colour wherever it is named.
 
 import { brief, h, percent, plain } from "./dom.js";
 
 export const SERIES = 6;
+const QUARTERS = [0, 0.25, 0.5, 0.75, 1];
+const VALIDATION = 5;
 
 const narrow = () => innerWidth < 640;
 const scale = (low, high, from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+const quarter = (tick) => `${100 * tick}%`;
+
+/** The colour of a series: its own, or that of its place. */
+export const hue = (series, place) => `series s${(series.colour ?? place) % SERIES}`;
+
+const levels = (ticks, word, y, left, right) =>
+  ticks.map((tick) => [
+    h("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }),
+    h("text", { class: "tick", x: left - 7, y: y(tick) + 4, "text-anchor": "end" }, word(tick)),
+  ]);
+const path = (places) =>
+  h("polyline", {
+    class: "through",
+    points: places
+      .filter(Boolean)
+      .map((place) => place.join(","))
+      .join(" "),
+  });
 
 /** pass@k of several runs: points with their 95 % intervals, a group for every k. */
 export function passes(runs) {
   const width = narrow() ? 350 : 640,
     height = narrow() ? 210 : 250,
-    left = 40,
+    left = 44,
     bottom = 28,
     top = 10,
     right = 12;
@@ -20,33 +40,31 @@ export function passes(runs) {
   const y = scale(0, 1, height - bottom, top);
   const step = (width - left - right) / most;
   const spread = Math.min(26, (step * 0.7) / runs.length);
-  const parts = [];
-  for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
-    parts.push(h("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
-    parts.push(h("text", { class: "tick", x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, percent(tick)));
-  }
-  for (let k = 0; k < most; k += 1) {
-    const middle = left + step * (k + 0.5);
-    parts.push(h("text", { class: "tick", x: middle, y: height - 8, "text-anchor": "middle" }, `pass@${k + 1}`));
-  }
-  runs.forEach((run, number) => {
+  const names = Array.from({ length: most }, (_, k) =>
+    h("text", { class: "tick", x: left + step * (k + 0.5), y: height - 8, "text-anchor": "middle" }, `pass@${k + 1}`),
+  );
+  const series = runs.map((run, number) => {
     const at = (k) => left + step * (k + 0.5) + (number - (runs.length - 1) / 2) * spread;
-    const series = h("g", { class: `series s${number % SERIES}` });
-    const points = run.pass_at.map((one, k) => `${at(k)},${y(one.value)}`).join(" ");
-    series.append(h("polyline", { class: "through", points }));
-    run.pass_at.forEach((one, k) => {
-      const title = `${run.name}, pass@${k + 1}: ${percent(one.value)}, 95 % interval ${percent(one.low)} to ${percent(one.high)}, ${one.tasks} tasks`;
-      series.append(
+    return h(
+      "g",
+      { class: hue(run, number) },
+      path(run.pass_at.map((one, k) => [at(k), y(one.value)])),
+      run.pass_at.map((one, k) =>
         h(
           "g",
           {},
-          h("title", {}, plain(title)),
+          h(
+            "title",
+            {},
+            plain(
+              `${run.name}, pass@${k + 1}: ${percent(one.value)}, 95 % interval ${percent(one.low)} to ${percent(one.high)}, ${one.tasks} tasks`,
+            ),
+          ),
           h("line", { class: "whisker", x1: at(k), x2: at(k), y1: y(one.low), y2: y(one.high) }),
           h("circle", { class: "point", cx: at(k), cy: y(one.value), r: 4.5 }),
         ),
-      );
-    });
-    parts.push(series);
+      ),
+    );
   });
   return h(
     "svg",
@@ -56,36 +74,48 @@ export function passes(runs) {
       role: "img",
       "aria-label": "pass at k of every run, with 95 percent intervals",
     },
-    parts,
+    levels(QUARTERS, quarter, y, left, width - right),
+    names,
+    series,
   );
 }
 
-/** A value with its interval on an axis from 0 to 1, small enough for a cell of a table. */
-export function span(one) {
-  const x = scale(0, 1, 2, 98);
+/** A value with its interval on an axis from `low` to 1, small enough for a cell of a table. */
+export function span(one, low = 0) {
+  const x = scale(low, 1, 2, 98);
   return h(
     "svg",
     { class: "span", viewBox: "0 0 100 10", "aria-hidden": "true" },
     h("line", { class: "axis", x1: 2, x2: 98, y1: 5, y2: 5 }),
+    low < 0 ? h("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: 10 }) : null,
     h("line", { class: "whisker", x1: x(one.low), x2: x(one.high), y1: 5, y2: 5 }),
     h("circle", { class: "point", cx: x(one.value), cy: 5, r: 3 }),
   );
 }
 
-/** A difference with its interval on an axis from -1 to 1. */
-export function difference(one) {
-  const x = scale(-1, 1, 2, 98);
-  return h(
-    "svg",
-    { class: "span", viewBox: "0 0 100 10", "aria-hidden": "true" },
-    h("line", { class: "axis", x1: 2, x2: 98, y1: 5, y2: 5 }),
-    h("line", { class: "zero", x1: 50, x2: 50, y1: 0, y2: 10 }),
-    h("line", { class: "whisker", x1: x(one.low), x2: x(one.high), y1: 5, y2: 5 }),
-    h("circle", { class: "point", cx: x(one.value), cy: 5, r: 3 }),
+/** Which colour is what; `series`: [{name, memory, colour, alone}]. */
+export const legend = (series) =>
+  h(
+    "ul",
+    { class: "legend" },
+    series.map((one, place) =>
+      h(
+        "li",
+        { class: hue(one, place) },
+        h("i", { class: one.alone ? "key round" : "key" }),
+        h(
+          "span",
+          {},
+          one.name,
+          one.memory && one.memory !== one.name
+            ? h("small", {}, one.memory === "none" ? "no memory" : one.memory)
+            : null,
+        ),
+      ),
+    ),
   );
-}
 
-export function running(values, window = 9) {
+function running(values, window = 9) {
   const half = Math.floor(window / 2);
   return values.map((own, i) => {
     if (own === null) return null;
@@ -94,7 +124,8 @@ export function running(values, window = 9) {
   });
 }
 
-/** Lines over updates. `series`: [{name, values, points}], of which `points` are drawn as dots alone. */
+/** Lines over updates. `series`: [{name, values, updates, dots, alone}]: with `dots` the values are dots and the line
+ * is their running mean, `alone` are points without a line. */
 export function lines({ updates, series, shares, label, last, small }) {
   const width = small ? 300 : narrow() ? 350 : 640,
     height = small ? 130 : narrow() ? 220 : 260,
@@ -113,69 +144,61 @@ export function lines({ updates, series, shares, label, last, small }) {
   const end = Math.max(last || 0, updates[updates.length - 1], 2);
   const x = scale(1, end, left, width - right),
     y = scale(low, high, height - bottom, top);
-  const parts = [];
-  const ticks = shares ? [0, 0.25, 0.5, 0.75, 1] : [low, (low + high) / 2, high];
-  for (const tick of ticks) {
-    parts.push(h("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
-    parts.push(
-      h(
-        "text",
-        { class: "tick", x: left - 6, y: y(tick) + 4, "text-anchor": "end" },
-        shares ? percent(tick) : brief(tick),
-      ),
-    );
-  }
-  for (const tick of small || narrow()
-    ? [1, end]
-    : [1, Math.round(end / 4), Math.round(end / 2), Math.round((3 * end) / 4), end]) {
-    parts.push(
-      h(
-        "text",
-        {
-          class: "tick",
-          x: x(tick),
-          y: height - 6,
-          "text-anchor": tick === 1 ? "start" : tick === end ? "end" : "middle",
-        },
-        String(tick),
-      ),
-    );
-  }
-  series.forEach((one, number) => {
-    const group = h(
+  const ends = small || narrow();
+  const ticks = ends ? [1, end] : [1, ...[0.25, 0.5, 0.75].map((part) => Math.round(part * end)), end];
+  const times = [...new Set(ticks)].map((tick) =>
+    h(
+      "text",
+      {
+        class: "tick",
+        x: x(tick),
+        y: height - 6,
+        "text-anchor": tick === 1 ? "start" : tick === end ? "end" : "middle",
+      },
+      String(tick),
+    ),
+  );
+  const drawn = series.map((one, number) => {
+    const at = one.updates || updates;
+    const placed = (heights) => heights.map((value, i) => (value === null ? null : [x(at[i]), y(value)]));
+    const mark = one.alone ? { class: "point", r: 4 } : { class: "dot", r: 2 };
+    return h(
       "g",
-      { class: `series s${(one.colour === undefined ? number : one.colour) % SERIES}` },
+      { class: hue(one, number) },
       h("title", {}, one.name),
+      one.dots || one.alone
+        ? placed(one.values).map((place) => place && h("circle", { ...mark, cx: place[0], cy: place[1] }))
+        : null,
+      one.alone ? null : path(placed(one.dots ? running(one.values) : one.values)),
     );
-    const places = one.values.map((value, i) => (value === null ? null : [x((one.updates || updates)[i]), y(value)]));
-    if (one.dots || one.alone)
-      for (const place of places)
-        if (place)
-          group.append(
-            h("circle", { class: one.alone ? "point" : "dot", cx: place[0], cy: place[1], r: one.alone ? 4 : 2 }),
-          );
-    if (!one.alone) {
-      const smooth = one.dots
-        ? running(one.values).map((value, i) => (value === null ? null : [x(updates[i]), y(value)]))
-        : places;
-      group.append(
-        h("polyline", {
-          class: "through",
-          points: smooth
-            .filter(Boolean)
-            .map((place) => place.join(","))
-            .join(" "),
-        }),
-      );
-    }
-    parts.push(group);
   });
   return h(
     "svg",
     { class: small ? "chart small" : "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
-    parts,
+    shares
+      ? levels(small ? [0, 0.5, 1] : QUARTERS, quarter, y, left, width - right)
+      : levels([low, (low + high) / 2, high], brief, y, left, width - right),
+    times,
+    drawn,
   );
 }
+
+/** pass@k of a training's batches, and of its validation tasks within all episodes. */
+export function trainingSeries({ pass_at: passAt, validation }) {
+  const series = passAt.map((values, k) => ({ name: `pass@${k + 1}`, values, dots: true }));
+  if (validation.length)
+    series.push({
+      name: `validation, pass@${validation[0][1].length}`,
+      updates: validation.map(([update]) => update),
+      values: validation.map(([, values]) => values[values.length - 1]),
+      alone: true,
+      colour: VALIDATION,
+    });
+  return series;
+}
+
+export const trainingChart = ({ updates, planned }, series, small = false) =>
+  lines({ updates, series, shares: true, last: planned, label: "pass at k over updates", small });
 
 export const outcomeClass = (outcome) =>
   outcome < 0 ? "failed" : outcome === 0 ? "lost" : `won w${Math.min(outcome, 4)}`;

@@ -42,6 +42,15 @@ export const notHere = (run) =>
   `This file holds the turns of ${count(page.held)} trials, and this is not one of them. ` +
   `See it with: lamer-graph view ${store.overview.runs[run].name}, or write the report with a larger --most.`;
 
+/** All trials of a task, as [run, row]. */
+export function trialsOf(task) {
+  const found = [];
+  store.rows.forEach((rows, run) => {
+    if (rows) for (let row = 0; row < rows.length; row += 1) if (rows.task[row] === task) found.push([run, row]);
+  });
+  return found;
+}
+
 const COLUMNS = [
   "task",
   "env",

@@ -38,7 +38,7 @@ export function h(tag, attributes, ...children) {
   return made;
 }
 
-export function put(parent, ...children) {
+function put(parent, ...children) {
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
     parent.append(child instanceof Node ? child : document.createTextNode(plain(String(child))));
@@ -96,17 +96,42 @@ export function drawing(tree) {
 }
 
 export const count = (number) => number.toLocaleString("en-US");
-export const percent = (value) =>
-  value === null || value === undefined ? "–" : (100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0) + "%";
+/** A number that is not negative, with so many digits after its point: a half goes to the even digit, as the commands'
+ * tables have it (Python's format). */
+export function fixed(value, digits) {
+  if (value === null || value === undefined) return "–";
+  const up = value.toFixed(digits);
+  const half = (value * 2 ** (digits + 1)) % 2 === 1;
+  const last = Number(up.slice(-1));
+  return half && last % 2 ? up.slice(0, -1) + (last - 1) : up;
+}
+export const percent = (value) => (value === null || value === undefined ? "–" : fixed(100 * value, 1) + "%");
+export const points = (value) => sign(value) + fixed(Math.abs(100 * value), 1) + " pts";
+export const whole = (value) => count(Number(fixed(value, 0)));
 export function brief(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  if (size >= 10000) return count(Math.round(value));
-  if (size !== 0 && size < 0.001) return value.toExponential(1);
-  return String(Number(value.toFixed(size >= 100 ? 0 : size >= 1 ? 2 : 3))).replace("-", "−");
+  const minus = value < 0 ? "−" : "";
+  if (size >= 10000) return minus + whole(size);
+  if (size !== 0 && size < 0.001) return minus + size.toExponential(1);
+  return minus + Number(fixed(size, size >= 100 ? 0 : size >= 1 ? 2 : 3));
 }
+const sign = (value) => (value > 0 ? "+" : value < 0 ? "−" : "");
 export const signed = (value) =>
-  value === null || value === undefined ? "–" : (value > 0 ? "+" : value < 0 ? "−" : "") + brief(Math.abs(value));
+  value === null || value === undefined ? "–" : sign(value) + brief(Math.abs(value));
+/** A name that fits a line: its beginning and its end. */
+export function short(name, most = 24) {
+  const letters = [...name];
+  const half = Math.floor((most - 1) / 2);
+  return letters.length <= most ? name : letters.slice(0, half).join("") + "…" + letters.slice(-half).join("");
+}
+/** Names and what is said of them, [[name, value], ..]. */
+export const facts = (pairs) =>
+  h(
+    "dl",
+    {},
+    pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, said(String(value))))),
+  );
 export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
 export const link = (...parts) => "#/" + parts.map((part) => encodeURIComponent(part)).join("/");
 export const busy = (what) => h("p", { class: "busy", role: "status" }, what);

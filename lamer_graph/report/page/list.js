@@ -72,7 +72,7 @@ export function list(query, go) {
             { "data-filter": name, onchange: (event) => change(name, event.target.value) },
             name === "sort" ? null : h("option", { value: "" }, "all"),
             choices.map(([value, word]) =>
-              h("option", { value, selected: String(query[name] || "") === String(value) }, plain(String(word))),
+              h("option", { value, selected: String(query[name] || "") === String(value) }, String(word)),
             ),
           ),
         );
@@ -160,6 +160,7 @@ export function list(query, go) {
       kept.length === total ? "" : ` of ${count(total)}`,
       kept.length === 1 ? " trial" : " trials",
       loaded < total ? `, ${count(total - loaded)} are still being read` : "",
+      kept.some(([run, row]) => !has(run, row)) ? " · those in grey are listed without their turns" : "",
       any ? [" · ", h("a", { href: "#/trials" }, "clear filters")] : null,
     ),
   );
@@ -234,6 +235,7 @@ function line(run, row, top, several) {
     rows.update[row] === null
       ? null
       : `${rows.part[row] === "validation" ? "validation " : "update "}${rows.update[row]}`;
+  const where = [several ? store.overview.runs[run].name : null, part].filter(Boolean).join(" · ");
   const fields = [
     h(
       "span",
@@ -241,7 +243,7 @@ function line(run, row, top, several) {
       h("span", { dir: "ltr" }, rows.task[row]),
       rows.trial[row] ? h("small", {}, `#${rows.trial[row]}`) : null,
     ),
-    h("span", { class: "c-run" }, [several ? store.overview.runs[run].name : null, part].filter(Boolean).join(" · ")),
+    h("span", { class: "c-run", title: plain(where) }, where),
     h("span", { class: "c-version" }, rows.error[row] ? h("b", { class: "bad" }, rows.error[row]) : rows.version[row]),
     h("span", { class: "c-turns" }, h("span", { class: "narrow" }, "turns "), String(rows.turns[row])),
     h(

@@ -1,16 +1,31 @@
 // What came of the runs as a whole.
 
-import { difference, lines, outcomeClass, outcomeWord, passes, SERIES, span } from "./charts.js";
+import {
+  hue,
+  legend,
+  outcomeClass,
+  outcomeWord,
+  passes,
+  SERIES,
+  span,
+  trainingChart,
+  trainingSeries,
+} from "./charts.js";
 import { store } from "./data.js";
-import { brief, count, h, link, percent, plural, said, signed } from "./dom.js";
+import { count, facts, fixed, h, link, percent, plural, points, said, whole } from "./dom.js";
 
-const MOST_CELLS = 600;
+const MOST_CELLS = 6000;
+const CELLS_OF_RUN = 600;
+const WHOLE_CHARTS = 2;
 
-export function overview() {
+/** `show` names the runs that the chart of many draws, "0,3,7"; `choose` is called with another choice. */
+export function overview(show, choose) {
   const runs = store.overview.runs.map((run, number) => ({ ...run, number }));
   const measured = runs
     .filter((run) => run.summary && run.summary.pass_at)
     .map((run) => ({ ...run, pass_at: run.summary.pass_at }));
+  const drawn = drawnOf(measured, show);
+  const hues = new Map(drawn.map((run, place) => [run.name, hue(run, place)]));
   return h(
     "div",
     { class: "overview" },
@@ -18,18 +33,25 @@ export function overview() {
     runs.flatMap((run) =>
       run.problems.map((problem) => h("p", { class: "notice" }, h("b", {}, run.name), ": ", said(problem))),
     ),
-    measured.length ? success(measured) : null,
+    measured.length ? success(measured, drawn, hues, choose) : null,
     !store.overview.measured && runs.some((run) => !run.training)
       ? h("p", { class: "busy", role: "status" }, "intervals are being drawn …")
       : null,
-    runs.filter((run) => run.curves).map(trained),
+    trainings(runs.filter((run) => run.curves)),
     outcomes(runs.filter((run) => !run.training)),
-    store.overview.comparisons.map(compared),
-    h(
-      "section",
-      { class: "card" },
-      h("h2", {}, runs.length === 1 ? "How it was played" : "How they were played"),
-      played(runs),
+    store.overview.comparisons.map((comparison) => compared(comparison, hues)),
+    [
+      [runs.filter((run) => !run.training), "played"],
+      [runs.filter((run) => run.training), "trained"],
+    ].map(([some, word]) =>
+      some.length
+        ? h(
+            "section",
+            { class: "card" },
+            h("h2", {}, `How ${some.length === 1 ? "it was" : "they were"} ${word}`),
+            played(some),
+          )
+        : null,
     ),
   );
 }
@@ -45,6 +67,7 @@ function headline(runs) {
       "p",
       {},
       environments.slice(0, 3).join(", "),
+      environments.length > 3 ? ` and ${environments.length - 3} more` : "",
       environments.length ? " · " : "",
       plural(rows, "trial"),
       rows ? [" · ", h("a", { href: "#/trials" }, "look at every one")] : null,
@@ -60,10 +83,92 @@ function headline(runs) {
   );
 }
 
-function success(runs) {
-  const most = Math.max(...runs.map((run) => run.pass_at.length));
-  const keys = Array.from({ length: most }, (_, k) => k);
-  const diverse = runs.some((run) => run.summary.trials > run.summary.tasks);
+/** A table; `heads` are [word, attributes] or words, `rows` its lines as elements. */
+const numbers = (heads, rows) =>
+  h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      { class: "numbers" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((head) => {
+            const [word, attributes] = Array.isArray(head) ? head : [head, {}];
+            return h("th", { scope: "col", ...attributes }, word);
+          }),
+        ),
+      ),
+      h("tbody", {}, rows),
+    ),
+  );
+
+const attempts = (rows) =>
+  Array.from({ length: Math.max(...rows.map((row) => row.pass_at.length)) }, (_, k) => `pass@${k + 1}`);
+
+/** The runs that the chart draws: all where there is room, else those that were chosen, else the first. */
+function drawnOf(runs, show) {
+  if (runs.length <= SERIES) return runs;
+  const wanted = new Set((show || "").split(","));
+  const found = runs.filter((run) => wanted.has(String(run.number)));
+  return found.length ? found.slice(0, SERIES) : runs.slice(0, SERIES);
+}
+
+function success(runs, drawn, hues, choose) {
+  const several = (run) => run.summary.trials > run.summary.tasks;
+  const diverse = runs.some(several);
+  const chosen = new Set(drawn.map((run) => run.number));
+  const heads = attempts(runs);
+  const toggle = (run, on) => {
+    if (on) chosen.add(run.number);
+    else chosen.delete(run.number);
+    choose([...chosen].sort((a, b) => a - b).join(","));
+  };
+  const line = (run) => {
+    const { summary } = run;
+    const shown = chosen.has(run.number);
+    return h(
+      "tr",
+      { class: hues.get(run.name) },
+      h(
+        "th",
+        { scope: "row" },
+        h(
+          "span",
+          { class: "named" },
+          runs.length <= SERIES
+            ? h("i", { class: "key" })
+            : h("input", {
+                type: "checkbox",
+                id: `show-${run.number}`,
+                checked: shown,
+                disabled: drawn.length === (shown ? 1 : SERIES),
+                "aria-label": `show ${run.name} in the chart`,
+                onchange: (event) => toggle(run, event.target.checked),
+              }),
+          h("a", { href: "#/trials?run=" + run.number }, run.name),
+        ),
+      ),
+      h("td", { class: "left" }, run.memory || "–"),
+      heads.map((_, k) => h("td", {}, run.pass_at[k] ? share(run.pass_at[k]) : "")),
+      h("td", {}, fixed(summary.turns_per_episode.value, 2)),
+      h("td", {}, percent(summary.invalid_rate.value)),
+      diverse
+        ? h("td", {}, several(run) ? fixed(summary.diversity.value, 3) : h("small", {}, "one trial a task"))
+        : null,
+      h(
+        "td",
+        {},
+        count(summary.tasks),
+        summary.trials > summary.tasks ? h("small", {}, plural(summary.trials, "trial")) : null,
+        summary.failed_trials ? h("small", {}, `${count(summary.failed_trials)} ended by errors`) : null,
+      ),
+    );
+  };
   return h(
     "section",
     { class: "card" },
@@ -73,109 +178,83 @@ function success(runs) {
       { class: "under" },
       "The share of tasks that are solved in the first k episodes of a trial. Lines are 95 % intervals over different instances.",
     ),
-    runs.length <= SERIES ? h("div", { class: "figure" }, passes(runs), legend(runs)) : null,
+    h("div", { class: "figure" }, passes(drawn), legend(drawn)),
+    runs.length > SERIES
+      ? h(
+          "p",
+          { class: "note choice" },
+          `The chart has room for ${SERIES} of these ${runs.length} runs: tick in the table those that it shows.`,
+        )
+      : null,
+    numbers(
+      [
+        "run",
+        ["memory", { class: "left" }],
+        ...heads,
+        ["turns", { title: "turns of an episode, on average" }],
+        ["invalid", { title: "share of turns whose action was invalid" }],
+        ...(diverse ? [["diversity", { title: "entropy in nats of the first episodes' action sequences" }]] : []),
+        "tasks",
+      ],
+      runs.map(line),
+    ),
+    diverse
+      ? null
+      : h(
+          "p",
+          { class: "note" },
+          "Diversity is measured where a task is played several times (--trials); here each was once.",
+        ),
+  );
+}
+
+const share = (one) => [
+  h("b", {}, percent(one.value)),
+  h("small", {}, `${percent(one.low)} – ${percent(one.high)}`),
+  span(one),
+];
+
+const progressOf = ({ updates, planned }) =>
+  updates.length
+    ? `${plural(updates.length, "update")}${planned ? ` of ${count(planned)}` : ""}`
+    : "No update has ended yet";
+
+/** One or two trainings large, more of them small beside each other. */
+function trainings(runs) {
+  if (runs.length <= WHOLE_CHARTS) return runs.map(trained);
+  const longest = runs.map((run) => trainingSeries(run.curves)).reduce((a, b) => (b.length > a.length ? b : a));
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, plural(runs.length, "training")),
+    h(
+      "p",
+      { class: "under" },
+      "Dots are the batch of each update, lines their mean over nine. Click a name for all of it.",
+    ),
+    h("div", { class: "across" }, legend(longest)),
     h(
       "div",
-      { class: "scroll" },
-      h(
-        "table",
-        { class: "numbers" },
+      { class: "small-charts" },
+      runs.map((run) =>
         h(
-          "thead",
+          "figure",
           {},
           h(
-            "tr",
-            {},
-            h("th", { scope: "col" }, "run"),
-            h("th", { scope: "col", class: "left" }, "memory"),
-            keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)),
-            h("th", { scope: "col" }, "turns"),
-            h("th", { scope: "col" }, "invalid"),
-            diverse
-              ? h("th", { scope: "col", title: "entropy in nats of the first episodes' action sequences" }, "diversity")
-              : null,
-            h("th", { scope: "col" }, "tasks"),
+            "figcaption",
+            { class: "stacked" },
+            h("a", { href: link("training", run.number) }, run.name),
+            h("small", {}, progressOf(run.curves)),
           ),
-        ),
-        h(
-          "tbody",
-          {},
-          runs.map((run, number) =>
-            h(
-              "tr",
-              { class: runs.length <= SERIES ? `series s${number}` : null },
-              h(
-                "th",
-                { scope: "row" },
-                runs.length <= SERIES ? h("i", { class: "key" }) : null,
-                h("a", { href: "#/trials?run=" + run.number }, run.name),
-              ),
-              h("td", { class: "left" }, run.memory || "–"),
-              keys.map((k) =>
-                h(
-                  "td",
-                  {},
-                  run.pass_at[k]
-                    ? [
-                        h("b", {}, percent(run.pass_at[k].value)),
-                        h("small", {}, `${percent(run.pass_at[k].low)} – ${percent(run.pass_at[k].high)}`),
-                        span(run.pass_at[k]),
-                      ]
-                    : "",
-                ),
-              ),
-              h("td", {}, brief(run.summary.turns_per_episode.value)),
-              h("td", {}, percent(run.summary.invalid_rate.value)),
-              diverse ? h("td", {}, brief(run.summary.diversity.value)) : null,
-              h(
-                "td",
-                {},
-                count(run.summary.tasks),
-                run.summary.failed_trials
-                  ? h("small", {}, `${count(run.summary.failed_trials)} ended by errors`)
-                  : null,
-              ),
-            ),
-          ),
+          run.curves.updates.length ? trainingChart(run.curves, trainingSeries(run.curves), true) : null,
         ),
       ),
     ),
   );
 }
 
-export const legend = (runs) =>
-  h(
-    "ul",
-    { class: "legend" },
-    runs.map((run, number) =>
-      h(
-        "li",
-        { class: `series s${number % SERIES}` },
-        h("i", { class: "key" }),
-        h(
-          "span",
-          {},
-          run.name,
-          run.memory && run.memory !== run.name
-            ? h("small", {}, run.memory === "none" ? "no memory" : run.memory)
-            : null,
-        ),
-      ),
-    ),
-  );
-
 function trained(run) {
-  const { updates, pass_at: passAt, validation, planned } = run.curves;
-  const series = passAt.map((values, k) => ({ name: `pass@${k + 1}`, values, dots: true }));
-  const readings = validation.map(([, values]) => values[values.length - 1]);
-  if (readings.length)
-    series.push({
-      name: "validation",
-      updates: validation.map(([update]) => update),
-      values: readings,
-      alone: true,
-      colour: 5,
-    });
+  const series = trainingSeries(run.curves);
   return h(
     "section",
     { class: "card" },
@@ -183,20 +262,11 @@ function trained(run) {
     h(
       "p",
       { class: "under" },
-      updates.length
-        ? `${plural(updates.length, "update")}${planned ? ` of ${count(planned)}` : ""}. Dots are the batch of each update, lines their mean over nine.`
-        : "No update has ended yet.",
-      " ",
+      `${progressOf(run.curves)}. `,
+      run.curves.updates.length ? "Dots are the batch of each update, lines their mean over nine. " : "",
       h("a", { href: link("training", run.number) }, "update by update"),
     ),
-    updates.length
-      ? h(
-          "div",
-          { class: "figure" },
-          lines({ updates, series, shares: true, last: planned, label: "pass at k over updates" }),
-          legend(series),
-        )
-      : null,
+    run.curves.updates.length ? h("div", { class: "figure" }, trainingChart(run.curves, series), legend(series)) : null,
   );
 }
 
@@ -207,39 +277,49 @@ function outcomes(runs) {
   const order = new Map();
   for (const run of shown)
     for (const task of store.rows[run.number].task) if (!order.has(task)) order.set(task, order.size);
+  const room = Math.min(CELLS_OF_RUN, Math.floor(MOST_CELLS / shown.length));
   const strips = shown.map((run) => {
     const rows = store.rows[run.number];
     const places = Array.from({ length: rows.length }, (_, row) => row).sort(
       (a, b) => order.get(rows.task[a]) - order.get(rows.task[b]) || rows.trial[a] - rows.trial[b],
     );
-    const cells = places.slice(0, MOST_CELLS).map((row) =>
-      h("a", {
+    const cells = places.slice(0, room).map((row) => {
+      const word = outcomeWord(rows.outcome[row], rows.episodes[row]);
+      return h("a", {
         class: `cell ${outcomeClass(rows.outcome[row])}`,
         href: link("trial", run.number, row),
-        title: `${rows.task[row]}: ${outcomeWord(rows.outcome[row], rows.episodes[row])}`,
+        title: `${rows.task[row]}: ${word}`,
         tabindex: "-1",
-        "aria-label": outcomeWord(rows.outcome[row], rows.episodes[row]),
-      }),
-    );
+        "aria-label": word,
+      });
+    });
     return h(
       "div",
       { class: "strip" },
       h("span", { class: "strip-name" }, run.name),
       h("div", { class: "cells" }, cells),
-      places.length > MOST_CELLS
+      places.length > room
         ? h(
             "a",
             { class: "more", href: "#/trials?run=" + run.number },
-            `the first ${MOST_CELLS} of ${count(places.length)}`,
+            `the first ${count(room)} of ${count(places.length)}`,
           )
         : null,
     );
   });
   const most = Math.max(...shown.map((run) => run.episodes || 3));
+  const any = (test) => shown.some((run) => store.rows[run.number].outcome.some(test));
   return h(
     "section",
     { class: "card" },
     h("h2", {}, "Every trial"),
+    h(
+      "p",
+      { class: "under" },
+      shown.length > 1
+        ? "A box each, tasks in the same order in all runs that have them. Click one to step through it."
+        : "A box each, in the order of the tasks. Click one to step through it.",
+    ),
     h(
       "ul",
       { class: "legend cellkey" },
@@ -248,17 +328,18 @@ function outcomes(runs) {
           "li",
           {},
           h("i", { class: `cell w${k + 1} won` }),
-          `episode ${k + 1}${k === 3 && most > 4 ? " or later" : ""}`,
+          `${k ? "" : "solved in "}episode ${k + 1}${k === 3 && most > 4 ? " or later" : ""}`,
         ),
       ),
       h("li", {}, h("i", { class: "cell lost" }), "not solved"),
-      h("li", {}, h("i", { class: "cell failed" }), "error"),
+      any((outcome) => outcome < 0) ? h("li", {}, h("i", { class: "cell failed" }), "error") : null,
     ),
     strips,
   );
 }
 
-function compared(comparison) {
+/** Differences from the reference, which comes first. */
+function compared(comparison, hues) {
   if (comparison.note)
     return h(
       "section",
@@ -266,8 +347,25 @@ function compared(comparison) {
       h("h2", {}, "Memories compared"),
       h("p", { class: "empty" }, said(comparison.note)),
     );
-  const most = Math.max(...comparison.rows.map((row) => row.pass_at.length));
-  const keys = Array.from({ length: most }, (_, k) => k);
+  const heads = attempts(comparison.rows);
+  const gain = (one) => [
+    h("b", {}, points(one.value)),
+    h("small", {}, `p = ${fixed(one.p, 3).replace(/^0/, "")}`),
+    span(one, -1),
+  ];
+  const cost = (one, word) => h("td", {}, one ? word(one.value) : "–");
+  const isReference = (row) => row.name === comparison.reference;
+  const rows = [...comparison.rows].sort((a, b) => isReference(b) - isReference(a));
+  const line = (row) =>
+    h(
+      "tr",
+      { class: hues.get(row.name) },
+      h("th", { scope: "row" }, row.name, isReference(row) ? h("small", {}, "reference") : null),
+      heads.map((_, k) => h("td", {}, row.differences ? gain(row.differences[k]) : percent(row.pass_at[k].value))),
+      cost(row.prompt_tokens, whole),
+      cost(row.tokens_per_solved, whole),
+      cost(row.seconds_per_solved, (value) => fixed(value, 2)),
+    );
   return h(
     "section",
     { class: "card" },
@@ -275,96 +373,58 @@ function compared(comparison) {
     h(
       "p",
       { class: "under" },
-      `Differences of pass@k from ${comparison.reference} on the same tasks, with 95 % intervals; a single comparison's p beside each.`,
+      `Differences of pass@k from ${comparison.reference} on the same tasks, in percentage points, with 95 % intervals; a single comparison's p beside each.`,
     ),
-    h(
-      "div",
-      { class: "scroll" },
-      h(
-        "table",
-        { class: "numbers" },
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            h("th", { scope: "col" }, "run"),
-            keys.map((k) => h("th", { scope: "col" }, `pass@${k + 1}`)),
-            h("th", { scope: "col" }, "prompt tokens"),
-            h("th", { scope: "col" }, "tokens per solved"),
-            h("th", { scope: "col" }, "seconds per solved"),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          comparison.rows.map((row) =>
-            h(
-              "tr",
-              {},
-              h(
-                "th",
-                { scope: "row" },
-                row.name,
-                row.name === comparison.reference ? h("small", {}, "reference") : null,
-              ),
-              keys.map((k) =>
-                h(
-                  "td",
-                  {},
-                  row.differences
-                    ? [
-                        h("b", {}, signed(100 * row.differences[k].value).replace(/\..*/, "") + " pts"),
-                        h(
-                          "small",
-                          {},
-                          `p ${row.differences[k].p < 0.001 ? "< .001" : "= " + row.differences[k].p.toFixed(3).replace(/^0/, "")}`,
-                        ),
-                        difference(row.differences[k]),
-                      ]
-                    : percent(row.pass_at[k].value),
-                ),
-              ),
-              [row.prompt_tokens, row.tokens_per_solved, row.seconds_per_solved].map((one) =>
-                h("td", {}, one ? brief(one.value) : "–"),
-              ),
-            ),
-          ),
-        ),
-      ),
+    numbers(
+      [
+        "run",
+        ...heads,
+        ["prompt tokens", { title: "of a call, on average" }],
+        "tokens per solved",
+        "seconds per solved",
+      ],
+      rows.map(line),
     ),
   );
 }
 
-const pairs = (facts) =>
-  h(
-    "dl",
-    {},
-    facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, said(value))]),
-  );
-
-/** What all runs have in common once, and of each what is its own. */
+/** What all runs have in common once, of each what is its own, and at the end everything that was set. */
 function played(runs) {
-  const common =
-    runs.length < 2
-      ? []
-      : runs[0].facts.filter(([name, value]) =>
-          runs.every((run) => run.facts.some((one) => one[0] === name && one[1] === value)),
-        );
+  const [first, ...rest] = runs;
+  const notes = runs.filter((run) => run.count && run.summary && run.summary.note);
+  const own = (run, name) => (run.facts.find((fact) => fact[0] === name) || [])[1];
+  const common = first.facts.filter(([name, value]) => rest.every((run) => own(run, name) === value));
   const shared = new Set(common.map(([name]) => name));
-  const one = (run) =>
-    h(
-      "div",
-      {},
-      h("h3", {}, run.name),
-      run.count && run.summary && run.summary.note ? h("p", { class: "empty" }, said(run.summary.note)) : null,
-      pairs(run.facts.filter(([name]) => !shared.has(name))),
-    );
-  return h(
-    "div",
-    { class: "facts-grid" },
-    common.length ? h("div", {}, h("h3", {}, "all of them"), pairs(common)) : null,
-    runs.map(one),
-  );
+  const names = new Set(runs.flatMap((run) => run.facts.map(([name]) => name)));
+  const others = [...names].filter((name) => !shared.has(name));
+  const settings = runs.filter((run) => run.more.length);
+  return [
+    notes.map((run) => h("p", { class: "notice" }, h("b", {}, run.name), ": ", said(run.summary.note))),
+    common.length ? h("div", { class: "wide-facts" }, facts(common)) : null,
+    others.length
+      ? numbers(
+          ["run", ...others.map((name) => [name, { class: "left" }])],
+          runs.map((run) =>
+            h(
+              "tr",
+              {},
+              h("th", { scope: "row" }, run.name),
+              others.map((name) => h("td", { class: "left" }, said(own(run, name) ?? "–"))),
+            ),
+          ),
+        )
+      : null,
+    settings.length
+      ? h(
+          "details",
+          {},
+          h("summary", {}, "all other settings"),
+          h(
+            "div",
+            { class: "facts-grid" },
+            settings.map((run) => h("div", {}, runs.length > 1 ? h("h3", {}, run.name) : null, facts(run.more))),
+          ),
+        )
+      : null,
+  ];
 }

@@ -1,18 +1,15 @@
 // Trials of one task: all of them below each other, or two beside each other, stepped through together.
 
 import { outcomeClass, outcomeWord, pips } from "./charts.js";
-import { has, store } from "./data.js";
+import { has, store, trialsOf } from "./data.js";
 import { busy, fill, h, link, plural, said } from "./dom.js";
-import { ending, memories, picture, shade, steps, worthOf, written } from "./turn.js";
+import { chips, ending, memories, picture, stepping, steps, worthOf, written } from "./turn.js";
 import { loaded } from "./trial.js";
 
 const MOST = 24;
 
 export function taskView(box, task) {
-  const found = [];
-  store.rows.forEach((rows, run) => {
-    if (rows) for (let row = 0; row < rows.length; row += 1) if (rows.task[row] === task) found.push([run, row]);
-  });
+  const found = trialsOf(task);
   fill(
     box,
     h(
@@ -123,15 +120,15 @@ export function besideView(box, places, at, moved) {
     trials.forEach((trial, side) => {
       if (trial) fill(sides[side], half(trial, places[side], now, go));
     });
-  const most = () =>
-    Math.max(
-      0,
-      ...trials.filter(Boolean).map((trial) => (trial.episodes[now.episode] ? steps(trial.episodes[now.episode]) : 0)),
-    );
-  const episodes = () => Math.max(1, ...trials.filter(Boolean).map((trial) => trial.episodes.length));
+  const ends = () => {
+    const all = trials.filter(Boolean).map((trial) => trial.episodes.map(steps));
+    const most = Math.max(1, ...all.map((one) => one.length));
+    return Array.from({ length: most }, (_, number) => Math.max(0, ...all.map((one) => one[number] ?? 0)));
+  };
   const go = (episode, step) => {
-    now.episode = Math.max(0, Math.min(episodes() - 1, episode));
-    now.step = Math.max(0, Math.min(most(), step));
+    const last = ends();
+    now.episode = Math.max(0, Math.min(last.length - 1, episode));
+    now.step = Math.max(0, Math.min(last[now.episode], step));
     draw();
     moved(now.episode, now.step);
   };
@@ -144,18 +141,7 @@ export function besideView(box, places, at, moved) {
       })
       .catch((error) => fill(sides[side], h("p", { class: "empty" }, said(String(error.message))))),
   );
-  return {
-    step(by) {
-      if (now.step + by > most() && now.episode + 1 < episodes()) go(now.episode + 1, 0);
-      else if (now.step + by < 0 && now.episode > 0) {
-        now.episode -= 1;
-        go(now.episode, most());
-      } else go(now.episode, now.step + by);
-    },
-    episode(by) {
-      if (now.episode + by >= 0 && now.episode + by < episodes()) go(now.episode + by, 0);
-    },
-  };
+  return stepping(now, ends, go);
 }
 
 function half(trial, [run, row], now, go) {
@@ -192,7 +178,6 @@ function half(trial, [run, row], now, go) {
         `There is no episode ${now.episode + 1} here: ${outcomeWord(rows.outcome[row], rows.episodes[row])}.`,
       ),
     ];
-  const worth = worthOf(trial);
   const step = Math.min(now.step, steps(episode));
   const turn = episode.turns[step];
   const made = turn || episode.reflection;
@@ -201,31 +186,7 @@ function half(trial, [run, row], now, go) {
     tabs,
     memories(episode, now.episode),
     turn ? picture(trial, turn.picture, turn.observation) : picture(trial, episode.last, null),
-    h(
-      "div",
-      { class: "chips" },
-      episode.turns.map((one, number) =>
-        h(
-          "button",
-          {
-            type: "button",
-            class: `chip${number === step ? " now" : ""}${one.valid ? "" : " invalid"}`,
-            style: shade(one, worth),
-            onclick: () => go(now.episode, number),
-          },
-          String(number + 1),
-        ),
-      ),
-      h(
-        "button",
-        {
-          type: "button",
-          class: `chip end${step === steps(episode) ? " now" : ""}`,
-          onclick: () => go(now.episode, steps(episode)),
-        },
-        "end",
-      ),
-    ),
+    chips(trial, now.episode, step, worthOf(trial), go),
     h("h3", {}, turn ? `turn ${step + 1}` : made ? "reflection" : `${ending(episode)}`),
     made ? written(made.call, made.text) : null,
   ];

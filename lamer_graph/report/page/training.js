@@ -1,9 +1,8 @@
 // A training, update by update.
 
-import { lines } from "./charts.js";
+import { legend, lines, trainingChart, trainingSeries } from "./charts.js";
 import { store } from "./data.js";
 import { brief, count, h, link, percent, plural } from "./dom.js";
-import { legend } from "./overview.js";
 
 /** What the trials of each update came to, from their lines in the list. */
 function byUpdate(rows) {
@@ -25,16 +24,8 @@ function byUpdate(rows) {
 export function training(number) {
   const run = store.overview.runs[number];
   if (!run || !run.curves) return h("p", { class: "empty" }, "This run trains nothing.");
-  const { updates, pass_at: passAt, validation, more, planned } = run.curves;
-  const series = passAt.map((values, k) => ({ name: `pass@${k + 1}`, values, dots: true }));
-  if (validation.length)
-    series.push({
-      name: "validation",
-      updates: validation.map(([update]) => update),
-      values: validation.map(([, values]) => values[values.length - 1]),
-      alone: true,
-      colour: 5,
-    });
+  const { updates, more, planned } = run.curves;
+  const series = trainingSeries(run.curves);
   const seen = byUpdate(store.rows[number]);
   const waiting = planned && updates.length < planned;
   return h(
@@ -70,12 +61,7 @@ export function training(number) {
       { class: "card" },
       h("h2", {}, "Success of each update's batch"),
       updates.length
-        ? h(
-            "div",
-            { class: "figure" },
-            lines({ updates, series, shares: true, last: planned, label: "pass at k over updates" }),
-            legend(series),
-          )
+        ? h("div", { class: "figure" }, trainingChart(run.curves, series), legend(series))
         : h("p", { class: "empty" }, "No update has ended yet."),
     ),
     h(

@@ -1,53 +1,14 @@
 // One trial: its episodes side by side, a turn at a time; what the policy read there, wrote there, and what that was worth.
 
 import { outcomeClass, outcomeWord, pips } from "./charts.js";
-import { fetchTrial, has, live, notHere, store } from "./data.js";
-import { brief, busy, fill, h, link, percent, plain, plural, said, signed, textOf } from "./dom.js";
-import { clipped, detail, ending, memories, picture, shade, steps, worthOf } from "./turn.js";
+import { fetchTrial, has, live, notHere, store, trialsOf } from "./data.js";
+import { brief, busy, facts, fill, h, link, percent, plural, said, signed } from "./dom.js";
+import { chips, clipped, detail, ending, memories, picture, stepping, steps, worthOf } from "./turn.js";
 
 const pictureAt = (trial, episode, step) =>
   step < episode.turns.length
     ? picture(trial, episode.turns[step].picture, episode.turns[step].observation)
     : picture(trial, episode.last, null);
-
-function chips(trial, number, active, worth, go) {
-  const episode = trial.episodes[number];
-  const chip = (step, label, one, title, extra) =>
-    h(
-      "button",
-      {
-        type: "button",
-        class: `chip${one && one.valid === false ? " invalid" : ""}${active === step ? " now" : ""} ${extra}`,
-        style: shade(one, worth),
-        title: plain(title),
-        "aria-current": active === step ? "step" : null,
-        "data-step": step,
-        onclick: () => go(number, step),
-      },
-      label,
-    );
-  const told = (one) => (worth && one && one[worth.name] !== null ? `, ${worth.name} ${signed(one[worth.name])}` : "");
-  return h(
-    "div",
-    { class: "chips", role: "group", "aria-label": `turns of episode ${number + 1}` },
-    episode.turns.map((turn, step) =>
-      chip(
-        step,
-        String(step + 1),
-        turn,
-        `turn ${step + 1}: ${turn.action === null ? "no action" : textOf(turn.action).slice(0, 80)}${turn.valid ? "" : " (invalid)"}, reward ${brief(turn.reward)}${told(turn)}`,
-        "",
-      ),
-    ),
-    chip(
-      episode.turns.length,
-      episode.reflection ? "✎" : "end",
-      episode.reflection,
-      episode.reflection ? `the end, and the reflection${told(episode.reflection)}` : "the end",
-      "end",
-    ),
-  );
-}
 
 /** One episode as a column. */
 function column(trial, number, at, active, worth, go) {
@@ -120,13 +81,7 @@ export async function loaded(run, row) {
 /** The heading of a trial, with the ways to others. */
 function heading(trial, run, row, around) {
   const rows = store.rows[run];
-  const same = [];
-  store.rows.forEach((other, number) => {
-    if (other)
-      for (let at = 0; at < other.length; at += 1)
-        if (other.task[at] === rows.task[row] && !(number === run && at === row)) same.push([number, at]);
-  });
-  const [number, index] = [store.overview.runs[run].name, trial.trial ? ` #${trial.trial}` : ""];
+  const same = trialsOf(rows.task[row]).filter(([other, at]) => !(other === run && at === row));
   const beside =
     same.find(([other, at]) => other !== run && store.rows[other].trial[at] === rows.trial[row]) ||
     same.find(([other]) => other !== run) ||
@@ -137,7 +92,7 @@ function heading(trial, run, row, around) {
     h(
       "p",
       { class: "crumbs" },
-      h("a", { href: "#/trials?run=" + run }, number),
+      h("a", { href: "#/trials?run=" + run }, store.overview.runs[run].name),
       rows.update[row] === null
         ? null
         : [
@@ -151,7 +106,7 @@ function heading(trial, run, row, around) {
       " · ",
       trial.started.slice(0, 16).replace("T", " "),
     ),
-    h("h1", {}, said(trial.task.id, { class: "said name" }), index),
+    h("h1", {}, said(trial.task.id, { class: "said name" }), trial.trial ? ` #${trial.trial}` : ""),
     h(
       "p",
       { class: "sub" },
@@ -204,6 +159,7 @@ function progress(trial, number) {
 function worthKey(worth) {
   if (!worth)
     return h("p", { class: "key-line" }, "Turns are not coloured: what they were worth is not known for this trial.");
+  if (!worth.most) return h("p", { class: "key-line" }, `Turns are not coloured: the ${worth.name} of each is 0.`);
   return h(
     "p",
     { class: "key-line" },
@@ -261,22 +217,11 @@ export function trialView(box, place, around, moved) {
       box.dataset.ready = "yes";
     })
     .catch((error) => fill(box, h("p", { class: "empty" }, said(String(error.message)))));
-  return {
-    step(by) {
-      if (!trial || !trial.episodes.length) return;
-      const end = steps(trial.episodes[at.episode]);
-      if (at.step + by > end && at.episode + 1 < trial.episodes.length) go(at.episode + 1, 0);
-      else if (at.step + by < 0 && at.episode > 0) go(at.episode - 1, steps(trial.episodes[at.episode - 1]));
-      else go(at.episode, at.step + by);
-    },
-    episode(by) {
-      if (trial && trial.episodes.length && trial.episodes[at.episode + by]) go(at.episode + by, 0);
-    },
-  };
+  return stepping(at, () => (trial ? trial.episodes.map(steps) : []), go);
 }
 
 function about(trial) {
-  const facts = [
+  const told = [
     ["environment", trial.task.env],
     ["seed", trial.task.seed],
     ["split", trial.task.split],
@@ -290,13 +235,7 @@ function about(trial) {
     "details",
     { class: "about" },
     h("summary", {}, "about this trial"),
-    h(
-      "dl",
-      {},
-      facts
-        .filter(([, value]) => value !== null && value !== undefined && value !== "")
-        .map(([name, value]) => [h("dt", {}, name), h("dd", {}, said(String(value)))]),
-    ),
+    facts(told.filter(([, value]) => value !== null && value !== undefined && value !== "")),
     trial.task.instance
       ? h("details", {}, h("summary", {}, "instance"), h("pre", {}, said(trial.task.instance)))
       : null,

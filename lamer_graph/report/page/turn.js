@@ -1,6 +1,6 @@
 // The parts of a trial: a state's picture, what an episode remembers, what was read and written at one step.
 
-import { brief, count, drawing, h, link, percent, plain, plural, said, signed, textOf } from "./dom.js";
+import { brief, count, drawing, fixed, h, link, percent, plain, plural, said, signed, textOf } from "./dom.js";
 
 /** Steps of an episode: its turns, then its end. */
 export const steps = (episode) => episode.turns.length;
@@ -10,7 +10,7 @@ const strength = (trial, name) => {
     .flatMap((episode) => [...episode.turns, episode.reflection])
     .map((one) => (one ? one[name] : null))
     .filter((value) => value !== null && value !== undefined);
-  return all.length ? Math.max(1e-9, ...all.map(Math.abs)) : null;
+  return all.length ? Math.max(...all.map(Math.abs)) : null;
 };
 
 /** By what a trial's calls are coloured: advantages where others played the same task, else returns. */
@@ -21,14 +21,69 @@ export function worthOf(trial) {
   return value === null ? null : { name: "return", most: value };
 }
 
-export function shade(one, worth) {
-  const value = worth && one ? one[worth.name] : null;
+function shade(one, worth) {
+  const value = worth && worth.most && one ? one[worth.name] : null;
   if (value === null || value === undefined) return {};
   const share = Math.min(1, Math.abs(value) / worth.most);
   return {
     "--worth": `color-mix(in oklab, var(${value >= 0 ? "--good" : "--bad"}) ${Math.round(8 + 62 * Math.sqrt(share))}%, var(--card))`,
   };
 }
+
+/** The turns of an episode and its end, to choose from. */
+export function chips(trial, number, active, worth, go) {
+  const episode = trial.episodes[number];
+  const chip = (step, label, one, title, extra) =>
+    h(
+      "button",
+      {
+        type: "button",
+        class: `chip${one && one.valid === false ? " invalid" : ""}${active === step ? " now" : ""} ${extra}`,
+        style: shade(one, worth),
+        title: plain(title),
+        "aria-current": active === step ? "step" : null,
+        "data-step": step,
+        onclick: () => go(number, step),
+      },
+      label,
+    );
+  const told = (one) => (worth && one && one[worth.name] !== null ? `, ${worth.name} ${signed(one[worth.name])}` : "");
+  return h(
+    "div",
+    { class: "chips", role: "group", "aria-label": `turns of episode ${number + 1}` },
+    episode.turns.map((turn, step) =>
+      chip(
+        step,
+        String(step + 1),
+        turn,
+        `turn ${step + 1}: ${turn.action === null ? "no action" : textOf(turn.action).slice(0, 80)}${turn.valid ? "" : " (invalid)"}, reward ${brief(turn.reward)}${told(turn)}`,
+        "",
+      ),
+    ),
+    chip(
+      episode.turns.length,
+      episode.reflection ? "✎" : "end",
+      episode.reflection,
+      episode.reflection ? `the end, and the reflection${told(episode.reflection)}` : "the end",
+      "end",
+    ),
+  );
+}
+
+/** The keys' steps through episodes; `ends` are the last steps of each, `go` is called with an episode and a step. */
+export const stepping = (at, ends, go) => ({
+  step(by) {
+    const last = ends();
+    const to = at.step + by;
+    if (!last.length) return;
+    if (to > last[at.episode] && at.episode + 1 < last.length) go(at.episode + 1, 0);
+    else if (to < 0 && at.episode > 0) go(at.episode - 1, last[at.episode - 1]);
+    else go(at.episode, to);
+  },
+  episode(by) {
+    if (ends()[at.episode + by] !== undefined) go(at.episode + by, 0);
+  },
+});
 
 export function ending(episode) {
   return episode.success ? "won" : episode.truncated ? "out of turns" : "lost";
@@ -108,7 +163,7 @@ export function written(call, text) {
   const style = (p) => ({ "--rare": p === null ? "0%" : `${Math.round(75 * Math.pow(1 - p, 0.8))}%` });
   const title = (at) => {
     const p = probability(at);
-    return `${p === null ? "probability unknown" : `p = ${p >= 0.0995 ? p.toFixed(2) : p.toPrecision(2)}`}, token ${call.ids[at]}`;
+    return `${p === null ? "probability unknown" : `p = ${p >= 0.0995 ? fixed(p, 2) : p.toPrecision(2)}`}, token ${call.ids[at]}`;
   };
   const likely = call.logprobs.every((value) => value !== null)
     ? call.logprobs.reduce((sum, value) => sum + value, 0)

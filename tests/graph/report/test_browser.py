@@ -12,15 +12,16 @@ import pytest
 
 from chromium import a_browser, a_page, expect
 from lamer_graph.cli.crediting import worth_of
+from lamer_graph.evaluation.evaluate import report as evaluated
 from lamer_graph.report.book import Book
-from lamer_graph.report.page import write_report
+from lamer_graph.report.page import FOLDER, write_report
 from lamer_graph.report.runs import find_runs
 from lamer_graph.report.server import viewer
 from lamer_graph.web.listening import Listening
 from report_runs import HOSTILE, a_training, add, an_update, line, played, written
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 ROWS = "#main a.row"
 
@@ -48,6 +49,10 @@ def texts(page: Page, selector: str) -> list[str]:
     return [text.strip() for text in page.locator(selector).all_inner_texts()]
 
 
+def box_of(found: Locator) -> dict[str, float]:
+    return dict(found.bounding_box() or {"y": 0.0, "height": 0.0})
+
+
 def fits(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
@@ -62,6 +67,7 @@ def test_the_overview_has_every_run_with_its_intervals_its_trials_and_what_memor
             "Every trial",
             "What the memory brings",
             "How they were played",
+            "How it was trained",
         ]
         assert page.locator("svg.passes .whisker").count() == 6
         assert page.locator(".strip .cell").count() == 18
@@ -69,6 +75,85 @@ def test_the_overview_has_every_run_with_its_intervals_its_trials_and_what_memor
         assert page.locator("svg.chart:not(.passes) polyline").count() == 3
         page.locator(".strip .cell").first.click()
         page.wait_for_selector(".episode.active")
+
+
+def test_what_is_drawn_and_its_name_in_the_legend_have_one_colour(browser: Browser, tmp_path: Path) -> None:
+    folder = a_training(tmp_path / "training", updates=2, tasks=1, group=2)
+    an_update(folder, 3, **{"validation/pass@k": [0.2, 0.4, 0.6]})
+    write_report(Book(find_runs([folder])), tmp_path / "report.html", "x")
+    hues = "all => all.map(one => getComputedStyle(one)[one.tagName === 'I' ? 'backgroundColor' : 'fill'])"
+    with a_page(browser, (tmp_path / "report.html").as_uri()) as page:
+        for view in ("#/", "#/training/0"):
+            page.evaluate(f"location.hash = '{view}'")
+            (named,) = page.locator(".legend li", has_text="validation, pass@3").locator("i").evaluate_all(hues)
+            (drawn,) = page.locator(".chart:not(.small) circle.point").evaluate_all(hues)
+            assert named == drawn
+            assert named not in page.locator(".legend li", has_text="pass@1").locator("i").evaluate_all(hues)
+
+
+def test_a_chart_of_many_runs_shows_those_that_are_ticked_and_its_address_names_them(
+    browser: Browser, tmp_path: Path
+) -> None:
+    for number in range(8):
+        written(tmp_path / "runs" / f"run-{number}", [played(seed) for seed in range(3)])
+    write_report(Book(find_runs([tmp_path / "runs"])), tmp_path / "report.html", "x", most=0)
+    address = (tmp_path / "report.html").as_uri()
+    drawn = "svg.passes .series > g:first-of-type title"
+    with a_page(browser, address) as page:
+        assert page.locator("svg.passes .series").count() == 6
+        assert "room for 6 of these 8 runs" in page.locator("#main").inner_text()
+        assert page.locator("#show-7").is_disabled()
+        page.uncheck("#show-0")
+        page.check("#show-7")
+        shown = [text.split(",")[0] for text in page.locator(drawn).all_text_contents()]
+        assert shown == [f"run-{number}" for number in (1, 2, 3, 4, 5, 7)]
+        address = page.evaluate("location.href")
+    with a_page(browser, address) as page:
+        assert [text.split(",")[0] for text in page.locator(drawn).all_text_contents()] == shown
+
+
+def test_long_names_leave_the_bar_in_one_line_and_are_whole_where_one_points(browser: Browser, tmp_path: Path) -> None:
+    names = [f"a training with a very long name and {'more ' * 12}{number}" for number in range(3)]
+    for name in names:
+        a_training(tmp_path / "runs" / name, updates=1, tasks=1, group=1)
+    write_report(Book(find_runs([tmp_path / "runs"])), tmp_path / "report.html", "x")
+    with a_page(browser, (tmp_path / "report.html").as_uri()) as page:
+        assert fits(page)
+        bar = page.locator("header.bar-top").bounding_box()
+        assert bar is not None
+        assert all(
+            box["y"] + box["height"] <= bar["height"] for box in map(box_of, page.locator("header.bar-top > *").all())
+        )
+        assert {len(text) for text in texts(page, "#tabs a")} <= {6, 8, *range(20, 26)}
+        assert page.locator("#tabs a").nth(2).get_attribute("title") == names[0]
+        assert names[0] in page.locator("#main").inner_text()
+
+
+def test_numbers_of_the_page_are_rounded_as_the_commands_round_them(browser: Browser) -> None:
+    values = [number / parts for parts in (16, 40, 160, 999) for number in range(parts + 1)]
+    page = browser.new_page()
+    module = (FOLDER / "dom.js").read_text().replace("export ", "")
+    page.add_script_tag(content=module + "; Object.assign(window, { fixed, percent, points })", type="module")
+    told = page.evaluate(
+        "values => values.map(value => [percent(value), fixed(10 * value, 2), fixed(value, 3)])", values
+    )
+    page.close()
+    assert told == [[f"{value:.1%}", f"{10 * value:.2f}", f"{value:.3f}"] for value in values]
+
+
+def test_the_table_says_the_commands_numbers_and_why_there_is_no_diversity(browser: Browser, tmp_path: Path) -> None:
+    once = written(tmp_path / "once", [played(seed, good=seed < 5) for seed in range(8)])
+    twice = written(tmp_path / "twice", [played(seed, index) for seed in range(2) for index in range(2)])
+    summary = evaluated(once).summary
+    for folders, column in (([once], []), ([once, twice], ["one trial a task"])):
+        out = tmp_path / "report.html"
+        write_report(Book(find_runs(folders)), out, "x")
+        with a_page(browser, out.as_uri()) as page:
+            cells = texts(page, ".numbers tbody tr:first-child >> nth=0 >> td")
+            assert [cell.split()[0] for cell in cells[1:4]] == [f"{one.value:.1%}" for one in summary.pass_at]
+            assert cells[4] == f"{summary.turns_per_episode.value:.2f}"
+            assert cells[5:-1] == [f"{summary.invalid_rate.value:.1%}", *column]
+            assert ("Diversity is measured where" in page.locator("#main").inner_text()) == (not column)
 
 
 def test_the_list_is_filtered_sorted_and_searched_and_its_address_says_how(browser: Browser, report: str) -> None:
@@ -86,6 +171,7 @@ def test_the_list_is_filtered_sorted_and_searched_and_its_address_says_how(brows
         assert page.locator(f"{ROWS} .c-invalid b").count() == kept < 5
         assert page.evaluate("location.hash") == "#/trials?version=policy-v1&run=1&invalid=1"
         page.goto(report + "#/trials?sort=turns&down=1")
+        expect(page.locator("[data-filter=sort]")).to_have_value("turns")
         turns = [int(text.split()[-1]) for text in texts(page, f"{ROWS} .c-turns")]
         assert turns == sorted(turns, reverse=True)
         page.keyboard.press("/")

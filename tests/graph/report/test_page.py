@@ -120,6 +120,14 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         yield listening.base_url, folder
 
 
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of a run that nobody writes to."""
+    folder = written(tmp_path_factory.mktemp("still") / "run", [played(seed) for seed in range(3)])
+    with Listening(viewer(Book(find_runs([folder])), "a run"), "127.0.0.1", 0, keyed=False, grace_s=1) as listening:
+        yield listening.base_url
+
+
 def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any, Any]:
     request = urllib.request.Request(url, method=method, headers=headers)
     try:
@@ -129,8 +137,8 @@ def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Any, Any]:
         return error.code, error.headers, error.read()
 
 
-def test_the_server_answers_with_the_page_and_its_policy(served: tuple[str, Path]) -> None:
-    code, headers, body = ask(served[0])
+def test_the_server_answers_with_the_page_and_its_policy(url: str) -> None:
+    code, headers, body = ask(url)
     assert code == 200
     assert b"lamer-graph" in body
     assert "connect-src 'self'" in headers["content-security-policy"]
@@ -148,9 +156,9 @@ def test_a_trial_that_was_just_written_can_be_asked_for(served: tuple[str, Path]
     assert json.loads(ask(f"{url}/api/trial?run=0&row=3")[2])["task"]["seed"] == 77
 
 
-def test_the_numbers_of_the_whole_follow_without_being_asked_for(served: tuple[str, Path]) -> None:
+def test_the_numbers_of_the_whole_follow_without_being_asked_for(url: str) -> None:
     late = time.monotonic() + 20
-    while not (told := json.loads(ask(f"{served[0]}/api/overview")[2]))["measured"]:
+    while not (told := json.loads(ask(f"{url}/api/overview")[2]))["measured"]:
         assert time.monotonic() < late
         time.sleep(0.05)
     assert told["runs"][0]["summary"]["tasks"] == 3
@@ -169,18 +177,18 @@ def test_the_numbers_of_the_whole_follow_without_being_asked_for(served: tuple[s
         ("/..%2f..%2fetc/passwd", 404),
     ],
 )
-def test_what_is_not_there_or_no_number_is_refused(served: tuple[str, Path], path: str, code: int) -> None:
-    assert ask(served[0] + path)[0] == code
+def test_what_is_not_there_or_no_number_is_refused(url: str, path: str, code: int) -> None:
+    assert ask(url + path)[0] == code
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_the_server_only_ever_reads(served: tuple[str, Path], method: str) -> None:
-    assert ask(f"{served[0]}/api/state", method)[0] == 405
+def test_the_server_only_ever_reads(url: str, method: str) -> None:
+    assert ask(f"{url}/api/state", method)[0] == 405
 
 
-def test_a_page_of_another_site_learns_nothing(served: tuple[str, Path]) -> None:
-    assert ask(f"{served[0]}/api/rows?run=0&first=0", Host="evil.example")[0] == 403
-    assert ask(f"{served[0]}/api/state", Origin="http://evil.example")[0] == 403
+def test_a_page_of_another_site_learns_nothing(url: str) -> None:
+    assert ask(f"{url}/api/rows?run=0&first=0", Host="evil.example")[0] == 403
+    assert ask(f"{url}/api/state", Origin="http://evil.example")[0] == 403
 
 
 def test_a_malformed_trial_is_said_and_the_others_are_still_shown(served: tuple[str, Path]) -> None:
@@ -266,6 +274,13 @@ def test_report_writes_over_a_file_when_told_to(cli: Cli, tmp_path: Path) -> Non
     assert Path("there.html").read_text() != "old"
 
 
+@pytest.mark.parametrize("name", ["report", "view"])
+def test_help_names_every_command_whose_folders_are_shown(cli: Cli, name: str) -> None:
+    said = " ".join(cli(name, "--help").out.replace("│", " ").split())
+    for command in ("collect", "eval", "train", "compare", "reproduce", "quickstart"):
+        assert f"`{command}`" in said
+
+
 def test_view_says_where_it_listens_and_ends_on_a_signal(tmp_path: Path) -> None:
     run = written(tmp_path / "run", [played(1)])
     process = started(tmp_path, "view", run, "--port", 0, "--json")
@@ -277,7 +292,7 @@ def test_view_says_where_it_listens_and_ends_on_a_signal(tmp_path: Path) -> None
     assert process.wait(timeout=20) == 0
 
 
-def test_view_refuses_a_port_in_use(cli: Cli, served: tuple[str, Path]) -> None:
-    done = cli("view", served[1], "--port", served[0].rpartition(":")[2])
+def test_view_refuses_a_port_in_use(cli: Cli, tmp_path: Path, url: str) -> None:
+    done = cli("view", written(tmp_path / "run", [played(1)]), "--port", url.rpartition(":")[2])
     assert done.code == 2
     assert "cannot listen on 127.0.0.1 port" in done.error_line

@@ -36,6 +36,22 @@ def test_runs_of_one_name_are_told_apart_and_a_run_named_twice_is_one(tmp_path: 
     assert [run.name for run in found] == ["a/run", "b/run"]
 
 
+def test_runs_whose_folders_are_named_by_hashes_are_called_what_is_written_beside_them(tmp_path: Path) -> None:
+    names = {"readings/m-1a": "lamer, read", "readings/m-2b": "rl, read", "readings/m-3c": "rl, read"}
+    for place in (*names, "readings/m-4d", "readings/m-5e"):
+        written(tmp_path / "grid" / place, [played(1)])
+    (tmp_path / "grid" / "runs.json").write_text(json.dumps({**names, "readings/m-5e": ["no name"]}))
+    found = find_runs([tmp_path / "grid"])
+    assert [run.name for run in found] == [
+        "lamer, read",
+        "rl, read (2b)",
+        "rl, read (3c)",
+        "readings/m-4d",
+        "readings/m-5e",
+    ]
+    assert [run.name for run in find_runs([tmp_path / "grid" / "readings" / "m-2b"])] == ["rl, read"]
+
+
 @pytest.mark.parametrize(
     ("place", "message"), [("nowhere", "no such folder"), ("empty", "neither"), ("file.txt", "is no folder")]
 )

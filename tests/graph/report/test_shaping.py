@@ -16,7 +16,7 @@ from lamer_envs import make
 from lamer_graph.cli.crediting import worth_of
 from lamer_graph.evaluation.evaluate import report
 from lamer_graph.report.book import Book, _spread
-from lamer_graph.report.overview import alike, summary_of
+from lamer_graph.report.overview import alike, described, summary_of
 from lamer_graph.report.pictures import ATTRIBUTES, ELEMENTS, SPELT, album_of, environment, tree_of
 from lamer_graph.report.runs import find_runs
 from lamer_graph.report.tokens import _fingerprint, pieces_of, tokenizer_of
@@ -306,6 +306,28 @@ def test_a_run_of_an_application_is_measured_with_every_task_an_instance(tmp_pat
 def test_a_run_without_a_finished_trial_says_so_instead_of_numbers(tmp_path: Path) -> None:
     folder = written(tmp_path / "run", [played(1, error="PolicyError")])
     assert "no finished trials" in summary_of(find_runs([folder])[0])["note"]
+
+
+def test_how_a_run_was_played_says_what_was_asked_of_the_policy_and_leaves_nothing_out(tmp_path: Path) -> None:
+    asked = {"strategy": "plan", "thoughts": "shown", "history": 3, "max_tokens": 64, "texts": {"reflect": "Why?"}}
+    (run,) = find_runs([written(tmp_path / "run", [played(1)], temperature=0.7, **asked)])
+    told = described(run)
+    facts = dict(told["facts"])
+    assert (facts["strategy"], facts["thoughts"], facts["sampling"]) == ("plan", "shown", "temperature 0.7")
+    assert dict(told["more"]) == {"history": "3", "max tokens": "64", "texts": "{'reflect': 'Why?'}"}
+    (silent,) = find_runs([written(tmp_path / "run", [played(1)], strategy="lamer")])
+    assert dict(described(silent)["facts"])["thoughts"] == "hidden"
+
+
+def test_runs_of_policies_of_one_name_and_other_weights_are_not_compared_and_are_told_apart(tmp_path: Path) -> None:
+    for name, weights in (("a", "1"), ("b", "2")):
+        folder = written(tmp_path / "all" / name, [played(1)], policy="best")
+        told = orjson.loads((folder / "run.json").read_bytes())
+        told["sampled_by"] = [{"folder": f"runs/trained-{name}/best", "weights": weights}]
+        (folder / "run.json").write_bytes(orjson.dumps(told))
+    runs = find_runs([tmp_path / "all"])
+    assert alike(runs) == []
+    assert [dict(described(run)["facts"])["policy"] for run in runs] == ["trained-a/best", "trained-b/best"]
 
 
 def test_only_runs_that_differ_in_nothing_but_memory_are_compared(tmp_path: Path) -> None:

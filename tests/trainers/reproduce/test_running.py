@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from lamer_graph.errors import ConfigError
+from lamer_graph.report.runs import find_runs
+from lamer_graph.runlog import TRIALS_FILE
 from lamer_trainers.errors import CheckpointError
 from lamer_trainers.reproduce import running
 from lamer_trainers.reproduce.jobs import Grid, Job, Wanted, expand
-from lamer_trainers.reproduce.running import NOTE, Progress, check_out, claimed, log_of, run_jobs, workers_of
+from lamer_trainers.reproduce.running import NAMES, NOTE, Progress, check_out, claimed, log_of, run_jobs, workers_of
 
 STAND_IN = """
 import pathlib, sys, time
@@ -128,6 +131,21 @@ def test_a_folder_is_of_one_grid_at_a_time_and_of_one_scale(grid: Grid, monkeypa
     (out / NOTE).unlink()
     with pytest.raises(CheckpointError, match="holds something else"):
         check_out(grid)
+
+
+def test_the_folder_says_what_its_runs_are_called_and_the_report_of_runs_calls_them_so(grid: Grid) -> None:
+    run(grid)
+    out = grid.wanted.out
+    named = json.loads((out / NAMES).read_text())
+    assert {named[f"trainings/{job.name}"] for job in grid.chosen} == {job.says for job in grid.chosen}
+    other = expand(Wanted(("meta-vs-rl",), "cpu", (0,), out))
+    with claimed(other):
+        pass
+    assert named.items() < json.loads((out / NAMES).read_text()).items()
+    reading = next(cell.job for cell in grid.cells if cell.job.kind == "eval")
+    reading.folder.mkdir(parents=True)
+    (reading.folder / TRIALS_FILE).write_text("")
+    assert [one.name for one in find_runs([out / "readings"])] == [reading.says]
 
 
 def test_timed_runs_are_alone_and_small_ones_one_a_core(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from types import FrameType
 import orjson
 
 from lamer_graph.errors import ConfigError
+from lamer_graph.runlog import write_atomic
 from lamer_graph.serving.supervisor import PR_SET_PDEATHSIG, prctl
 from lamer_trainers.errors import CheckpointError
 from lamer_trainers.loop.run_folder import METRICS
@@ -36,6 +37,8 @@ LINE = 100
 """Columns of a line of progress."""
 PROGRAM = (sys.executable, "-m", "lamer_graph")
 NOTE = "reproduce.json"
+NAMES = "runs.json"
+"""Under which names the runs are known, by their folders in --out: the folders are named by hashes."""
 
 
 @dataclass
@@ -136,6 +139,22 @@ def _told(grid: Grid) -> dict[str, object]:
     return {"scale": wanted.scale, "set": list(wanted.settings), "preset": wanted.preset}
 
 
+def name_runs(grid: Grid) -> None:
+    """Write --out/runs.json: what each run of the grid is called, {"readings/..": "minesweeper lamer, read seed 0"}.
+    A run that another target has named before keeps that name. `lamer-graph report` shows runs by these."""
+    path = grid.wanted.out / NAMES
+    try:
+        there = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        there = {}
+    jobs = [job for cell in grid.cells for job in (cell.job, cell.job.after) if job is not None]
+    named: dict[str, str] = {}
+    for job in jobs:
+        named.setdefault(f"{job.folder.parent.name}/{job.name}", job.says)
+    before = there if isinstance(there, dict) else {}
+    write_atomic(path, orjson.dumps({**named, **before}, option=orjson.OPT_INDENT_2) + b"\n")
+
+
 @contextlib.contextmanager
 def claimed(grid: Grid) -> Iterator[int]:
     """The folder, for this process and the jobs that get the lock's descriptor, which is yielded: what a killed grid
@@ -152,6 +171,7 @@ def claimed(grid: Grid) -> Iterator[int]:
         if not lock.tell():
             lock.write(orjson.dumps(_told(grid), option=orjson.OPT_INDENT_2) + b"\n")
             lock.flush()
+        name_runs(grid)
         yield lock.fileno()
 
 
