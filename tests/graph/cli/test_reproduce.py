@@ -93,7 +93,7 @@ def test_a_dry_run_is_a_line_for_each_scale_and_with_a_scale_every_run(cli: Cli)
     whole = cli("reproduce", "table3", "--scale", "smollm2", "--dry-run").out
     assert whole.count("lamer-graph train --preset") == whole.count("lamer-graph eval --policy") == 3
     assert "column sokoban is left out" in whole
-    told = " ".join(cli("reproduce", "--help").out.replace("│", " ").split())
+    told = " ".join(cli("reproduce", "--help-all").out.replace("│", " ").split())
     assert "with --scale every run" in told
 
 
