@@ -89,13 +89,16 @@ class Ui:
         self._working = True
 
     @contextmanager
-    def progress(self, what: str, total: int, says: Callable[[], str] | None = None) -> Iterator[Callable[[int], None]]:
-        """A bar with rate and ETA on stderr; where that is no terminal, a line now and then. Yields `advance(steps)`.
+    def progress(
+        self, what: str, total: int, says: Callable[[], str] | None = None, *, logged: bool = True
+    ) -> Iterator[Callable[[int], None]]:
+        """A bar with rate and ETA on stderr; where that is no terminal a line now and then, but for steps that are
+        not `logged` so, because they have lines of their own. Yields `advance(steps)`.
 
         `says` is asked, all the time, for what stands there instead of the bar's own rate and ETA.
         """
         if not sys.stderr.isatty():
-            yield self._lines(what, total, says)
+            yield self._lines(what, total, says) if logged else lambda steps: None
             return
         from rich.console import Console
         from rich.progress import (

@@ -319,7 +319,7 @@ def _short(path: str) -> str:
 @contextmanager
 def _lines(ui: Ui, updates: int) -> Iterator[Any]:
     """`show(metrics)`: one line per finished update, and at a terminal a bar with rate and ETA below them."""
-    with ui.progress("updates", updates) as advance:
+    with ui.progress("updates", updates, logged=False) as advance:
         shown = 0
 
         def show(line: Json) -> None:

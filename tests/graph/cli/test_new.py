@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Cli
+from lamer_envs import registry
 
 BROKEN = """
 from lamer_envs import Env, Step
@@ -74,6 +75,13 @@ def test_an_environment_that_keeps_its_promises_is_told_so(cli: Cli) -> None:
     outcome = cli("env", "check", "minesweeper:4x4-3", "--tasks", "2", "--json")
     assert outcome.code == 0
     assert outcome.document == {"env": "minesweeper:4x4-3", "kept": True, "broken": None, "not_tried": []}
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is no other test's, nor a worker process's of one."""
+    for name in ("_CLASSES", "_MADE", "_USED"):
+        monkeypatch.setattr(registry, name, type(getattr(registry, name))(getattr(registry, name)))
 
 
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reset: str, step: str) -> str:

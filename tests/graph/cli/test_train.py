@@ -307,7 +307,7 @@ def test_what_show_prints_is_a_run_file_of_the_same_run(cli: Cli, tmp_path: Path
 
 
 def test_help_says_how_a_thinking_model_is_told_not_to(cli: Cli) -> None:
-    assert "template.enable_thinking=false" in plain(cli("train", "--help").out)
+    assert "template.enable_thinking=false" in plain(cli("train", "--help-all").out)
 
 
 def plain(text: str) -> str:

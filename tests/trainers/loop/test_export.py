@@ -162,6 +162,7 @@ def test_an_exported_policy_is_played_by_name_of_its_folder(cli: Cli, trained: P
     [
         (("nowhere", "--out", "mine"), "no run at nowhere"),
         (("empty", "--out", "mine"), "is no training run and no policy"),
+        (("read", "--out", "mine"), "is no training run and no policy"),
         (("begun", "--out", "mine"), "has no weights yet"),
         (("empty", "--out", "there"), "exists already"),
         (("empty", "--out", "mine", "--push", "me"), "OWNER/NAME"),
@@ -173,8 +174,10 @@ def test_what_cannot_be_exported_is_refused_in_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")
-    (tmp_path / "begun" / "collected").mkdir(parents=True)
-    (tmp_path / "begun" / "run.json").write_text("{}")
+    (tmp_path / "begun").mkdir()  # of logs, say: nothing is collected
+    (tmp_path / "begun" / "run.json").write_text('{"optimise": {}}')
+    (tmp_path / "read").mkdir()
+    (tmp_path / "read" / "run.json").write_text('{"config": {}}')
     outcome = cli("export", *arguments)
     assert outcome.code == 2
     assert says in outcome.error_line

@@ -51,7 +51,7 @@ def subject_of(source: Path, *, last: bool = False) -> Subject:
     the `last` are wanted or none were validated. Raises ConfigError."""
     if is_adapter(source) or is_policy(source):
         return Subject(source, source.parent if (source.parent / RUN).is_file() else None, *_read(source))
-    if not (source / RUN).is_file() or not (source / "collected").is_dir():
+    if not _trains(source):
         raise ConfigError(f"{source} is no training run and no policy: give the --out of `lamer-graph train`")
     if (source / BEST).is_dir() and not last:
         return Subject(source / BEST, source, *_read(source / BEST))
@@ -64,6 +64,14 @@ def subject_of(source: Path, *, last: bool = False) -> Subject:
         update = None if run is None else steps_of(checkpoint) // run.optimise.steps_per_update
         return Subject(checkpoint, source, *_last_reading(source, update))
     raise ConfigError(f"{source} has no weights yet: nothing was validated and no checkpoint written")
+
+
+def _trains(folder: Path) -> bool:
+    """Whether it is a training run's, collected or from logs; an evaluation has a `run.json`, too."""
+    try:
+        return "optimise" in orjson.loads((folder / RUN).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _read(folder: Path) -> tuple[list[float] | None, int | None]:
