@@ -393,6 +393,7 @@ def test_a_server_that_has_stopped_is_said_and_what_is_there_can_still_be_looked
     inside.close()
 
 
+@pytest.mark.slow  # by the clock, which a busy machine does not keep
 def test_ten_thousand_trials_are_listed_within_two_seconds_and_scrolled_without_holding_them(
     browser: Browser, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
