@@ -121,6 +121,8 @@ def export(source: Path, out: Path, *, last: bool = False) -> Exported:
         (fresh / "README.md").write_text(_card(out.name, subject, base, told, count, stored))
         for licence in base.glob("LICENSE*"):
             shutil.copyfile(licence, fresh / licence.name)
+        for path in fresh.iterdir():
+            path.chmod(0o644)  # to be read by whoever gets it; safetensors writes for the owner alone
     return Exported(out, subject.folder, count, stored, subject.reading)
 
 
