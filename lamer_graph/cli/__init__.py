@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -47,6 +49,23 @@ app = typer.Typer(
 
 PLAYING = (quickstart, play, collect, train, evaluate, compare, curve, reproduce)
 OTHERS = (report, log, memory, serve, serve_env, agent, gateway, warmup, import_model, export, new, env, doctor)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("lamer-graph"))
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
 for module in (*PLAYING, *OTHERS):
     module.register(app)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamer_envs.errors import EnvError
+from lamer_envs.errors import EnvError, EnvParameterError
 from lamer_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,9 +57,13 @@ def named(spec: str, *, look: bool = True) -> str:
     try:
         found = own(spec)
     except EnvError:
-        if importlib.util.find_spec(first.partition(".")[0]) is None:  # a misspelt name: `make` knows the nearest
-            return spec
-        raise
+        if importlib.util.find_spec(first.partition(".")[0]) is not None:
+            raise
+        if rest.isidentifier() and rest[0].isupper():  # a class, not the settings of a name
+            raise EnvParameterError(
+                f"no module '{first}' lies in {Path.cwd()} or is installed: start in the folder that {first}.py lies in"
+            ) from None
+        return spec  # a misspelt name: `make` knows the nearest
     if look:
         _glance(found, spec)
     return found.spec

@@ -145,3 +145,9 @@ def test_a_class_whose_constructor_raises_is_refused_in_one_line(
 
 def test_an_environment_of_no_name_is_refused(cli: Cli) -> None:
     assert cli("env", "check", "minesweper").code == 2
+
+
+def test_a_class_that_lies_in_another_folder_is_said_to_lie_elsewhere(cli: Cli) -> None:
+    refused = cli("env", "check", "my_maze_elsewhere:MyMaze")
+    assert refused.code == 2
+    assert "start in the folder that my_maze_elsewhere.py lies in" in refused.error_line

@@ -61,6 +61,7 @@ def test_the_exported_policy_is_the_trained_one_and_its_card_says_how_it_was_mad
     assert as_exported == pytest.approx(logprobs, abs=1e-5)
     card = (tmp_path / "mine" / "README.md").read_text()
     for told in (
+        "By gigpo",
         "learning_rate: 0.01",
         "2 updates of 2 tasks x 2 trials",
         "reflection",

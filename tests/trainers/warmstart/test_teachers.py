@@ -30,11 +30,6 @@ def teacher(request: pytest.FixtureRequest) -> Teacher:
     return teacher_of(make(request.param))[0]
 
 
-@pytest.fixture(scope="module")
-def taught(teacher: Teacher) -> list[Row]:
-    return rows(teacher, 600, seed=3)
-
-
 def test_rows_follow_from_the_seed(teacher: Teacher, taught: list[Row]) -> None:
     assert rows(teacher, 600, seed=3) == taught
     assert rows(teacher, 600, seed=4) != taught

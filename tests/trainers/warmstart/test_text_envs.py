@@ -38,16 +38,6 @@ def teacher(request: pytest.FixtureRequest) -> Teacher:
     return teacher_of(make(request.param))[0]
 
 
-@pytest.fixture(scope="module")
-def taught(teacher: Teacher) -> list[Row]:
-    return rows(teacher, 600, seed=3)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(teacher: Teacher) -> Any:
-    return build_tokenizer(teacher.pieces())
-
-
 _TOKENIZERS: dict[str, Any] = {}
 
 

@@ -37,16 +37,6 @@ def teacher(request: pytest.FixtureRequest) -> Teacher:
     return teacher_of(make(request.param))[0]
 
 
-@pytest.fixture(scope="module")
-def taught(teacher: Teacher) -> list[Row]:
-    return rows(teacher, 600, seed=3)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(teacher: Teacher) -> Any:
-    return build_tokenizer(teacher.pieces())
-
-
 def token_texts() -> st.SearchStrategy[str]:
     """Texts that mix whole pieces, halves of pieces, specials' look-alikes and anything else."""
     pieces = [piece.text for spec in SPECS for piece in teacher_of(make(spec))[0].pieces()]
@@ -323,6 +313,30 @@ def test_a_fit_that_was_not_measured_is_no_policy_and_is_not_made_again(
     weights = [(folder / "model.safetensors").read_bytes() for folder in (made, tmp_path / "whole")]
     assert weights[0] == weights[1]
     assert {path.name for path in made.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+
+
+def test_a_fit_that_was_killed_while_it_was_handed_out_is_handed_out_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = tmp_path / "tiny", {"rows": 100, "tasks": 1, "progress": lambda _: None}
+    replace = Path.replace
+
+    def cut_short(path: Path, target: Path) -> Path:
+        if target.name == "model.safetensors":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run_warmup("minesweeper:4x4-3", made, **asked)
+    assert (made / "config.json").exists()
+    assert not is_policy(made)
+    run_warmup("minesweeper:4x4-3", made, resume=True, **asked)
+    whole = tmp_path / "whole"
+    run_warmup("minesweeper:4x4-3", whole, **asked)
+    assert {path.name for path in made.iterdir()} == {path.name for path in whole.iterdir()}
+    assert (made / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_a_fit_that_was_cut_short_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def _card(name: str, subject: Subject, base: Path, told: dict[str, Any], paramet
     run = _run_of(subject.run)
     begun = base.name if run is None else Path(run.policy).name
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    lines += ["tags: [lamer-graph, reinforcement-learning, meta-rl]", f"base_model: {json.dumps(begun)}", "---"]
+    lines += ["tags: [lamer-graph, reinforcement-learning, meta-rl]", "---"]
     lines += [f"# {name}", ""]
     what = "with an adapter merged into its weights" if is_adapter(subject.folder) else "all its weights trained"
     lines += [f"`{begun}`, {what}: {parameters:,} parameters in {stored}. It plays `{told.get('env', 'unknown')}`."]
@@ -171,7 +171,9 @@ def _trained(run: RunFile) -> list[str]:
     settings.pop("policy", None)
     kept = {key: settings[key] for key in ("collect", "optimise", "lora", "distil", "preferences") if key in settings}
     said = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).rstrip()
-    head = "`lamer-graph train` with this run file (what is left out is at its default):"
+    head = (
+        f"By {run.optimise.algorithm}, with this run file of `lamer-graph train` (what is left out is at its default):"
+    )
     return [head, "", "```yaml", said, "```"]
 
 

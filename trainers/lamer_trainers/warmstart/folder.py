@@ -66,12 +66,17 @@ def note(out: Path, request: Mapping[str, Any], plan: Json) -> Json:
 
 
 def hand_out(out: Path, card: Mapping[str, Any], said: Json) -> None:
-    """Move up what lies in the working folder's `made`, with its card and report; the working folder goes."""
+    """Put what lies in the working folder's `made` up, with its card and report; the working folder goes.
+
+    It is copied, so that `made` stays whole until all of it is there: one cut short here is gone on with like any.
+    """
     made = out / WORK / MADE
     for name, content in ((CARD, card), (REPORT_FILE, said)):
         (made / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     (made / "README.md").write_text(model_card(said))
     for path in sorted(made.iterdir(), key=lambda one: one.suffix == ".safetensors"):
-        path.chmod(0o644)
-        path.replace(out / path.name)
+        copied = Path(shutil.copyfile(path, out / WORK / "copied"))
+        copied.chmod(0o644)
+        copied.replace(out / path.name)
+    (out / WORK / REQUEST).unlink()  # first: without it nobody goes on with what is half gone
     shutil.rmtree(out / WORK)
