@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 
 import pytest
 
@@ -66,3 +67,8 @@ def test_a_shell_completes_commands_choices_environments_and_presets(
     monkeypatch.setenv("COMP_WORDS", typed)
     monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
     assert cli().out.split() == completed
+
+
+def test_the_version_is_that_of_what_is_installed(cli: Cli) -> None:
+    outcome = cli("--version")
+    assert (outcome.code, outcome.out.strip()) == (0, version("lamer-graph"))
